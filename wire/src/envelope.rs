@@ -1,0 +1,155 @@
+//! The envelope around every datagram.
+//!
+//! ```text
+//!  0      4   5   6        22       54        62         70              len-64
+//!  | MSTR | v | k | group  | sender | startup | sequence | body …        | signature |
+//! ```
+//! The signature is over [`Envelope::LABEL`] and all bytes before it, as received.
+
+use crate::codec::{self, WireError};
+use crate::{GroupTag, MemberId, Signature};
+
+/// The version of the formats in this crate.
+pub const VERSION: u8 = 1;
+/// Bytes before the body.
+pub const HEADER_LEN: usize = 70;
+/// Bytes after the body.
+pub const SIGNATURE_LEN: usize = 64;
+/// No datagram of ours is larger. Larger messages go in chunks ([`crate::mike::Chunk`]); only a certificate chain with
+/// intermediates comes near, and relies on fragmentation by IP.
+pub const MAX_DATAGRAM: usize = 8192;
+
+const MAGIC: [u8; 4] = *b"MSTR";
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// What the body is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Kind { $($(#[$doc])* $name = $number,)* }
+
+        impl Kind {
+            /// Every kind there is.
+            pub const ALL: &'static [Kind] = &[$(Kind::$name),*];
+
+            fn from_number(number: u8) -> Result<Kind, WireError> {
+                match number {
+                    $($number => Ok(Kind::$name),)*
+                    other => Err(WireError::Kind(other)),
+                }
+            }
+        }
+    };
+}
+kinds! {
+    /// [`crate::idp::Hello`]
+    Hello = 1,
+    /// [`crate::idp::Probe`]
+    Probe = 2,
+    /// [`crate::idp::ProbeAnswer`]
+    ProbeAnswer = 3,
+    /// [`crate::idp::Prefixes`]
+    Prefixes = 4,
+    /// [`crate::idp::PrefixesAck`]
+    PrefixesAck = 5,
+    /// [`crate::idp::Goodbye`]
+    Goodbye = 6,
+    /// [`crate::mike::Chunk`]
+    Chunk = 16,
+    /// [`crate::mike::Request`]
+    Request = 17,
+    /// [`crate::mike::HandoverRefused`]
+    HandoverRefused = 18,
+    /// [`crate::mike::Ack`]
+    Ack = 19,
+    /// [`crate::mike::Activate`]
+    Activate = 20,
+    /// [`crate::mike::Leave`]
+    Leave = 21,
+    /// [`crate::mike::RekeyRequest`]
+    RekeyRequest = 22,
+}
+
+/// The fixed part of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the body is.
+    pub kind: Kind,
+    /// Which group it belongs to.
+    pub group: GroupTag,
+    /// Whose certificate key signed it.
+    pub sender: MemberId,
+    /// The sender's startup stamp: rises with every start of its process.
+    pub startup: u64,
+    /// Rises with every datagram of a sender on one port since its start.
+    pub sequence: u64,
+}
+
+/// A datagram whose outer form is right. Whether the sender wrote it only its signature tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    header: Header,
+    bytes: Vec<u8>,
+}
+
+impl Envelope {
+    /// Stands before the signed bytes, so that a signature means nothing elsewhere.
+    pub const LABEL: &'static [u8] = b"muster 1 envelope";
+
+    /// Checks length, magic, version and kind; copies nothing until they are right.
+    pub fn parse(bytes: &[u8]) -> Result<Envelope, WireError> {
+        if bytes.len() < HEADER_LEN + SIGNATURE_LEN || bytes.len() > MAX_DATAGRAM {
+            return Err(WireError::Length(bytes.len()));
+        }
+        if bytes[..4] != MAGIC {
+            return Err(WireError::Magic);
+        }
+        if bytes[4] != VERSION {
+            return Err(WireError::Version(bytes[4]));
+        }
+        let kind = Kind::from_number(bytes[5])?;
+        let (group, sender, startup, sequence) = codec::decode(&bytes[6..HEADER_LEN])?;
+        Ok(Envelope { header: Header { kind, group, sender, startup, sequence }, bytes: bytes.to_vec() })
+    }
+
+    /// The bytes of a datagram; `sign` gets what is to be signed (without [`Envelope::LABEL`]).
+    ///
+    /// Fails when it would be larger than [`MAX_DATAGRAM`].
+    pub fn seal(header: &Header, body: &[u8], sign: impl FnOnce(&[u8]) -> Signature) -> Result<Vec<u8>, WireError> {
+        let length = HEADER_LEN + body.len() + SIGNATURE_LEN;
+        if length > MAX_DATAGRAM {
+            return Err(WireError::Length(length));
+        }
+        let mut bytes = Vec::with_capacity(length);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.push(VERSION);
+        bytes.push(header.kind as u8);
+        bytes.extend(codec::encode(&(header.group, header.sender, header.startup, header.sequence))?);
+        bytes.extend_from_slice(body);
+        let signature = sign(&bytes);
+        bytes.extend_from_slice(&signature.0);
+        Ok(bytes)
+    }
+
+    /// The fixed part.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The body, still encoded.
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[HEADER_LEN..self.bytes.len() - SIGNATURE_LEN]
+    }
+
+    /// What the signature is over, without [`Envelope::LABEL`].
+    pub fn signed_bytes(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len() - SIGNATURE_LEN]
+    }
+
+    /// The signature that came with it.
+    pub fn signature(&self) -> Signature {
+        let mut signature = [0; SIGNATURE_LEN];
+        signature.copy_from_slice(&self.bytes[self.bytes.len() - SIGNATURE_LEN..]);
+        Signature(signature)
+    }
+}
