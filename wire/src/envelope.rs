@@ -6,6 +6,8 @@
 //! ```
 //! The signature is over [`Envelope::LABEL`] and all bytes before it, as received.
 
+use bincode::{Decode, Encode};
+
 use crate::codec::{self, WireError};
 use crate::{GroupTag, MemberId, Signature};
 
@@ -22,7 +24,7 @@ pub const MAX_DATAGRAM: usize = 8192;
 const MAGIC: [u8; 4] = *b"MSTR";
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+    ($($(#[$doc:meta])* $module:ident::$name:ident = $number:literal,)*) => {
         /// What the body is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
@@ -39,35 +41,39 @@ macro_rules! kinds {
                 }
             }
         }
+
+        $(impl Body for crate::$module::$name {
+            const KIND: Kind = Kind::$name;
+        })*
     };
 }
 kinds! {
     /// [`crate::idp::Hello`]
-    Hello = 1,
+    idp::Hello = 1,
     /// [`crate::idp::Probe`]
-    Probe = 2,
+    idp::Probe = 2,
     /// [`crate::idp::ProbeAnswer`]
-    ProbeAnswer = 3,
+    idp::ProbeAnswer = 3,
     /// [`crate::idp::Prefixes`]
-    Prefixes = 4,
+    idp::Prefixes = 4,
     /// [`crate::idp::PrefixesAck`]
-    PrefixesAck = 5,
+    idp::PrefixesAck = 5,
     /// [`crate::idp::Goodbye`]
-    Goodbye = 6,
+    idp::Goodbye = 6,
     /// [`crate::mike::Chunk`]
-    Chunk = 16,
+    mike::Chunk = 16,
     /// [`crate::mike::Request`]
-    Request = 17,
+    mike::Request = 17,
     /// [`crate::mike::HandoverRefused`]
-    HandoverRefused = 18,
+    mike::HandoverRefused = 18,
     /// [`crate::mike::Ack`]
-    Ack = 19,
+    mike::Ack = 19,
     /// [`crate::mike::Activate`]
-    Activate = 20,
+    mike::Activate = 20,
     /// [`crate::mike::Leave`]
-    Leave = 21,
+    mike::Leave = 21,
     /// [`crate::mike::RekeyRequest`]
-    RekeyRequest = 22,
+    mike::RekeyRequest = 22,
 }
 
 /// The fixed part of a datagram.
@@ -141,6 +147,14 @@ impl Envelope {
         &self.bytes[HEADER_LEN..self.bytes.len() - SIGNATURE_LEN]
     }
 
+    /// The body, decoded; refused when the datagram is of another kind.
+    pub fn decode<T: Body>(&self) -> Result<T, WireError> {
+        if self.header.kind != T::KIND {
+            return Err(WireError::Kind(self.header.kind as u8));
+        }
+        codec::decode(self.body())
+    }
+
     /// What the signature is over, without [`Envelope::LABEL`].
     pub fn signed_bytes(&self) -> &[u8] {
         &self.bytes[..self.bytes.len() - SIGNATURE_LEN]
@@ -152,4 +166,10 @@ impl Envelope {
         signature.copy_from_slice(&self.bytes[self.bytes.len() - SIGNATURE_LEN..]);
         Signature(signature)
     }
+}
+
+/// What can be the body of a datagram.
+pub trait Body: Encode + Decode<()> {
+    /// Its kind.
+    const KIND: Kind;
 }

@@ -15,7 +15,7 @@ mod time;
 mod transmit;
 
 pub use codec::WireError;
-pub use envelope::{Envelope, HEADER_LEN, Header, Kind, MAX_DATAGRAM, SIGNATURE_LEN, VERSION};
+pub use envelope::{Body, Envelope, HEADER_LEN, Header, Kind, MAX_DATAGRAM, SIGNATURE_LEN, VERSION};
 pub use ids::{GroupTag, Hash, Instance, MemberId, Nonce, Signature};
 pub use list::{Bytes, List};
 pub use signed::{Signable, Signed};

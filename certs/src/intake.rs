@@ -1,0 +1,84 @@
+//! Datagrams that wait for the work of checking their signature.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use muster_wire::Envelope;
+
+/// A bounded queue that serves its sources in turn, so that one that floods delays only itself.
+#[derive(Debug)]
+pub struct Intake {
+    queues: BTreeMap<IpAddr, VecDeque<(SocketAddr, Envelope)>>,
+    turns: VecDeque<IpAddr>,
+    per_source: usize,
+    sources: usize,
+}
+
+impl Intake {
+    /// Room for `per_source` datagrams of each of `sources` addresses.
+    pub fn new(per_source: usize, sources: usize) -> Self {
+        Self { queues: BTreeMap::new(), turns: VecDeque::new(), per_source, sources }
+    }
+
+    /// Queues a datagram; `false` when there is no room for it.
+    pub fn push(&mut self, from: SocketAddr, envelope: Envelope) -> bool {
+        let source = from.ip();
+        if !self.queues.contains_key(&source) {
+            if self.queues.len() >= self.sources {
+                return false;
+            }
+            self.turns.push_back(source);
+        }
+        let queue = self.queues.entry(source).or_default();
+        if queue.len() >= self.per_source {
+            return false;
+        }
+        queue.push_back((from, envelope));
+        true
+    }
+
+    /// The oldest datagram of the source whose turn it is.
+    pub fn pop(&mut self) -> Option<(SocketAddr, Envelope)> {
+        let source = self.turns.pop_front()?;
+        let queue = self.queues.get_mut(&source)?;
+        let item = queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(&source);
+        } else {
+            self.turns.push_back(source);
+        }
+        item
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_wire::{GroupTag, Header, Kind, MemberId, Signature};
+
+    fn datagram(sequence: u64) -> Envelope {
+        let header =
+            Header { kind: Kind::Goodbye, group: GroupTag([0; 16]), sender: MemberId([0; 32]), startup: 0, sequence };
+        let bytes = Envelope::seal(&header, &[], |_| Signature([0; 64])).unwrap();
+        Envelope::parse(&bytes).unwrap()
+    }
+
+    #[test]
+    fn a_flood_from_one_source_delays_only_itself() {
+        let (flooder, honest) = ("[fe80::1]:1".parse().unwrap(), "[fe80::2]:1".parse().unwrap());
+        let mut intake = Intake::new(4, 2);
+        let taken = (0..100).filter(|n| intake.push(flooder, datagram(*n))).count();
+        assert_eq!(taken, 4);
+        assert!(intake.push(honest, datagram(1000)));
+        assert!(!intake.push("[fe80::3]:1".parse().unwrap(), datagram(0)), "a third source finds no room");
+        let order: Vec<u64> = std::iter::from_fn(|| intake.pop()).map(|(_, e)| e.header().sequence).collect();
+        assert_eq!(order, [0, 1000, 1, 2, 3]);
+        assert!(intake.is_empty());
+        assert!(intake.push("[fe80::3]:1".parse().unwrap(), datagram(0)), "room again");
+    }
+}
