@@ -1,1 +1,25 @@
-#![doc = env!("CARGO_PKG_DESCRIPTION")]
+//! Where keys go: ESP, routes, multicast forwarding, the block.
+//!
+//! The daemon knows the [`Dataplane`] trait alone. [`Userspace`] is RFC 4303 in user space over a TUN device and raw
+//! sockets; [`Memory`] is the same without I/O, for tests. [`block`] makes the router fail closed before any of
+//! them starts and keeps it so after they have ended.
+//!
+//! Read in this order: `plane` (the trait), `sad` (security associations, the way of a packet), `esp` (formats,
+//! devices, threads), `mroute` (red multicast), `block`.
+
+mod config;
+mod error;
+mod esp;
+mod ledger;
+mod memory;
+mod plane;
+mod policy;
+mod sad;
+
+pub use config::EspConfig;
+pub use error::Error;
+pub use ledger::KeyLedger;
+pub use memory::Memory;
+pub use plane::{
+    ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, REKEY_AT, Sa, SaId, SaKey, SaKind, SaStatus,
+};

@@ -1,0 +1,69 @@
+//! What a data plane is started with.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::{Error, KeyLedger};
+
+/// For [`Userspace::start`](crate::Userspace::start).
+#[derive(Clone)]
+pub struct EspConfig {
+    /// Name of the TUN device, at most 15 octets.
+    pub device: String,
+    /// Name of the black interface.
+    pub black_interface: String,
+    /// Outer source: usable (no longer tentative) on the black interface.
+    pub black_address: IpAddr,
+    /// Outer destination of the group's ESP: multicast, of the family of `black_address`.
+    pub group_address: IpAddr,
+    /// Outer TTL or hop limit.
+    pub hop_limit: u8,
+    /// Names of the red interfaces.
+    pub reds: Vec<String>,
+    /// Red groups carried. Nothing of link-local scope or below is, whatever stands here.
+    pub red_multicast: Vec<IpNet>,
+    /// Own red prefixes, until `set_own_prefixes`.
+    pub own_prefixes: Vec<IpNet>,
+    /// 0 to 15: keeps several groups on one router apart.
+    pub instance: u8,
+    /// Keys that this process has installed; the same for every start.
+    pub ledger: KeyLedger,
+}
+
+impl EspConfig {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for name in [&self.device, &self.black_interface].into_iter().chain(&self.reds) {
+            check_interface_name(name)?;
+        }
+        if self.reds.contains(&self.black_interface) {
+            return Err(Error::Config(format!("interface {} is both black and red", self.black_interface)));
+        }
+        if self.black_address.is_ipv4() != self.group_address.is_ipv4() {
+            return Err(Error::FamilyMismatch { destination: self.group_address, black: self.black_address });
+        }
+        if !self.group_address.is_multicast() {
+            return Err(Error::Config(format!("group.address {} is not multicast", self.group_address)));
+        }
+        if self.hop_limit == 0 {
+            return Err(Error::Config("dataplane.hop_limit is 0: no packet would leave; use 64".into()));
+        }
+        check_instance(self.instance)
+    }
+}
+
+/// As the kernel checks it (`dev_valid_name`); the name becomes a path below /proc/sys too.
+pub(crate) fn check_interface_name(name: &str) -> Result<(), Error> {
+    let bad = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
+        return Err(Error::Config(format!("{name:?} is no interface name: 1 to 15 octets, none of / : % or space")));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_instance(instance: u8) -> Result<(), Error> {
+    match instance {
+        0..=15 => Ok(()),
+        _ => Err(Error::Config(format!("dataplane.instance {instance} is out of range: 0 to 15"))),
+    }
+}

@@ -1,0 +1,2 @@
+pub(crate) mod packet;
+pub(crate) mod replay;

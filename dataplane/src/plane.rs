@@ -1,0 +1,251 @@
+//! The trait that the daemon speaks, and the words of it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use muster_wire::MemberId;
+use zeroize::Zeroize;
+
+use crate::Error;
+
+/// The one algorithm: AES-256-GCM with 16 octets of ICV (RFC 4106), by the kernel's name for it.
+pub const ALGORITHM: &str = "rfc4106(gcm(aes))";
+
+/// After so many packets under one outbound SA a new epoch should be asked for. Sequence numbers are 32 bits wide
+/// and never wrap: at 2^32 − 1 packets the SA stops.
+pub const REKEY_AT: u64 = 1 << 30;
+
+/// Where keys go. One implementation is running per group; all methods may be called from any thread, and none
+/// waits for the network.
+///
+/// The order at a new epoch (make before break): [`install_inbound`](Self::install_inbound) at once,
+/// [`set_outbound`](Self::set_outbound) at the switch, [`remove_inbound`](Self::remove_inbound) of the old epoch
+/// after the deactivation delay. Never install an inbound SA for the own slot.
+pub trait Dataplane: Send + Sync {
+    /// `"userspace"`, `"memory"`; later `"kernel"`.
+    fn backend(&self) -> &'static str;
+
+    /// Adds inbound SAs: all or none. One that has the (destination, SPI) of an older one takes its place.
+    ///
+    /// # Errors
+    /// A key that this process has installed before, in either direction; a reserved SPI; a duplicate in the batch.
+    fn install_inbound(&self, sas: Vec<Sa>) -> Result<(), Error>;
+
+    /// Sends on this SA from the next packet on. An inbound SA with the same (destination, SPI) goes.
+    ///
+    /// # Errors
+    /// As for [`install_inbound`](Self::install_inbound), and a destination of another family than black's.
+    fn set_outbound(&self, sa: Sa) -> Result<(), Error>;
+
+    /// Removes inbound SAs; unknown ones are passed over.
+    ///
+    /// # Errors
+    /// Only those of a kernel that refuses.
+    fn remove_inbound(&self, ids: &[SaId]) -> Result<(), Error>;
+
+    /// Sends nothing more until the next [`set_outbound`](Self::set_outbound).
+    ///
+    /// # Errors
+    /// Only those of a kernel that refuses.
+    fn clear_outbound(&self) -> Result<(), Error>;
+
+    /// Sets, for every sender, the inner source prefixes accepted from it (RFC 4301 5.2). Replaces all that was
+    /// said before; from a sender that is not listed nothing is delivered.
+    fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>);
+
+    /// Sets the own red prefixes: the only inner sources that leave, and never accepted from others.
+    fn set_own_prefixes(&self, prefixes: Vec<IpNet>);
+
+    /// All SAs in force, the outbound one first, then by destination and SPI.
+    fn sas(&self) -> Vec<SaStatus>;
+
+    /// **Secret.** Cipher keys for `sas --show-keys`; the caller asks `allow_key_export` first.
+    fn export_keys(&self) -> Vec<ExportedKey>;
+
+    /// Sums since the start.
+    fn counters(&self) -> Counters;
+
+    /// Whether the outbound SA has carried [`REKEY_AT`] packets: ask for a new epoch.
+    fn wants_rekey(&self) -> bool {
+        self.sas().iter().any(|sa| sa.direction == Direction::Out && sa.sequence >= REKEY_AT)
+    }
+
+    /// Why packets no longer flow, if the data plane has ended by itself (its device was deleted, say). The daemon
+    /// then stops and starts anew.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Key and salt of one SA: 32 octets of AES-256 key, 4 of salt (RFC 4106 8.1). Zeroised on drop, not printable,
+/// not copyable; on the heap, so that moving it leaves nothing behind.
+pub struct SaKey(Box<[u8; SaKey::LEN]>);
+
+impl SaKey {
+    /// Octets of key and salt together.
+    pub const LEN: usize = 36;
+
+    /// Copies `bytes`; zeroising those is the caller's.
+    pub fn new(bytes: &[u8; Self::LEN]) -> Self {
+        // Allocated first and filled in place: no copy on this stack.
+        let mut key = Self(Box::new([0; Self::LEN]));
+        key.0.copy_from_slice(bytes);
+        key
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl Drop for SaKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// What traffic an SA carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SaKind {
+    /// Red multicast, from one sender to all.
+    Group,
+    /// Red unicast, between two routers.
+    Unicast,
+}
+
+impl SaKind {
+    /// As in the output of `sas`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SaKind::Group => "group",
+            SaKind::Unicast => "unicast",
+        }
+    }
+}
+
+/// Which way an SA carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Black to red.
+    In,
+    /// Red to black.
+    Out,
+}
+
+impl Direction {
+    /// As in the output of `sas`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Direction::In => "in",
+            Direction::Out => "out",
+        }
+    }
+}
+
+/// A security association to be installed. ESP in tunnel mode, [`ALGORITHM`], 32-bit sequence numbers.
+pub struct Sa {
+    /// Above 255.
+    pub spi: u32,
+    /// What it carries.
+    pub kind: SaKind,
+    /// The sender's black address, if known: for display. Not checked against packets, since an address may change
+    /// without a rekey and the key already says who sent (Linux does the same).
+    pub source: Option<IpAddr>,
+    /// Outer destination: the group's address, or a router's.
+    pub destination: IpAddr,
+    /// Of the group key that the key was derived from.
+    pub epoch: u64,
+    /// Who sends on it.
+    pub sender: MemberId,
+    /// Key and salt.
+    pub key: SaKey,
+}
+
+impl Sa {
+    /// By what receivers find it.
+    pub fn id(&self) -> SaId {
+        SaId { destination: self.destination, spi: self.spi }
+    }
+}
+
+/// What identifies an SA on the wire (the protocol is always ESP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SaId {
+    /// Outer destination.
+    pub destination: IpAddr,
+    /// Security parameters index.
+    pub spi: u32,
+}
+
+/// One line of `sas`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SaStatus {
+    /// Which way.
+    pub direction: Direction,
+    /// What it carries.
+    pub kind: SaKind,
+    /// The sender's black address, if known.
+    pub source: Option<IpAddr>,
+    /// Outer destination.
+    pub destination: IpAddr,
+    /// Security parameters index.
+    pub spi: u32,
+    /// Of its group key.
+    pub epoch: u64,
+    /// Who sends on it.
+    pub sender: MemberId,
+    /// Carried: sent, or received and authentic.
+    pub packets: u64,
+    /// Of inner packets.
+    pub bytes: u64,
+    /// Received twice or too late.
+    pub replay_drops: u64,
+    /// ICV wrong.
+    pub auth_failures: u64,
+    /// The last sequence number sent, or the highest received.
+    pub sequence: u64,
+}
+
+/// **Secret.** Key and salt of one SA in hexadecimal; zeroised on drop, not printable by accident.
+pub struct ExportedKey {
+    /// Which SA.
+    pub id: SaId,
+    /// Always [`ALGORITHM`].
+    pub algorithm: &'static str,
+    /// 72 hex digits: 32 octets of key, 4 of salt.
+    pub key_hex: zeroize::Zeroizing<String>,
+}
+
+/// Sums over all SAs since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Delivered to red.
+    pub rx_packets: u64,
+    /// Sent to black.
+    pub tx_packets: u64,
+    /// What was not.
+    pub dropped: Dropped,
+}
+
+/// Packets dropped, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// In: seen before, or older than the replay window.
+    pub replay: u64,
+    /// In: the ICV is wrong.
+    pub auth: u64,
+    /// In: no SA with this destination and SPI.
+    pub unknown_spi: u64,
+    /// In: an inner source that its sender may not use or an inner destination not carried here; out: an inner
+    /// source outside the own prefixes.
+    pub spoofed: u64,
+    /// Out: larger than black carries.
+    pub too_big: u64,
+    /// Out: no SA, or one whose sequence numbers are used up.
+    pub no_sa: u64,
+    /// In: not the form of ESP, or authentic with padding or an inner packet that makes no sense.
+    pub malformed: u64,
+    /// Either way: the kernel did not take it (interface down, queue full).
+    pub io: u64,
+}

@@ -1,0 +1,200 @@
+//! What may cross between red and black: the inner packet's addresses (RFC 4301 5.2).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use muster_wire::MemberId;
+
+/// The part of an inner packet that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inner {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// As its own header says; what follows in the buffer is padding (RFC 4303 2.7).
+    pub(crate) len: usize,
+}
+
+impl Inner {
+    /// Reads the header of an IPv4 or IPv6 packet; `None` if it is none or longer than `bytes`.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Inner> {
+        let inner = match bytes.first()? >> 4 {
+            4 => {
+                let header = bytes.first_chunk::<20>()?;
+                let (header_len, len) = (usize::from(header[0] & 0xf) * 4, be16(header[2], header[3]));
+                if header_len < 20 || len < header_len {
+                    return None;
+                }
+                Inner {
+                    source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
+                    destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]).into(),
+                    len,
+                }
+            }
+            6 => {
+                let header = bytes.first_chunk::<40>()?;
+                let (_, addresses) = header.split_last_chunk::<32>()?;
+                let (source, destination) = (addresses.first_chunk::<16>()?, addresses.last_chunk::<16>()?);
+                Inner {
+                    source: Ipv6Addr::from(*source).into(),
+                    destination: Ipv6Addr::from(*destination).into(),
+                    len: 40 + be16(header[4], header[5]),
+                }
+            }
+            _ => return None,
+        };
+        (inner.len <= bytes.len()).then_some(inner)
+    }
+}
+
+fn be16(high: u8, low: u8) -> usize {
+    usize::from(u16::from_be_bytes([high, low]))
+}
+
+/// Who may use which inner addresses.
+#[derive(Clone, Default)]
+pub(crate) struct Policy {
+    pub(crate) senders: HashMap<MemberId, Vec<IpNet>>,
+    pub(crate) own: Vec<IpNet>,
+    pub(crate) groups: Vec<IpNet>,
+}
+
+impl Policy {
+    /// Whether a decrypted packet of `sender` goes to red.
+    pub(crate) fn admits_inbound(&self, sender: &MemberId, inner: &Inner) -> bool {
+        is_carried(&self.groups, inner.destination)
+            && is_source(inner.source)
+            && !covers(&self.own, inner.source)
+            && self.senders.get(sender).is_some_and(|prefixes| covers(prefixes, inner.source))
+    }
+
+    /// Whether red may send this: from the own prefixes alone. What another router put onto this LAN is not ours
+    /// to send again, or it would go round for ever.
+    pub(crate) fn admits_outbound(&self, inner: &Inner) -> bool {
+        is_source(inner.source) && covers(&self.own, inner.source)
+    }
+}
+
+/// Whether `destination` is a red group that crosses: configured, and of a scope that may leave its link
+/// (RFC 4291 2.7: 0 reserved, 1 interface-local, 2 link-local; RFC 5771 4: 224.0.0.0/24).
+pub(crate) fn is_carried(groups: &[IpNet], destination: IpAddr) -> bool {
+    let leaves_link = match destination {
+        IpAddr::V4(a) => a.is_multicast() && a.octets()[..3] != [224, 0, 0],
+        IpAddr::V6(a) => a.is_multicast() && a.octets()[1] & 0xf > 2,
+    };
+    leaves_link && covers(groups, destination)
+}
+
+/// Whether `source` may be the source of a forwarded packet at all (RFC 4291 2.5.2, 2.5.3, 2.5.6, 2.7; RFC 6890).
+pub(crate) fn is_source(source: IpAddr) -> bool {
+    !(source.is_multicast() || source.is_unspecified() || source.is_loopback())
+        && match source {
+            IpAddr::V4(a) => !a.is_link_local() && !a.is_broadcast(),
+            IpAddr::V6(a) => !a.is_unicast_link_local(),
+        }
+}
+
+pub(crate) fn covers(prefixes: &[IpNet], address: IpAddr) -> bool {
+    prefixes.iter().any(|prefix| prefix.contains(&address))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An IPv6 packet without payload protocol.
+    pub(crate) fn packet_v6(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0];
+        packet.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+        packet.extend_from_slice(&[59, 8]);
+        packet.extend_from_slice(&source.parse::<Ipv6Addr>().unwrap().octets());
+        packet.extend_from_slice(&destination.parse::<Ipv6Addr>().unwrap().octets());
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    /// An IPv4 packet; the checksum is left zero, nobody here looks at it.
+    pub(crate) fn packet_v4(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x45, 0];
+        packet.extend_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+        packet.extend_from_slice(&[0, 0, 0, 0, 8, 17, 0, 0]);
+        packet.extend_from_slice(&source.parse::<Ipv4Addr>().unwrap().octets());
+        packet.extend_from_slice(&destination.parse::<Ipv4Addr>().unwrap().octets());
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    fn nets(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn inner_headers() {
+        let v6 = packet_v6("2001:db8:a::1", "ff1e::1", b"abc");
+        let inner = Inner::parse(&v6).unwrap();
+        assert_eq!((inner.source, inner.len), ("2001:db8:a::1".parse().unwrap(), 43));
+        assert_eq!(inner.destination, "ff1e::1".parse::<IpAddr>().unwrap());
+        let v4 = packet_v4("10.1.0.1", "239.10.0.1", b"abc");
+        let inner = Inner::parse(&v4).unwrap();
+        assert_eq!((inner.source, inner.len), ("10.1.0.1".parse().unwrap(), 23));
+        assert_eq!(inner.destination, "239.10.0.1".parse::<IpAddr>().unwrap());
+        for packet in [&v4, &v6] {
+            for len in 0..packet.len() {
+                assert_eq!(Inner::parse(&packet[..len]), None, "cut at {len}");
+            }
+            let longer = [&packet[..], &[0; 7]].concat();
+            assert_eq!(Inner::parse(&longer).unwrap().len, packet.len());
+        }
+        let mut bad = v4.clone();
+        bad[0] = 0x44;
+        assert_eq!(Inner::parse(&bad), None, "IHL below 5");
+        bad[0] = 0x46;
+        bad[3] = 20;
+        assert_eq!(Inner::parse(&bad), None, "total length below IHL");
+        bad[0] = 0x50;
+        assert_eq!(Inner::parse(&bad), None, "version 5");
+    }
+
+    #[test]
+    fn groups_carried() {
+        let groups = nets(&["ff00::/8", "224.0.0.0/4"]);
+        for yes in ["ff1e::1", "ff05::2", "ff03::1", "239.10.0.1", "224.0.1.1"] {
+            assert!(is_carried(&groups, yes.parse().unwrap()), "{yes}");
+        }
+        for no in ["ff02::16", "ff12::1", "ff01::1", "ff00::1", "224.0.0.22", "10.0.0.1", "2001:db8::1"] {
+            assert!(!is_carried(&groups, no.parse().unwrap()), "{no}");
+        }
+        assert!(!is_carried(&nets(&["ff1e::/16"]), "ff05::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn inner_sources() {
+        let (alice, mallory) = (MemberId([1; 32]), MemberId([2; 32]));
+        let policy = Policy {
+            senders: HashMap::from([(alice, nets(&["2001:db8:a::/64", "::/0"]))]),
+            own: nets(&["2001:db8:b::/64"]),
+            groups: nets(&["ff1e::/16"]),
+        };
+        let inner = |source: &str, destination: &str| Inner::parse(&packet_v6(source, destination, b"")).unwrap();
+        assert!(policy.admits_inbound(&alice, &inner("2001:db8:a::1", "ff1e::1")));
+        assert!(!policy.admits_inbound(&mallory, &inner("2001:db8:a::1", "ff1e::1")), "unknown sender");
+        assert!(!policy.admits_inbound(&alice, &inner("2001:db8:b::1", "ff1e::1")), "own prefix, though in ::/0");
+        assert!(!policy.admits_inbound(&alice, &inner("2001:db8:a::1", "ff05::1")), "group not carried");
+        assert!(!policy.admits_inbound(&alice, &inner("2001:db8:a::1", "2001:db8:b::1")), "unicast on a group SA");
+        for source in ["fe80::1", "::", "::1", "ff1e::2"] {
+            assert!(!policy.admits_inbound(&alice, &inner(source, "ff1e::1")), "{source}");
+        }
+        assert!(policy.admits_outbound(&inner("2001:db8:b::1", "ff1e::1")));
+        assert!(!policy.admits_outbound(&inner("2001:db8:a::1", "ff1e::1")), "not from here");
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Some(inner) = Inner::parse(&bytes) {
+                prop_assert!(inner.len <= bytes.len());
+            }
+        }
+    }
+}
