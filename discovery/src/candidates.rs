@@ -1,0 +1,126 @@
+//! Senders of hellos that have not signed a nonce of ours: strangers, and neighbours in another run.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use muster_wire::{Envelope, MemberId, Nonce, Time};
+
+use crate::config::{CANDIDATE_LIFE, FIRST_RETRY, LAST_RETRY, MAX_CANDIDATES, TIMED_ASKS};
+
+/// Which hello: nobody at another address can take a candidate's place.
+pub(crate) type Key = (MemberId, IpAddr);
+
+/// A device that is being asked who it is.
+pub(crate) struct Candidate {
+    pub(crate) address: SocketAddr,
+    /// The hello whose nonce the probe repeats. Once the answer is there, this hello is known to be recent.
+    pub(crate) asked: Envelope,
+    /// A later hello, not looked at yet.
+    pub(crate) later: Option<Envelope>,
+    /// To be repeated in the answer.
+    pub(crate) nonce: Nonce,
+    pub(crate) want_chain: bool,
+    pub(crate) asks: u32,
+    pub(crate) next_ask: Time,
+    last_hello: Time,
+}
+
+impl Candidate {
+    pub(crate) fn new(now: Time, address: SocketAddr, hello: Envelope, nonce: Nonce, want_chain: bool) -> Self {
+        Self {
+            address,
+            asked: hello,
+            later: None,
+            nonce,
+            want_chain,
+            asks: 1,
+            next_ask: now + FIRST_RETRY,
+            last_hello: now,
+        }
+    }
+
+    /// Said hello again while it is being asked.
+    pub(crate) fn heard(&mut self, now: Time, address: SocketAddr, hello: Envelope) {
+        self.address = address;
+        self.last_hello = now;
+        if hello != self.asked {
+            self.later = Some(hello);
+        }
+    }
+
+    /// Is asked once more.
+    pub(crate) fn ask_again(&mut self, now: Time) {
+        if let Some(later) = self.later.take() {
+            self.asked = later;
+        }
+        self.asks = self.asks.saturating_add(1);
+        self.back_off(now);
+    }
+
+    /// Waits, twice as long with every time it was asked.
+    pub(crate) fn back_off(&mut self, now: Time) {
+        let doublings = self.asks.saturating_sub(1).min(16);
+        self.next_ask = now + FIRST_RETRY.saturating_mul(1 << doublings).min(LAST_RETRY);
+    }
+
+    /// When it is asked again though it says nothing.
+    pub(crate) fn timer(&self) -> Option<Time> {
+        (self.asks < TIMED_ASKS).then_some(self.next_ask)
+    }
+}
+
+/// All of them, bounded.
+#[derive(Default)]
+pub(crate) struct Candidates(BTreeMap<Key, Candidate>);
+
+impl Candidates {
+    pub(crate) fn get(&self, key: &Key) -> Option<&Candidate> {
+        self.0.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &Key) -> Option<&mut Candidate> {
+        self.0.get_mut(key)
+    }
+
+    pub(crate) fn remove(&mut self, key: &Key) -> Option<Candidate> {
+        self.0.remove(key)
+    }
+
+    /// A new one. When there is no room, one drawn by `random` makes it: a real device answers within a round trip,
+    /// and in that time a flood, held by the limit of probes, draws few.
+    pub(crate) fn insert(&mut self, key: Key, candidate: Candidate, random: u64) {
+        if self.0.len() >= MAX_CANDIDATES {
+            let index = (random % self.0.len() as u64) as usize;
+            if let Some(unlucky) = self.0.keys().nth(index).copied() {
+                self.0.remove(&unlucky);
+            }
+        }
+        self.0.insert(key, candidate);
+    }
+
+    /// The device is known now, or refused.
+    pub(crate) fn settle(&mut self, member: MemberId) {
+        self.0.retain(|(candidate, _), _| *candidate != member);
+    }
+
+    /// Those whose timer is due.
+    pub(crate) fn due(&self, now: Time) -> Vec<Key> {
+        self.0.iter().filter(|(_, c)| c.timer().is_some_and(|at| at <= now)).map(|(key, _)| *key).collect()
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Time> {
+        self.0.values().filter_map(Candidate::timer).min()
+    }
+
+    /// Forgets those that have not said hello for long. Needs no timer: what is forgotten late does no harm.
+    pub(crate) fn expire(&mut self, now: Time) {
+        let silent = |candidate: &Candidate| -> Duration { now.since(candidate.last_hello) };
+        self.0.retain(|_, candidate| silent(candidate) < CANDIDATE_LIFE);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}

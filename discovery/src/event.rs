@@ -1,0 +1,253 @@
+//! What the machine tells its driver.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use muster_certs::CertError;
+use muster_wire::idp::GroupState;
+use muster_wire::{MemberId, Nonce};
+use thiserror::Error;
+
+use crate::Identity;
+
+/// What has happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The joining device reports itself, too (paper, section 5); once, at the start.
+    SelfJoined,
+    /// The first hello has left.
+    HelloSent,
+    /// A neighbour has come up: its certificate is valid and it has signed our nonce.
+    Joined {
+        /// The neighbour.
+        member: MemberId,
+        /// Its certificate's.
+        identity: Identity,
+        /// Its process's.
+        startup: u64,
+        /// Where it was heard.
+        address: SocketAddr,
+        /// A new process, or one that was away.
+        kind: JoinKind,
+    },
+    /// A neighbour is not there any more.
+    Gone {
+        /// The neighbour.
+        member: MemberId,
+        /// Why.
+        reason: GoneReason,
+    },
+    /// An up neighbour's verified hello.
+    Heard {
+        /// The neighbour.
+        member: MemberId,
+        /// Where it was heard.
+        address: SocketAddr,
+        /// Its process's startup stamp.
+        startup: u64,
+        /// A request to it repeats this.
+        nonce: Nonce,
+        /// Its own hello interval.
+        interval: Duration,
+        /// What it says of its group.
+        group: GroupState,
+        /// Its X25519 public key, for [`crate::Discovery::export`].
+        public: [u8; 32],
+        /// For the SPIs of unicast SAs.
+        salt: u32,
+    },
+    /// A device cannot be a neighbour. Once for each reason, as long as it is remembered.
+    Refused {
+        /// The device.
+        member: MemberId,
+        /// Where it was heard.
+        address: SocketAddr,
+        /// Why.
+        reason: Refusal,
+    },
+    /// What a neighbour's red side is now.
+    PrefixesChanged {
+        /// The neighbour.
+        member: MemberId,
+        /// All of them; replaces the last.
+        prefixes: Vec<IpNet>,
+    },
+    /// A neighbour's announcement is not accepted.
+    PrefixesRefused {
+        /// The neighbour.
+        member: MemberId,
+        /// Why.
+        reason: PrefixError,
+    },
+}
+
+/// How a neighbour came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinKind {
+    /// Never seen before, or its process has been started anew.
+    Join,
+    /// The same process was gone for at least the dead time.
+    Restore,
+}
+
+/// Why a neighbour is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoneReason {
+    /// No sign of life for four of its intervals.
+    Silent,
+    /// It said so.
+    Goodbye,
+    /// Its process was started anew; [`Event::Joined`] follows.
+    Restarted,
+    /// Its certificate has come to its end; [`Event::Refused`] follows.
+    CertificateExpired,
+    /// The trust anchors or revocation lists have changed; [`Event::Refused`] follows.
+    CertificateRefused,
+}
+
+/// Why a device cannot be a neighbour.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its chain does not validate.
+    #[error("{0}")]
+    Certificate(#[from] CertError),
+    /// Its certificate has come to its end.
+    #[error("certificate expired")]
+    Expired,
+    /// Its X25519 key is of low order.
+    #[error("its public key is of low order")]
+    WeakKey,
+}
+
+/// Why a list of prefixes is refused.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PrefixError {
+    /// More than 64.
+    #[error("more than 64 prefixes")]
+    TooMany,
+    /// Not sealed for us, or no list.
+    #[error("does not open or decode")]
+    Malformed,
+    /// Family, length or host bits.
+    #[error("not a prefix: family {family}, length {length}")]
+    NotAPrefix {
+        /// As received.
+        family: u8,
+        /// As received.
+        length: u8,
+    },
+    /// Default route, multicast, loopback, link-local, unspecified.
+    #[error("{0} is not a network that a router may announce")]
+    Forbidden(IpNet),
+    /// A network of ours.
+    #[error("{0} overlaps {1}, which is ours")]
+    Overlap(IpNet, IpNet),
+}
+
+/// One line of `muster neighbors`.
+#[derive(Clone, Debug)]
+pub struct NeighborStatus {
+    /// From its certificate; empty when refused.
+    pub name: String,
+    /// The neighbour.
+    pub member: MemberId,
+    /// Where it was last heard.
+    pub address: SocketAddr,
+    /// Its state.
+    pub state: NeighborState,
+    /// Why, when refused.
+    pub reason: Option<Refusal>,
+    /// Age of its last hello.
+    pub last_hello: Duration,
+    /// Its own; zero when refused.
+    pub interval: Duration,
+    /// What it announces and we accept.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// How we stand with a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NeighborState {
+    /// Heard in time.
+    Up,
+    /// Silent for one and a half of its intervals; being asked.
+    Suspect,
+    /// Not trusted.
+    Refused,
+}
+
+impl fmt::Display for NeighborState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NeighborState::Up => "up",
+            NeighborState::Suspect => "suspect",
+            NeighborState::Refused => "refused",
+        })
+    }
+}
+
+macro_rules! dropped {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a datagram was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Dropped { $($(#[$doc])* $name,)* }
+
+        impl Dropped {
+            /// Every reason.
+            pub const ALL: &'static [Dropped] = &[$(Dropped::$name),*];
+
+            /// For metrics: small letters and underscores.
+            pub fn name(self) -> &'static str {
+                match self { $(Dropped::$name => $text,)* }
+            }
+        }
+    };
+}
+dropped! {
+    /// Not a datagram of this protocol, or its contents are out of bounds.
+    Malformed = "malformed",
+    /// Another group's.
+    OtherGroup = "other_group",
+    /// Our own, reflected, or of an earlier start of ours.
+    Own = "own",
+    /// Its sequence number has been used, or its sender has said goodbye.
+    Replayed = "replayed",
+    /// No room to wait for its signature's check.
+    QueueFull = "queue_full",
+    /// Wrongly signed.
+    BadSignature = "bad_signature",
+    /// Only an up neighbour may send this.
+    UnknownSender = "unknown_sender",
+    /// An address, or all strangers, asked too much.
+    RateLimited = "rate_limited",
+    /// A probe that repeats none of our recent nonces.
+    StaleNonce = "stale_nonce",
+    /// Answers nothing that we asked.
+    NotAsked = "not_asked",
+    /// Its sender is refused, for now.
+    Refused = "refused",
+    /// A list of prefixes that is not acceptable.
+    BadPrefixes = "bad_prefixes",
+}
+
+/// Datagrams dropped since the start, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters([u64; Dropped::ALL.len()]);
+
+impl Counters {
+    /// So many.
+    pub fn get(&self, reason: Dropped) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Dropped, u64)> + '_ {
+        Dropped::ALL.iter().map(|reason| (*reason, self.get(*reason)))
+    }
+
+    pub(crate) fn count(&mut self, reason: Dropped) {
+        self.0[reason as usize] += 1;
+    }
+}

@@ -1,0 +1,250 @@
+//! Hellos, out and in; who is silent; who says goodbye.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use muster_wire::idp::{Hello, Probe};
+use muster_wire::{Destination, Envelope, Kind, List, MemberId, Nonce, Time};
+use rand_core::Rng;
+
+use crate::Discovery;
+use crate::config::{ANSWER_JITTER, JITTER_PART, RECENT_NONCES, REFUSED_HOLD, TRIGGER_SPACING};
+use crate::event::{Dropped, Event, GoneReason, Refusal};
+use crate::limits::{Bucket, Rate};
+use crate::pairwise::End;
+use crate::peers::{Peer, Refused, Suspicion};
+
+/// When the next hello leaves, and the nonces of the last ones.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    periodic: Time,
+    /// For a change or a newcomer.
+    triggered: Option<Time>,
+    last: Option<Time>,
+    /// Answers to newcomers that need not keep the distance of triggered hellos.
+    prompt: Bucket,
+    /// The newest first.
+    nonces: VecDeque<Nonce>,
+}
+
+impl Schedule {
+    pub(crate) fn new(now: Time, rng: &mut impl Rng) -> Self {
+        let mut nonce = [0; 16];
+        rng.fill_bytes(&mut nonce);
+        Self {
+            periodic: now,
+            triggered: None,
+            last: None,
+            prompt: Bucket::new(Rate { burst: 4, per_second: 4 }, now),
+            nonces: VecDeque::from([Nonce(nonce)]),
+        }
+    }
+
+    pub(crate) fn due(&self) -> Time {
+        self.triggered.map_or(self.periodic, |triggered| triggered.min(self.periodic))
+    }
+
+    /// The first hello has left.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.last.is_some()
+    }
+
+    pub(crate) fn is_recent(&self, nonce: &Nonce) -> bool {
+        self.nonces.contains(nonce)
+    }
+
+    /// Something has changed: a hello, 50 ms after the last one at the soonest.
+    pub(crate) fn trigger(&mut self, now: Time) {
+        self.earliest(self.last.map_or(now, |last| now.max(last + TRIGGER_SPACING)));
+    }
+
+    /// A newcomer is up, who may not have heard us: one hello for all that come within the jitter. Four such in a row,
+    /// and four a second, do not wait for the distance of triggered hellos; the others do.
+    fn answer(&mut self, now: Time, rng: &mut impl Rng) {
+        if self.due() <= now + ANSWER_JITTER {
+            return;
+        }
+        if self.prompt.take(now) {
+            self.earliest(now + random_up_to(ANSWER_JITTER, rng));
+        } else {
+            self.trigger(now);
+        }
+    }
+
+    fn earliest(&mut self, at: Time) {
+        self.triggered = Some(self.triggered.map_or(at, |before| before.min(at)));
+    }
+}
+
+impl Discovery {
+    pub(crate) fn hello_if_due(&mut self, now: Time) {
+        let Some(group) = self.group else { return };
+        if now < self.schedule.due() {
+            return;
+        }
+        let interval = self.config.hello_interval;
+        if now >= self.schedule.periodic {
+            if self.schedule.has_begun() {
+                let nonce = self.draw_nonce();
+                self.schedule.nonces.push_front(nonce);
+                self.schedule.nonces.truncate(RECENT_NONCES);
+            } else {
+                self.events.push_back(Event::HelloSent);
+            }
+            let jitter = interval / JITTER_PART;
+            self.schedule.periodic = now + interval - jitter + random_up_to(2 * jitter, &mut self.rng);
+        }
+        self.schedule.triggered = None;
+        self.schedule.last = Some(now);
+        let hello = Hello {
+            interval_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
+            nonce: self.schedule.nonces[0],
+            public: self.key.public(),
+            salt: self.salt,
+            group,
+            crls: List::default(),
+        };
+        self.send(Destination::Group, &hello);
+    }
+
+    pub(crate) fn handle_hello(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        envelope: Envelope,
+        hello: Hello,
+    ) -> Result<(), Dropped> {
+        let header = *envelope.header();
+        match self.peers.get_mut(&header.sender) {
+            Some(Peer::Up(up)) if up.run.startup == header.startup => {
+                up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
+                if hello.public != up.hello.public {
+                    // A new key within a run. One of low order is nothing that a sane device sends.
+                    let end = End { member: header.sender, startup: header.startup, public: hello.public };
+                    up.pair = self.key.pair(end).ok_or(Dropped::Malformed)?;
+                    up.announcing.restart(now);
+                }
+                up.sign_of_life(now, Kind::Hello, header.sequence);
+                up.last_hello = now;
+                up.address = from;
+                up.hello = hello;
+                self.report_heard(header.sender);
+                Ok(())
+            }
+            Some(Peer::Refused(refused)) => {
+                refused.last_hello = now;
+                self.challenge(now, from, envelope)
+            }
+            _ => self.challenge(now, from, envelope),
+        }
+    }
+
+    pub(crate) fn report_heard(&mut self, member: MemberId) {
+        let Some(up) = self.peers.up(&member) else { return };
+        self.events.push_back(Event::Heard {
+            member,
+            address: up.address,
+            startup: up.run.startup,
+            nonce: up.hello.nonce,
+            interval: up.interval(),
+            group: up.hello.group,
+            public: up.hello.public,
+            salt: up.hello.salt,
+        });
+    }
+
+    pub(crate) fn answer_newcomer(&mut self, now: Time) {
+        self.schedule.answer(now, &mut self.rng);
+    }
+
+    pub(crate) fn handle_goodbye(&mut self, now: Time, envelope: Envelope) -> Result<(), Dropped> {
+        let header = *envelope.header();
+        let identity = self.peers.identity(&header.sender).ok_or(Dropped::UnknownSender)?;
+        identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
+        match self.peers.get_mut(&header.sender) {
+            Some(Peer::Gone(gone)) => gone.farewell = true,
+            _ => self.lose(now, header.sender, GoneReason::Goodbye),
+        }
+        self.candidates.settle(header.sender);
+        Ok(())
+    }
+
+    /// Asks who has been silent for one and a half of its intervals; gives up after four.
+    pub(crate) fn look_at_silence(&mut self, now: Time) {
+        let due: Vec<MemberId> = self
+            .peers
+            .ups()
+            .filter(|(_, up)| up.probe_at().min(up.dead_at()) <= now)
+            .map(|(member, _)| member)
+            .collect();
+        for member in due {
+            let fresh = self.draw_nonce();
+            let Some(up) = self.peers.up_mut(&member) else { continue };
+            if up.dead_at() <= now {
+                self.lose(now, member, GoneReason::Silent);
+                continue;
+            }
+            let nonce = up.suspicion.map_or(fresh, |suspicion| suspicion.nonce);
+            up.suspicion = Some(Suspicion { nonce, next_probe: now + up.probe_spacing(now) });
+            let probe = Probe { hello_nonce: up.hello.nonce, nonce, want_chain: false };
+            let to = Destination::Unicast(up.address);
+            self.send(to, &probe);
+        }
+    }
+
+    pub(crate) fn look_at_certificates(&mut self, now: Time) {
+        let unix = self.unix(now);
+        let expired: Vec<MemberId> =
+            self.peers.ups().filter(|(_, up)| unix > up.identity.not_after).map(|(member, _)| member).collect();
+        for member in expired {
+            self.refuse(now, member, None, Refusal::Expired, GoneReason::CertificateExpired);
+        }
+    }
+
+    /// An up neighbour is gone, and remembered.
+    fn lose(&mut self, now: Time, member: MemberId, reason: GoneReason) {
+        match self.peers.remove(&member) {
+            Some(Peer::Up(up)) => {
+                let gone = up.into_gone(now, reason == GoneReason::Goodbye);
+                self.peers.insert(member, Peer::Gone(Box::new(gone)));
+                self.events.push_back(Event::Gone { member, reason });
+            }
+            Some(other) => self.peers.insert(member, other),
+            None => {}
+        }
+    }
+
+    /// A device cannot be a neighbour; if it is one, it is gone for the reason `gone`. Without an address, the one
+    /// that it had.
+    pub(crate) fn refuse(
+        &mut self,
+        now: Time,
+        member: MemberId,
+        address: Option<SocketAddr>,
+        reason: Refusal,
+        gone: GoneReason,
+    ) {
+        let before = self.peers.remove(&member);
+        let (address, known) = match (&before, address) {
+            (Some(Peer::Up(up)), address) => {
+                self.events.push_back(Event::Gone { member, reason: gone });
+                (address.unwrap_or(up.address), false)
+            }
+            (Some(Peer::Refused(refused)), address) => (address.unwrap_or(refused.address), refused.reason == reason),
+            (_, Some(address)) => (address, false),
+            (_, None) => return,
+        };
+        if !known {
+            self.events.push_back(Event::Refused { member, address, reason: reason.clone() });
+        }
+        let refused = Refused { reason, address, until: now + REFUSED_HOLD, last_hello: now };
+        self.peers.insert(member, Peer::Refused(refused));
+        self.candidates.settle(member);
+    }
+}
+
+fn random_up_to(most: Duration, rng: &mut impl Rng) -> Duration {
+    let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(rng.next_u64() % micros.saturating_add(1))
+}

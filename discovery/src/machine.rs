@@ -1,0 +1,407 @@
+//! The machine: what goes in, what comes out, and what stands between.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hkdf::Hkdf;
+use muster_certs::{Author, Intake};
+use muster_wire::idp::{Goodbye, GroupState, MAX_CERTIFICATE, MAX_CHAIN, ProbeAnswer};
+use muster_wire::{Body, Bytes, Destination, Envelope, List, MemberId, Nonce, Time, Transmit};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
+use x25519_dalek::StaticSecret;
+use zeroize::Zeroizing;
+
+use crate::candidates::Candidates;
+use crate::config::{GOODBYES, MAX_INTERVAL, MIN_INTERVAL, REFUSED_LIFE};
+use crate::event::{Counters, Dropped, Event, GoneReason, NeighborState, NeighborStatus, Refusal};
+use crate::hello::Schedule;
+use crate::limits::{Limiter, Rate};
+use crate::message::Message;
+use crate::pairwise::{Direction, OwnKey};
+use crate::peers::{Peer, Peers};
+use crate::prefixes::OwnPrefixes;
+use crate::probe::Answers;
+use crate::{Config, Identity, SetupError, TrustStore};
+
+/// The discovery protocol of one device.
+pub struct Discovery {
+    pub(crate) config: Config,
+    pub(crate) author: Author,
+    pub(crate) chain: Chain,
+    pub(crate) own: Identity,
+    pub(crate) key: OwnKey,
+    pub(crate) salt: u32,
+    pub(crate) trust: TrustStore,
+    pub(crate) rng: ChaCha20Rng,
+    clock: (Time, u64),
+
+    pub(crate) group: Option<GroupState>,
+    pub(crate) prefixes: OwnPrefixes,
+    pub(crate) schedule: Schedule,
+    pub(crate) peers: Peers,
+    pub(crate) candidates: Candidates,
+    /// Probes to strangers …
+    pub(crate) strangers: Limiter,
+    /// … and to neighbours that come back, which no flood of strangers delays.
+    pub(crate) returning: Limiter,
+    pub(crate) answers: Answers,
+
+    /// Datagrams from neighbours' addresses: nobody can take the room of those.
+    familiar: Intake,
+    unfamiliar: Intake,
+    familiar_next: bool,
+    transmits: VecDeque<Transmit>,
+    pub(crate) events: VecDeque<Event>,
+    counters: Counters,
+    stopped: bool,
+}
+
+/// A certificate chain as it is sent.
+pub(crate) type Chain = List<Bytes<MAX_CERTIFICATE>, MAX_CHAIN>;
+
+impl Discovery {
+    /// `chain` is the device's certificate and the intermediates above it, `author` signs with its key, `rng_seed` is
+    /// secret and different at every start, `unix` the wall clock in seconds.
+    ///
+    /// The first hello leaves as soon as [`Discovery::set_group_state`] has said what to put into it.
+    pub fn new(
+        config: Config,
+        author: Author,
+        chain: Vec<Vec<u8>>,
+        mut trust: TrustStore,
+        rng_seed: [u8; 32],
+        now: Time,
+        unix: u64,
+    ) -> Result<Discovery, SetupError> {
+        if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&config.hello_interval) {
+            return Err(SetupError::Interval(config.hello_interval));
+        }
+        let own = trust.validate(&chain, unix)?;
+        if own.member != author.member() || own.key != author.key().public() {
+            return Err(SetupError::Key);
+        }
+        let chain = sendable(chain, &author)?;
+        let rng_seed = Zeroizing::new(rng_seed);
+        // The generator's state stays in memory and draws what everybody sees: the secret key does not come from it.
+        let mut rng = ChaCha20Rng::from_seed(*derive(&rng_seed, b"muster 1 nonces"));
+        let secret = StaticSecret::from(*derive(&rng_seed, b"muster 1 hello key"));
+        let key = OwnKey::new(secret, author.group(), author.member(), author.startup());
+        let salt = rng.next_u32();
+        Ok(Discovery {
+            schedule: Schedule::new(now, &mut rng),
+            strangers: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
+            returning: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
+            answers: Answers::new(now),
+            config,
+            author,
+            chain,
+            own,
+            key,
+            salt,
+            trust,
+            rng,
+            clock: (now, unix),
+            group: None,
+            prefixes: OwnPrefixes::default(),
+            peers: Peers::default(),
+            candidates: Candidates::default(),
+            familiar: Intake::new(64, 1024),
+            unfamiliar: Intake::new(32, 256),
+            familiar_next: true,
+            transmits: VecDeque::new(),
+            events: VecDeque::from([Event::SelfJoined]),
+            counters: Counters::default(),
+            stopped: false,
+        })
+    }
+
+    /// Takes a datagram from the socket: checks what costs nothing, and queues it for [`Discovery::process`].
+    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) {
+        if self.stopped {
+            return;
+        }
+        if let Err(reason) = self.queue(now, from, bytes) {
+            self.counters.count(reason);
+        }
+    }
+
+    /// Handles one queued datagram; `false` when there is none. The driver takes turns between this and receiving, so
+    /// that a flood fills the queue of its own address and no other.
+    pub fn process(&mut self, now: Time) -> bool {
+        self.familiar_next = !self.familiar_next;
+        let popped = match self.familiar_next {
+            true => self.familiar.pop().or_else(|| self.unfamiliar.pop()),
+            false => self.unfamiliar.pop().or_else(|| self.familiar.pop()),
+        };
+        let Some((from, envelope)) = popped else { return false };
+        if !self.stopped
+            && let Err(reason) = self.handle(now, from, envelope)
+        {
+            self.counters.count(reason);
+        }
+        true
+    }
+
+    /// Does what has become due. Calls before [`Discovery::poll_timeout`] do nothing.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.stopped {
+            return;
+        }
+        self.forgive_own_sleep(now);
+        self.hello_if_due(now);
+        self.look_at_certificates(now);
+        self.look_at_silence(now);
+        self.ask_candidates(now);
+        self.announce_if_due(now);
+        self.candidates.expire(now);
+        self.peers.forget_refused(|refused| now.since(refused.last_hello) >= REFUSED_LIFE);
+    }
+
+    /// When [`Discovery::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.stopped {
+            return None;
+        }
+        let hello = self.group.map(|_| self.schedule.due());
+        let peers = self.peers.ups().flat_map(|(_, up)| {
+            let expiry = Some(self.when(up.identity.not_after.saturating_add(1)));
+            [Some(up.dead_at()), Some(up.probe_at()), up.announcing.due(), expiry]
+        });
+        peers.flatten().chain(hello).chain(self.candidates.next_timer()).min()
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// What has happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What key agreement wants the others to know; a change triggers a hello.
+    pub fn set_group_state(&mut self, now: Time, group: GroupState) {
+        match self.group.replace(group) {
+            Some(before) if before != group => self.schedule.trigger(now),
+            _ => {}
+        }
+    }
+
+    /// Draws another salt for the SPIs of the unicast SAs to this device, because two have collided.
+    pub fn renew_salt(&mut self, now: Time) {
+        self.salt = self.rng.next_u32();
+        self.schedule.trigger(now);
+    }
+
+    /// Says what the wall clock shows, at the start and whenever it was set.
+    pub fn set_wall_clock(&mut self, now: Time, unix: u64) {
+        self.clock = (now, unix);
+    }
+
+    /// Other trust anchors or revocation lists: neighbours that they do not vouch for are gone, and those refused may
+    /// try at once.
+    pub fn set_trust(&mut self, now: Time, trust: TrustStore) {
+        self.trust = trust;
+        let unix = self.unix(now);
+        self.peers.forget_refused(|_| true);
+        let chains: Vec<_> = self.peers.ups().map(|(member, up)| (member, up.chain.clone())).collect();
+        for (member, chain) in chains {
+            if let Err(error) = self.trust.validate(&chain, unix) {
+                self.refuse(now, member, None, Refusal::Certificate(error), GoneReason::CertificateRefused);
+            }
+        }
+        self.peers.forget_gone(|gone| self.trust.validate(&gone.chain, unix).is_err());
+    }
+
+    /// Says goodbye. The machine does nothing more; what is left to send is to be polled.
+    pub fn shutdown(&mut self, _now: Time) {
+        if !self.stopped && self.schedule.has_begun() {
+            (0..GOODBYES).for_each(|_| self.send(Destination::Group, &Goodbye {}));
+        }
+        self.stopped = true;
+    }
+
+    /// Neighbours, up and refused.
+    pub fn neighbors(&self, now: Time) -> impl Iterator<Item = NeighborStatus> + '_ {
+        self.peers.iter().filter_map(move |(member, peer)| match peer {
+            Peer::Up(up) => Some(NeighborStatus {
+                name: up.identity.name.clone(),
+                member,
+                address: up.address,
+                state: if up.suspicion.is_some() { NeighborState::Suspect } else { NeighborState::Up },
+                reason: None,
+                last_hello: now.since(up.last_hello),
+                interval: up.interval(),
+                prefixes: up.announced.as_ref().map(|announced| announced.accepted().to_vec()).unwrap_or_default(),
+            }),
+            Peer::Refused(refused) => Some(NeighborStatus {
+                name: String::new(),
+                member,
+                address: refused.address,
+                state: NeighborState::Refused,
+                reason: Some(refused.reason.clone()),
+                last_hello: now.since(refused.last_hello),
+                interval: Duration::ZERO,
+                prefixes: Vec::new(),
+            }),
+            Peer::Gone(_) => None,
+        })
+    }
+
+    /// Datagrams dropped.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The validated certificate of a neighbour, up or gone (of the last 1,024).
+    pub fn certificate_key(&self, member: &MemberId) -> Option<&Identity> {
+        self.peers.identity(member)
+    }
+
+    /// The own validated certificate.
+    pub fn own_identity(&self) -> &Identity {
+        &self.own
+    }
+
+    /// The own X25519 public key and salt, as the hellos carry them.
+    pub fn own_public(&self) -> ([u8; 32], u32) {
+        (self.key.public(), self.salt)
+    }
+
+    /// A key that only this device and an up neighbour know, in one direction, for the use that `label` and `context`
+    /// name; `false` when there is no such neighbour. The unicast SAs' keys come from here.
+    pub fn export(
+        &self,
+        member: &MemberId,
+        direction: Direction,
+        label: &[u8],
+        context: &[&[u8]],
+        key: &mut [u8],
+    ) -> bool {
+        self.peers.up(member).is_some_and(|up| up.pair.export(direction, label, context, key))
+    }
+}
+
+/// Inside.
+impl Discovery {
+    fn queue(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) -> Result<(), Dropped> {
+        let envelope = Envelope::parse(bytes).map_err(|_| Dropped::Malformed)?;
+        self.admit(now, from, &envelope)?;
+        let familiar = self.peers.up(&envelope.header().sender).is_some_and(|up| up.address.ip() == from.ip());
+        let intake = if familiar { &mut self.familiar } else { &mut self.unfamiliar };
+        if intake.push(from, envelope) { Ok(()) } else { Err(Dropped::QueueFull) }
+    }
+
+    fn handle(&mut self, now: Time, from: SocketAddr, envelope: Envelope) -> Result<(), Dropped> {
+        // Again: what was handled while it waited may have used up its nonce or sequence number.
+        match self.admit(now, from, &envelope)? {
+            Message::Hello(hello) => self.handle_hello(now, from, envelope, hello),
+            Message::Probe(probe) => self.handle_probe(now, from, envelope, probe),
+            Message::Answer(answer) => self.handle_answer(now, from, envelope, answer),
+            Message::Prefixes(prefixes) => self.handle_prefixes(now, envelope, prefixes),
+            Message::Ack(ack) => self.handle_ack(now, envelope, ack),
+            Message::Goodbye => self.handle_goodbye(now, envelope),
+        }
+    }
+
+    /// All that can be checked without cryptography. Changes nothing.
+    fn admit(&self, now: Time, from: SocketAddr, envelope: &Envelope) -> Result<Message, Dropped> {
+        let header = envelope.header();
+        if header.group != self.author.group() {
+            return Err(Dropped::OtherGroup);
+        }
+        if header.sender == self.author.member() {
+            return Err(Dropped::Own);
+        }
+        let peer = self.peers.get(&header.sender);
+        // `Some`: of the run that we know of its sender.
+        let run = self.peers.run(&header.sender).filter(|run| run.startup == header.startup);
+        if run.is_some_and(|run| !run.is_new(header.kind, header.sequence)) {
+            return Err(Dropped::Replayed);
+        }
+        let message = Message::decode(envelope)?;
+        match (&message, peer) {
+            (_, Some(Peer::Gone(gone))) if run.is_some() && gone.farewell => Err(Dropped::Replayed),
+            (Message::Hello(_), Some(Peer::Refused(refused))) if now < refused.until => Err(Dropped::Refused),
+            (Message::Hello(_), _) => Ok(message),
+            (Message::Probe(probe), _) if !self.schedule.is_recent(&probe.hello_nonce) => Err(Dropped::StaleNonce),
+            (Message::Probe(_), _) => Ok(message),
+            (Message::Answer(answer), _) if !self.is_asked(from, header, answer) => Err(Dropped::NotAsked),
+            (Message::Answer(_), _) => Ok(message),
+            (Message::Ack(ack), Some(Peer::Up(_))) if run.is_some() => {
+                let current = ack.startup == self.author.startup() && ack.version == self.prefixes.version();
+                if current { Ok(message) } else { Err(Dropped::NotAsked) }
+            }
+            (Message::Prefixes(_), Some(Peer::Up(_))) if run.is_some() => Ok(message),
+            (Message::Goodbye, Some(Peer::Up(_) | Peer::Gone(_))) if run.is_some() => Ok(message),
+            (Message::Ack(_) | Message::Prefixes(_) | Message::Goodbye, _) => Err(Dropped::UnknownSender),
+        }
+    }
+
+    /// When this machine's process slept (a suspended laptop, a paused virtual machine, a busy driver), its neighbours'
+    /// datagrams still wait in the socket: they are not to be called silent for the time that it was deaf.
+    fn forgive_own_sleep(&mut self, now: Time) {
+        let late = self.poll_timeout().map_or(Duration::ZERO, |due| now.since(due));
+        if late >= MIN_INTERVAL {
+            self.peers.ups_mut().for_each(|(_, up)| up.last_life = up.last_life + late);
+        }
+    }
+
+    /// The handlers' way out.
+    pub(crate) fn send<T: Body>(&mut self, to: Destination, body: &T) {
+        // Every body of ours is smaller than a datagram; the one that might not be, the chain, was tried at the start.
+        if let Ok(bytes) = self.author.seal(body) {
+            self.transmits.push_back(Transmit { to, bytes });
+        }
+    }
+
+    pub(crate) fn send_bytes(&mut self, to: Destination, bytes: Vec<u8>) {
+        self.transmits.push_back(Transmit { to, bytes });
+    }
+
+    pub(crate) fn draw_nonce(&mut self) -> Nonce {
+        let mut nonce = [0; 16];
+        self.rng.fill_bytes(&mut nonce);
+        Nonce(nonce)
+    }
+
+    pub(crate) fn unix(&self, now: Time) -> u64 {
+        self.clock.1.saturating_add(now.since(self.clock.0).as_secs())
+    }
+
+    /// When the wall clock will show `unix`.
+    fn when(&self, unix: u64) -> Time {
+        self.clock.0 + Duration::from_secs(unix.saturating_sub(self.clock.1))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn candidate_count(&self) -> usize {
+        self.candidates.len()
+    }
+}
+
+/// The chain, if an answer with it fits into a datagram.
+fn sendable(chain: Vec<Vec<u8>>, author: &Author) -> Result<Chain, SetupError> {
+    let chain = chain.into_iter().map(Bytes::new).collect::<Option<Vec<_>>>().ok_or(SetupError::Chain)?;
+    let chain = List::new(chain).ok_or(SetupError::Chain)?;
+    let answer = ProbeAnswer { nonce: Nonce([0; 16]), chain: chain.clone() };
+    author.seal_as(0, &answer).map_err(|_| SetupError::Chain)?;
+    Ok(chain)
+}
+
+fn derive(seed: &[u8; 32], label: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0; 32]);
+    // 32 bytes are one block of the hash: it cannot be too long, and were it, the next line would show zeros.
+    let derived = Hkdf::<Sha256>::new(None, seed).expand(label, &mut *key);
+    debug_assert!(derived.is_ok());
+    key
+}
+
+/// The member id of a certificate.
+pub(crate) fn fingerprint(certificate: &[u8]) -> MemberId {
+    MemberId(Sha256::digest(certificate).into())
+}

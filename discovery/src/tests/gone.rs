@@ -1,0 +1,120 @@
+//! Neighbours go.
+
+use super::*;
+
+#[test]
+fn a_silent_neighbour_is_gone_after_four_of_its_own_intervals() {
+    let mut net = Net::of(&[1000, 200, 3000]);
+    net.run(ms(6500));
+    (0..3).for_each(|node| drop(net.news(node)));
+    for (node, interval) in [(1, 200), (2, 3000)] {
+        // Its last sign of life may be up to two intervals old: it is asked after one and a half.
+        net.run(ms(1));
+        let killed = net.now;
+        net.kill(node);
+        net.run(ms(interval * 4 + 10));
+        let gone = net.nodes[0].events.iter().find(|(_, event)| matches!(event, Event::Gone { .. })).unwrap().0;
+        let after = gone.since(killed);
+        assert!(after >= ms(interval * 5 / 2) && after <= ms(interval * 4 + 5), "{after:?} of {interval}");
+        assert_eq!(net.news(0), [format!("gone {node} silent")]);
+    }
+}
+
+#[test]
+fn a_suspect_is_asked_and_its_answer_keeps_it() {
+    let mut net = Net::of(&[1000, 1000]);
+    net.run(ms(3000));
+    // Only its hellos are lost: stop them by an interval that the machine believes and the device does not keep.
+    let hello = net.sent.iter().rfind(|s| s.from == 1 && s.kind == Kind::Hello).unwrap().at;
+    net.cut.insert((1, 0));
+    net.run(hello.since(Time(0)) + ms(1600) - net.now.since(Time(0)));
+    assert_eq!(net.status(0)[0].state.to_string(), "suspect");
+    let probes = net.count(0, Kind::Probe, hello);
+    assert!(probes >= 1);
+    net.heal();
+    net.run(ms(260));
+    assert_eq!(net.status(0)[0].state.to_string(), "up");
+    assert_eq!(net.news(0), ["join 1"]);
+}
+
+#[test]
+fn a_goodbye_is_gone_at_once_and_for_good() {
+    let mut net = Net::of(&[1000, 1000]);
+    net.run(ms(3000));
+    let hello = net.last(1, Kind::Hello);
+    net.with(1, |machine, now| machine.shutdown(now));
+    net.run(ms(2));
+    assert_eq!(net.news(0), ["join 1", "gone 1 goodbye"]);
+    assert_eq!(net.machine(1).poll_timeout(), None);
+    net.deliver(0, net.nodes[1].address, &hello.bytes);
+    net.run(ms(100));
+    assert!(net.news(0).is_empty());
+    assert_eq!(net.count(0, Kind::Probe, hello.at), 0, "a run that has ended is not asked");
+    net.start(1, 101);
+    net.run(ms(100));
+    assert_eq!(net.news(0), ["join 1"]);
+}
+
+#[test]
+fn a_certificate_ends_and_its_device_with_it() {
+    let mut net = Net::of(&[1000]);
+    let short = net.add(issue(9, "short", true, UNIX + 10), 1000);
+    net.start(short, 100);
+    net.run(ms(9900));
+    assert_eq!(net.news(0), ["join 1"]);
+    let member = net.member(short);
+    assert!(net.machine(0).certificate_key(&member).is_some());
+    net.run(ms(1200));
+    assert_eq!(net.news(0), ["gone 1 expired", "refused 1"]);
+    net.run(ms(130_000));
+    assert!(net.news(0).iter().all(|news| news == "refused 1"), "and is not taken again");
+}
+
+#[test]
+fn the_wall_clock_may_be_set() {
+    let mut net = Net::of(&[1000]);
+    let short = net.add(issue(9, "short", true, UNIX + 1000), 1000);
+    net.start(short, 100);
+    net.run(ms(500));
+    net.with(0, |machine, now| machine.set_wall_clock(now, UNIX + 1001));
+    net.run(ms(1));
+    assert_eq!(net.news(0), ["join 1", "gone 1 expired", "refused 1"]);
+}
+
+#[test]
+fn a_machine_that_slept_does_not_call_the_others_silent() {
+    let mut net = Net::of(&[200, 200]);
+    net.run(ms(1000));
+    let asleep = net.nodes[0].machine.take();
+    // Shorter than what makes the other give up, longer than what makes this one.
+    net.run(ms(700));
+    let before = net.now;
+    net.nodes[0].machine = asleep;
+    net.with(0, |machine, now| {
+        machine.handle_timeout(now);
+    });
+    net.run(ms(600));
+    assert_eq!(net.news(0), ["join 1"], "asleep until {before:?}");
+}
+
+#[test]
+fn a_fifth_of_all_datagrams_may_be_lost() {
+    for (interval, minutes) in [(1000, 10), (50, 2)] {
+        let mut net = Net::of(&[interval; 10]);
+        net.loss = 20;
+        net.record = false;
+        net.run(ms(20_000));
+        for node in 0..10 {
+            let mut news = net.news(node);
+            news.sort();
+            let joins: Vec<String> = (0..10).filter(|n| *n != node).map(|n| format!("join {n}")).collect();
+            assert_eq!(news, joins);
+        }
+        for _ in 0..minutes {
+            net.run(ms(60_000));
+            for node in 0..10 {
+                assert_eq!(net.news(node), Vec::<String>::new(), "interval {interval}");
+            }
+        }
+    }
+}

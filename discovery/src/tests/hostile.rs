@@ -1,0 +1,247 @@
+//! What others send to harm.
+
+use muster_certs::SigningKey;
+use muster_wire::idp::{Hello, Probe, ProbeAnswer};
+use muster_wire::{Header, Nonce};
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::MAX_CANDIDATES;
+
+/// Two neighbours, and all the datagrams of their first seconds.
+fn settled() -> Net {
+    let mut net = Net::of(&[1000, 1000]);
+    net.run(ms(3000));
+    assert_eq!(net.news(0), ["join 1"]);
+    assert_eq!(net.news(1), ["join 0"]);
+    net
+}
+
+/// All that a machine would tell, and what it has queued.
+fn state(net: &mut Net, node: usize) -> String {
+    let now = net.now;
+    let machine = net.machine(node);
+    let neighbors: Vec<String> = machine.neighbors(now).map(|status| format!("{status:?}")).collect();
+    format!("{neighbors:?} {:?} {}", machine.poll_timeout(), machine.candidate_count())
+}
+
+#[test]
+fn what_was_sent_before_has_no_effect_when_it_is_sent_again() {
+    let mut net = settled();
+    net.run(ms(300));
+    let (before, all) = (state(&mut net, 0), net.sent.clone());
+    for sent in all.iter().filter(|s| s.from == 1 && s.kind != Kind::Probe) {
+        net.deliver(0, address(1), &sent.bytes);
+        net.deliver(0, "[fd00::99]:4860".parse().unwrap(), &sent.bytes);
+    }
+    assert_eq!(state(&mut net, 0), before);
+    assert_eq!(net.sent.len(), all.len(), "and nothing is answered");
+    // A probe may be repeated as long as its nonce is recent, and is answered with less.
+    net.run(ms(20_000));
+    let (before, count) = (state(&mut net, 0), net.sent.len());
+    net.deliver(0, address(1), &all.iter().find(|s| s.from == 1 && s.kind == Kind::Probe).unwrap().bytes.clone());
+    assert_eq!((state(&mut net, 0), net.sent.len()), (before, count));
+}
+
+#[test]
+fn wrong_signatures_other_groups_and_own_datagrams_are_counted_and_no_more() {
+    let mut net = settled();
+    net.run(ms(500));
+    let before = state(&mut net, 0);
+    let hello = net.last(1, Kind::Hello);
+    let envelope = Envelope::parse(&hello.bytes).unwrap();
+    let header = Header { sequence: envelope.header().sequence + 10, ..*envelope.header() };
+    let thief = SigningKey::from_seed(&[99; 32]);
+    let forged = thief.seal(&header, envelope.body()).unwrap();
+    net.deliver(0, address(1), &forged);
+    assert_eq!(net.dropped(0, Dropped::BadSignature), 1);
+    let elsewhere = Header { group: GroupTag([8; 16]), ..header };
+    let elsewhere = net.nodes[1].device.key.seal(&elsewhere, envelope.body()).unwrap();
+    net.deliver(0, address(1), &elsewhere);
+    assert_eq!(net.dropped(0, Dropped::OtherGroup), 1);
+    let own = net.last(0, Kind::Hello);
+    net.deliver(0, address(1), &own.bytes);
+    assert_eq!(net.dropped(0, Dropped::Own), 1);
+    net.deliver(0, address(1), b"MSTR");
+    assert_eq!(net.dropped(0, Dropped::Malformed), 1);
+    assert_eq!(state(&mut net, 0), before);
+    net.run(ms(3000));
+    assert!(net.news(0).is_empty());
+}
+
+#[test]
+fn an_address_is_followed_only_with_a_verified_hello() {
+    let mut net = settled();
+    let moved: SocketAddr = "[fd00::77]:4860".parse().unwrap();
+    let hello = net.last(1, Kind::Hello);
+    net.deliver(0, moved, &hello.bytes);
+    assert_eq!(net.status(0)[0].address, address(1), "a replay moves nobody");
+    net.nodes[1].address = moved;
+    net.run(ms(1100));
+    assert_eq!(net.status(0)[0].address, moved);
+    assert!(net.news(0).is_empty());
+}
+
+#[test]
+fn a_flood_of_invented_ids_costs_few_probes_and_keeps_nobody_out() {
+    for spread in [false, true] {
+        let mut net = settled();
+        let template = Envelope::parse(&net.last(1, Kind::Hello).bytes).unwrap();
+        let since = net.now;
+        let thief = SigningKey::from_seed(&[99; 32]);
+        let newcomer = net.add(device(3), 1000);
+        let mut started = false;
+        for n in 0..10_000_u32 {
+            let mut id = [0; 32];
+            net.rng.fill_bytes(&mut id);
+            let header = Header { sender: MemberId(id), ..*template.header() };
+            let forged = thief.seal(&header, template.body()).unwrap();
+            let host = if spread { n } else { 1 };
+            let from = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + host).into(), 4860);
+            net.deliver(0, from, &forged);
+            if n % 5 == 0 {
+                net.run(ms(1));
+            }
+            if n == 5000 {
+                net.start(newcomer, 100);
+                started = true;
+            }
+        }
+        assert!(started);
+        let seconds = net.now.since(since).as_secs() as usize;
+        let probes = net.count(0, Kind::Probe, since);
+        let most = if spread { 256 + 500 * (seconds + 1) } else { 16 + 8 * (seconds + 1) + 10 };
+        assert!(probes <= most, "{probes} probes in {seconds} s");
+        assert!(net.machine(0).candidate_count() <= MAX_CANDIDATES);
+        net.run(ms(3000));
+        assert_eq!(net.news(0), ["join 2"], "spread: {spread}");
+        assert_eq!(net.news(2).len(), 2);
+    }
+}
+
+#[test]
+fn a_flood_fills_the_queue_of_its_own_address_only() {
+    let mut net = settled();
+    let now = net.now;
+    let template = Envelope::parse(&net.last(1, Kind::Hello).bytes).unwrap();
+    let thief = SigningKey::from_seed(&[99; 32]);
+    let flooder: SocketAddr = "10.0.0.1:4860".parse().unwrap();
+    for n in 0..1000 {
+        let header = Header { sequence: n + 10_000, ..*template.header() };
+        let forged = thief.seal(&header, template.body()).unwrap();
+        net.machine(0).handle_datagram(now, flooder, &forged);
+    }
+    assert!(net.dropped(0, Dropped::QueueFull) >= 900);
+    net.with(1, |machine, now| machine.set_group_state(now, group_state(2)));
+    net.nodes[0].events.clear();
+    let (_, (_, from, bytes)) = net.wire.pop_first().unwrap();
+    let machine = net.machine(0);
+    machine.handle_datagram(now, from, &bytes);
+    assert!(machine.process(now) && machine.process(now));
+    let heard = std::iter::from_fn(|| machine.poll_event()).any(|event| matches!(event, Event::Heard { .. }));
+    assert!(heard, "the neighbour waits for one of the flood at most");
+}
+
+#[test]
+fn a_probe_is_answered_only_with_a_recent_nonce_and_not_often() {
+    let mut net = settled();
+    let hello: Hello = Envelope::parse(&net.last(0, Kind::Hello).bytes).unwrap().decode().unwrap();
+    let mut stranger = Author::new(SigningKey::from_seed(&[99; 32]), GROUP, MemberId([99; 32]), 1);
+    let from: SocketAddr = "10.0.0.1:4860".parse().unwrap();
+    let stale = Probe { hello_nonce: Nonce([0; 16]), nonce: Nonce([1; 16]), want_chain: true };
+    let since = net.now;
+    net.deliver(0, from, &stranger.seal(&stale).unwrap());
+    assert_eq!(net.count(0, Kind::ProbeAnswer, since), 0);
+    assert_eq!(net.dropped(0, Dropped::StaleNonce), 1);
+    let recent = Probe { hello_nonce: hello.nonce, ..stale };
+    for _ in 0..100 {
+        net.deliver(0, from, &stranger.seal(&recent).unwrap());
+    }
+    assert_eq!(net.count(0, Kind::ProbeAnswer, since), 8);
+    assert_eq!(net.dropped(0, Dropped::RateLimited), 92);
+    net.run(ms(10_000));
+    net.deliver(0, from, &stranger.seal(&recent).unwrap());
+    assert_eq!(net.count(0, Kind::ProbeAnswer, since), 8, "the nonce is too old now");
+}
+
+#[test]
+fn a_nonce_in_a_forged_hello_does_not_bring_its_owner_up_nor_keep_it_down() {
+    let mut net = Net::of(&[1000]);
+    net.run(ms(100));
+    let victim = net.add(device(2), 1000);
+    net.start(victim, 100);
+    // The forger is faster: same nonce, same id, another group state.
+    let hello = Envelope::parse(&net.last(1, Kind::Hello).bytes).unwrap();
+    let mut body: Hello = hello.decode().unwrap();
+    body.group.epoch = 666;
+    let forged = SigningKey::from_seed(&[99; 32]);
+    let forged = forged.seal(hello.header(), &muster_wire::codec::encode(&body).unwrap()).unwrap();
+    net.deliver(0, address(1), &forged);
+    net.run(ms(3000));
+    assert_eq!(net.news(0), ["join 1"]);
+    assert!(!net.nodes[0].events.iter().any(|(_, e)| matches!(e, Event::Heard { group, .. } if group.epoch == 666)));
+}
+
+#[test]
+fn an_answer_to_nothing_is_no_life_sign() {
+    let mut net = settled();
+    let mut author = Author::new(net.nodes[1].device.key.clone(), GROUP, net.member(1), 100);
+    while author.next_sequence() < 1000 {}
+    let before = state(&mut net, 0);
+    let answer = ProbeAnswer { nonce: Nonce([5; 16]), chain: Default::default() };
+    net.deliver(0, address(1), &author.seal(&answer).unwrap());
+    assert_eq!(net.dropped(0, Dropped::NotAsked), 1);
+    assert_eq!(state(&mut net, 0), before);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn random_bytes_change_nothing(datagrams in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 1..20)) {
+        let mut net = settled();
+        let before = state(&mut net, 0);
+        let count = net.sent.len();
+        for mut bytes in datagrams {
+            net.deliver(0, address(1), &bytes);
+            // The same behind a right beginning.
+            for kind in Kind::ALL {
+                let header = Header {
+                    kind: *kind, group: GROUP, sender: net.member(1), startup: 100, sequence: 1000,
+                };
+                bytes.truncate(7000);
+                let bytes = Envelope::seal(&header, &bytes, |_| muster_wire::Signature([0; 64])).unwrap();
+                net.deliver(0, address(1), &bytes);
+            }
+        }
+        prop_assert_eq!(state(&mut net, 0), before);
+        prop_assert_eq!(net.sent.len(), count);
+    }
+
+    #[test]
+    fn a_changed_byte_changes_nothing(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), flip in 1_u8..) {
+        let mut net = Net::of(&[1000, 1000]);
+        net.with(1, |machine, now| machine.set_prefixes(now, vec!["10.0.0.0/8".parse().unwrap()])).unwrap();
+        net.run(ms(3000));
+        let from_one: Vec<Sent> = net.sent.iter().filter(|s| s.from == 1).cloned().collect();
+        let mut bytes = which.get(&from_one).bytes.clone();
+        // As if it had not been here yet: a sequence number that is new.
+        let at = at.index(bytes.len());
+        bytes[69] |= 0x80;
+        bytes[at] ^= flip;
+        // Another sender or another run is a stranger: that costs one probe.
+        let stranger = (22..62).contains(&at);
+        let (before, count) = (state(&mut net, 0), net.sent.len());
+        net.deliver(0, address(1), &bytes);
+        if stranger {
+            prop_assert!(net.sent.len() <= count + 1);
+            prop_assert!(net.sent[count..].iter().all(|s| s.kind != Kind::ProbeAnswer || s.bytes.len() < 1500));
+        } else {
+            prop_assert_eq!(net.sent.len(), count);
+            prop_assert_eq!(state(&mut net, 0), before);
+        }
+        net.nodes[0].events.clear();
+        net.run(ms(5000));
+        prop_assert!(net.news(0).is_empty());
+    }
+}
