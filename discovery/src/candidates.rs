@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use muster_wire::idp::Hello;
 use muster_wire::{Envelope, MemberId, Nonce, Time};
 
 use crate::config::{CANDIDATE_LIFE, FIRST_RETRY, LAST_RETRY, MAX_CANDIDATES, TIMED_ASKS};
@@ -11,13 +12,20 @@ use crate::config::{CANDIDATE_LIFE, FIRST_RETRY, LAST_RETRY, MAX_CANDIDATES, TIM
 /// Which hello: nobody at another address can take a candidate's place.
 pub(crate) type Key = (MemberId, IpAddr);
 
+/// A hello as it came, not verified.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Greeting {
+    pub(crate) from: SocketAddr,
+    pub(crate) envelope: Envelope,
+    pub(crate) hello: Hello,
+}
+
 /// A device that is being asked who it is.
 pub(crate) struct Candidate {
-    pub(crate) address: SocketAddr,
     /// The hello whose nonce the probe repeats. Once the answer is there, this hello is known to be recent.
-    pub(crate) asked: Envelope,
-    /// A later hello, not looked at yet.
-    pub(crate) later: Option<Envelope>,
+    pub(crate) asked: Greeting,
+    /// A later hello.
+    pub(crate) later: Option<Greeting>,
     /// To be repeated in the answer.
     pub(crate) nonce: Nonce,
     pub(crate) want_chain: bool,
@@ -27,33 +35,29 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    pub(crate) fn new(now: Time, address: SocketAddr, hello: Envelope, nonce: Nonce, want_chain: bool) -> Self {
-        Self {
-            address,
-            asked: hello,
-            later: None,
-            nonce,
-            want_chain,
-            asks: 1,
-            next_ask: now + FIRST_RETRY,
-            last_hello: now,
-        }
+    pub(crate) fn new(now: Time, greeting: Greeting, nonce: Nonce, want_chain: bool) -> Self {
+        Self { asked: greeting, later: None, nonce, want_chain, asks: 1, next_ask: now + FIRST_RETRY, last_hello: now }
     }
 
     /// Said hello again while it is being asked.
-    pub(crate) fn heard(&mut self, now: Time, address: SocketAddr, hello: Envelope) {
-        self.address = address;
+    pub(crate) fn heard(&mut self, now: Time, greeting: Greeting) {
         self.last_hello = now;
-        if hello != self.asked {
-            self.later = Some(hello);
+        if greeting != self.asked {
+            self.later = Some(greeting);
         }
     }
 
-    /// Is asked once more.
-    pub(crate) fn ask_again(&mut self, now: Time) {
+    /// Is asked once more, about the latest hello.
+    pub(crate) fn ask_again(&mut self, now: Time, fresh: Nonce, want_chain: bool) {
         if let Some(later) = self.later.take() {
+            // The answer says that the hello nonce is recent. If that is another, an answer to the last probe, still
+            // under way, says nothing of it.
+            if later.hello.nonce != self.asked.hello.nonce {
+                self.nonce = fresh;
+            }
             self.asked = later;
         }
+        self.want_chain = want_chain;
         self.asks = self.asks.saturating_add(1);
         self.back_off(now);
     }

@@ -9,8 +9,10 @@ use muster_wire::{Destination, Envelope, Kind, List, MemberId, Nonce, Time};
 use rand_core::Rng;
 
 use crate::Discovery;
+use crate::candidates::Greeting;
 use crate::config::{ANSWER_JITTER, JITTER_PART, RECENT_NONCES, REFUSED_HOLD, TRIGGER_SPACING};
-use crate::event::{Dropped, Event, GoneReason, Refusal};
+use crate::counters::Dropped;
+use crate::event::{Event, GoneReason, Refusal};
 use crate::limits::{Bucket, Rate};
 use crate::pairwise::End;
 use crate::peers::{Peer, Refused, Suspicion};
@@ -108,16 +110,11 @@ impl Discovery {
         self.send(Destination::Group, &hello);
     }
 
-    pub(crate) fn handle_hello(
-        &mut self,
-        now: Time,
-        from: SocketAddr,
-        envelope: Envelope,
-        hello: Hello,
-    ) -> Result<(), Dropped> {
-        let header = *envelope.header();
+    pub(crate) fn handle_hello(&mut self, now: Time, greeting: Greeting) -> Result<(), Dropped> {
+        let header = *greeting.envelope.header();
         match self.peers.get_mut(&header.sender) {
             Some(Peer::Up(up)) if up.run.startup == header.startup => {
+                let Greeting { from, envelope, hello } = greeting;
                 up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
                 if hello.public != up.hello.public {
                     // A new key within a run. One of low order is nothing that a sane device sends.
@@ -134,9 +131,9 @@ impl Discovery {
             }
             Some(Peer::Refused(refused)) => {
                 refused.last_hello = now;
-                self.challenge(now, from, envelope)
+                self.challenge(now, greeting)
             }
-            _ => self.challenge(now, from, envelope),
+            _ => self.challenge(now, greeting),
         }
     }
 

@@ -5,22 +5,28 @@
 //! each of them drains `poll_transmit`, `poll_event` and asks `poll_timeout`.
 
 mod candidates;
+mod commands;
 mod config;
+mod counters;
 mod event;
 mod hello;
 mod limits;
 mod machine;
 mod message;
+mod networks;
 mod pairwise;
 mod peers;
 mod prefixes;
 mod probe;
+mod status;
 #[cfg(test)]
 mod tests;
 mod trust;
 
 pub use config::{Config, SetupError};
-pub use event::{Counters, Dropped, Event, GoneReason, JoinKind, NeighborState, NeighborStatus, PrefixError, Refusal};
+pub use counters::{Counters, Dropped};
+pub use event::{Event, GoneReason, JoinKind, PrefixError, Refusal};
 pub use machine::Discovery;
 pub use pairwise::Direction;
+pub use status::{NeighborState, NeighborStatus};
 pub use trust::{Identity, TrustStore};

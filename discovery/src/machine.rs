@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hkdf::Hkdf;
 use muster_certs::{Author, Intake};
-use muster_wire::idp::{Goodbye, GroupState, MAX_CERTIFICATE, MAX_CHAIN, ProbeAnswer};
+use muster_wire::idp::{GroupState, MAX_CERTIFICATE, MAX_CHAIN, ProbeAnswer};
 use muster_wire::{Body, Bytes, Destination, Envelope, List, MemberId, Nonce, Time, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -14,13 +14,14 @@ use sha2::{Digest, Sha256};
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
-use crate::candidates::Candidates;
-use crate::config::{GOODBYES, MAX_INTERVAL, MIN_INTERVAL, REFUSED_LIFE};
-use crate::event::{Counters, Dropped, Event, GoneReason, NeighborState, NeighborStatus, Refusal};
+use crate::candidates::{Candidates, Greeting};
+use crate::config::{MAX_INTERVAL, MIN_INTERVAL, REFUSED_LIFE};
+use crate::counters::{Counters, Dropped};
+use crate::event::Event;
 use crate::hello::Schedule;
 use crate::limits::{Limiter, Rate};
 use crate::message::Message;
-use crate::pairwise::{Direction, OwnKey};
+use crate::pairwise::OwnKey;
 use crate::peers::{Peer, Peers};
 use crate::prefixes::OwnPrefixes;
 use crate::probe::Answers;
@@ -36,7 +37,8 @@ pub struct Discovery {
     pub(crate) salt: u32,
     pub(crate) trust: TrustStore,
     pub(crate) rng: ChaCha20Rng,
-    clock: (Time, u64),
+    /// What the wall clock showed, and when.
+    pub(crate) clock: (Time, u64),
 
     pub(crate) group: Option<GroupState>,
     pub(crate) prefixes: OwnPrefixes,
@@ -55,8 +57,8 @@ pub struct Discovery {
     familiar_next: bool,
     transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
-    counters: Counters,
-    stopped: bool,
+    pub(crate) counters: Counters,
+    pub(crate) stopped: bool,
 }
 
 /// A certificate chain as it is sent.
@@ -182,108 +184,6 @@ impl Discovery {
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
-
-    /// What key agreement wants the others to know; a change triggers a hello.
-    pub fn set_group_state(&mut self, now: Time, group: GroupState) {
-        match self.group.replace(group) {
-            Some(before) if before != group => self.schedule.trigger(now),
-            _ => {}
-        }
-    }
-
-    /// Draws another salt for the SPIs of the unicast SAs to this device, because two have collided.
-    pub fn renew_salt(&mut self, now: Time) {
-        self.salt = self.rng.next_u32();
-        self.schedule.trigger(now);
-    }
-
-    /// Says what the wall clock shows, at the start and whenever it was set.
-    pub fn set_wall_clock(&mut self, now: Time, unix: u64) {
-        self.clock = (now, unix);
-    }
-
-    /// Other trust anchors or revocation lists: neighbours that they do not vouch for are gone, and those refused may
-    /// try at once.
-    pub fn set_trust(&mut self, now: Time, trust: TrustStore) {
-        self.trust = trust;
-        let unix = self.unix(now);
-        self.peers.forget_refused(|_| true);
-        let chains: Vec<_> = self.peers.ups().map(|(member, up)| (member, up.chain.clone())).collect();
-        for (member, chain) in chains {
-            if let Err(error) = self.trust.validate(&chain, unix) {
-                self.refuse(now, member, None, Refusal::Certificate(error), GoneReason::CertificateRefused);
-            }
-        }
-        self.peers.forget_gone(|gone| self.trust.validate(&gone.chain, unix).is_err());
-    }
-
-    /// Says goodbye. The machine does nothing more; what is left to send is to be polled.
-    pub fn shutdown(&mut self, _now: Time) {
-        if !self.stopped && self.schedule.has_begun() {
-            (0..GOODBYES).for_each(|_| self.send(Destination::Group, &Goodbye {}));
-        }
-        self.stopped = true;
-    }
-
-    /// Neighbours, up and refused.
-    pub fn neighbors(&self, now: Time) -> impl Iterator<Item = NeighborStatus> + '_ {
-        self.peers.iter().filter_map(move |(member, peer)| match peer {
-            Peer::Up(up) => Some(NeighborStatus {
-                name: up.identity.name.clone(),
-                member,
-                address: up.address,
-                state: if up.suspicion.is_some() { NeighborState::Suspect } else { NeighborState::Up },
-                reason: None,
-                last_hello: now.since(up.last_hello),
-                interval: up.interval(),
-                prefixes: up.announced.as_ref().map(|announced| announced.accepted().to_vec()).unwrap_or_default(),
-            }),
-            Peer::Refused(refused) => Some(NeighborStatus {
-                name: String::new(),
-                member,
-                address: refused.address,
-                state: NeighborState::Refused,
-                reason: Some(refused.reason.clone()),
-                last_hello: now.since(refused.last_hello),
-                interval: Duration::ZERO,
-                prefixes: Vec::new(),
-            }),
-            Peer::Gone(_) => None,
-        })
-    }
-
-    /// Datagrams dropped.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// The validated certificate of a neighbour, up or gone (of the last 1,024).
-    pub fn certificate_key(&self, member: &MemberId) -> Option<&Identity> {
-        self.peers.identity(member)
-    }
-
-    /// The own validated certificate.
-    pub fn own_identity(&self) -> &Identity {
-        &self.own
-    }
-
-    /// The own X25519 public key and salt, as the hellos carry them.
-    pub fn own_public(&self) -> ([u8; 32], u32) {
-        (self.key.public(), self.salt)
-    }
-
-    /// A key that only this device and an up neighbour know, in one direction, for the use that `label` and `context`
-    /// name; `false` when there is no such neighbour. The unicast SAs' keys come from here.
-    pub fn export(
-        &self,
-        member: &MemberId,
-        direction: Direction,
-        label: &[u8],
-        context: &[&[u8]],
-        key: &mut [u8],
-    ) -> bool {
-        self.peers.up(member).is_some_and(|up| up.pair.export(direction, label, context, key))
-    }
 }
 
 /// Inside.
@@ -299,11 +199,11 @@ impl Discovery {
     fn handle(&mut self, now: Time, from: SocketAddr, envelope: Envelope) -> Result<(), Dropped> {
         // Again: what was handled while it waited may have used up its nonce or sequence number.
         match self.admit(now, from, &envelope)? {
-            Message::Hello(hello) => self.handle_hello(now, from, envelope, hello),
+            Message::Hello(hello) => self.handle_hello(now, Greeting { from, envelope, hello }),
             Message::Probe(probe) => self.handle_probe(now, from, envelope, probe),
             Message::Answer(answer) => self.handle_answer(now, from, envelope, answer),
             Message::Prefixes(prefixes) => self.handle_prefixes(now, envelope, prefixes),
-            Message::Ack(ack) => self.handle_ack(now, envelope, ack),
+            Message::Ack(_) => self.handle_ack(now, envelope),
             Message::Goodbye => self.handle_goodbye(now, envelope),
         }
     }

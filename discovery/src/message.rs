@@ -6,7 +6,7 @@ use muster_wire::idp::{Goodbye, Hello, Prefixes, PrefixesAck, Probe, ProbeAnswer
 use muster_wire::{Envelope, Kind};
 
 use crate::config::{MAX_INTERVAL, MIN_INTERVAL};
-use crate::event::Dropped;
+use crate::counters::Dropped;
 
 /// The messages of this protocol.
 #[derive(Clone, Debug)]

@@ -7,11 +7,11 @@ use muster_wire::idp::{Probe, ProbeAnswer};
 use muster_wire::{Bytes, Destination, Envelope, Header, Kind, Time};
 use rand_core::Rng;
 
-use crate::candidates::{Candidate, Key};
-use crate::event::{Dropped, Event, GoneReason, JoinKind, Refusal};
+use crate::candidates::{Candidate, Greeting, Key};
+use crate::counters::Dropped;
+use crate::event::{Event, GoneReason, JoinKind, Refusal};
 use crate::limits::{Limiter, Rate};
 use crate::machine::fingerprint;
-use crate::message::Message;
 use crate::pairwise::End;
 use crate::peers::{Peer, Run, Up};
 use crate::prefixes::Announcing;
@@ -53,20 +53,20 @@ impl Answers {
 
 impl Discovery {
     /// A hello that cannot be verified yet: asks its sender to sign a nonce, and for its chain if that is not here.
-    pub(crate) fn challenge(&mut self, now: Time, from: SocketAddr, hello: Envelope) -> Result<(), Dropped> {
-        let key = (hello.header().sender, from.ip());
+    pub(crate) fn challenge(&mut self, now: Time, greeting: Greeting) -> Result<(), Dropped> {
+        let key = (greeting.envelope.header().sender, greeting.from.ip());
         if let Some(candidate) = self.candidates.get_mut(&key) {
-            candidate.heard(now, from, hello);
+            candidate.heard(now, greeting);
             return if now < candidate.next_ask { Ok(()) } else { self.ask_again(now, key) };
         }
-        let want_chain = self.peers.identity(&key.0).is_none();
-        let full = want_chain && self.peers.is_full();
-        if full || !self.may_ask(now, &key, want_chain) {
+        let stranger = self.peers.identity(&key.0).is_none();
+        let full = stranger && self.peers.is_full();
+        if full || !self.may_ask(now, &key, stranger) {
             return Err(Dropped::RateLimited);
         }
         let nonce = self.draw_nonce();
         let random = self.rng.next_u64();
-        self.candidates.insert(key, Candidate::new(now, from, hello, nonce, want_chain), random);
+        self.candidates.insert(key, Candidate::new(now, greeting, nonce, stranger), random);
         self.ask(&key);
         Ok(())
     }
@@ -84,18 +84,13 @@ impl Discovery {
     }
 
     fn ask_again(&mut self, now: Time, key: Key) -> Result<(), Dropped> {
-        let want_chain = self.peers.identity(&key.0).is_none();
-        if !self.may_ask(now, &key, want_chain) {
+        let stranger = self.peers.identity(&key.0).is_none();
+        if !self.may_ask(now, &key, stranger) {
             return Err(Dropped::RateLimited);
         }
         let fresh = self.draw_nonce();
         if let Some(candidate) = self.candidates.get_mut(&key) {
-            // The answer says that the hello asked about is recent: another hello needs another nonce.
-            if candidate.later.is_some() {
-                candidate.nonce = fresh;
-            }
-            candidate.want_chain = want_chain;
-            candidate.ask_again(now);
+            candidate.ask_again(now, fresh, stranger);
             self.ask(&key);
         }
         Ok(())
@@ -107,10 +102,9 @@ impl Discovery {
     }
 
     fn ask(&mut self, key: &Key) {
-        let Some(candidate) = self.candidates.get(key) else { return };
-        let Ok(Message::Hello(hello)) = Message::decode(&candidate.asked) else { return };
-        let probe = Probe { hello_nonce: hello.nonce, nonce: candidate.nonce, want_chain: candidate.want_chain };
-        let to = Destination::Unicast(candidate.address);
+        let Some(Candidate { asked, nonce, want_chain, .. }) = self.candidates.get(key) else { return };
+        let probe = Probe { hello_nonce: asked.hello.nonce, nonce: *nonce, want_chain: *want_chain };
+        let to = Destination::Unicast(asked.from);
         self.send(to, &probe);
     }
 
@@ -144,7 +138,7 @@ impl Discovery {
             up.run.startup == header.startup && up.suspicion.is_some_and(|s| s.nonce == answer.nonce)
         });
         let candidate = self.candidates.get(&(header.sender, from.ip())).is_some_and(|candidate| {
-            candidate.asked.header().startup == header.startup && candidate.nonce == answer.nonce
+            candidate.asked.envelope.header().startup == header.startup && candidate.nonce == answer.nonce
         });
         suspect || candidate
     }
@@ -176,7 +170,7 @@ impl Discovery {
         identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
         let candidate = self.candidates.get(&key).ok_or(Dropped::NotAsked)?;
         // Somebody else may have put the device's nonce into a hello of his own: then the next hello is asked about.
-        identity.key.open(candidate.asked.clone()).map_err(|_| Dropped::BadSignature)?;
+        identity.key.open(candidate.asked.envelope.clone()).map_err(|_| Dropped::BadSignature)?;
         if let Some(candidate) = self.candidates.remove(&key) {
             self.bring_up(now, candidate, header, identity, chain);
         }
@@ -215,9 +209,8 @@ impl Discovery {
 
     /// The device has signed our nonce, and the hello that we asked about is its own and recent.
     fn bring_up(&mut self, now: Time, candidate: Candidate, answer: Header, identity: Identity, chain: Vec<Vec<u8>>) {
-        let Candidate { address, asked, later, .. } = candidate;
-        let hello_header = *asked.header();
-        let Ok(Message::Hello(hello)) = Message::decode(&asked) else { return };
+        let Candidate { asked: Greeting { from: address, envelope, hello }, later, .. } = candidate;
+        let hello_header = *envelope.header();
         let (member, startup) = (answer.sender, answer.startup);
         let Some(pair) = self.key.pair(End { member, startup, public: hello.public }) else {
             self.refuse(now, member, Some(address), Refusal::WeakKey, GoneReason::Restarted);
@@ -259,12 +252,11 @@ impl Discovery {
             self.answer_newcomer(now);
         }
         if let Some(later) = later
-            && let Ok(Message::Hello(hello)) = Message::decode(&later)
-            && later.header().startup == startup
-            && later.header().sequence > hello_header.sequence
+            && later.envelope.header().startup == startup
+            && later.envelope.header().sequence > hello_header.sequence
         {
             // Not verified yet; if it is not the neighbour's, nothing has happened.
-            let _ = self.handle_hello(now, address, later, hello);
+            let _ = self.handle_hello(now, later);
         }
     }
 }

@@ -1,0 +1,61 @@
+//! What the driver can tell the machine besides datagrams and time.
+
+use muster_wire::idp::{Goodbye, GroupState};
+use muster_wire::{Destination, Time};
+use rand_core::Rng;
+
+use crate::config::{GOODBYES, REFUSED_HOLD};
+use crate::event::{GoneReason, Refusal};
+use crate::{Discovery, TrustStore};
+
+impl Discovery {
+    /// What key agreement wants the others to know; a change triggers a hello.
+    pub fn set_group_state(&mut self, now: Time, group: GroupState) {
+        match self.group.replace(group) {
+            Some(before) if before != group => self.schedule.trigger(now),
+            _ => {}
+        }
+    }
+
+    /// Draws another salt for the SPIs of the unicast SAs to this device, because two have collided.
+    pub fn renew_salt(&mut self, now: Time) {
+        self.salt = self.rng.next_u32();
+        self.schedule.trigger(now);
+    }
+
+    /// Says what the wall clock shows, at the start and whenever it was set.
+    pub fn set_wall_clock(&mut self, now: Time, unix: u64) {
+        // A router without a clock of its own learns the time late: who was refused for it may try at once.
+        if unix.abs_diff(self.unix(now)) >= REFUSED_HOLD.as_secs() {
+            self.peers.forget_refused(|_| true);
+        }
+        self.clock = (now, unix);
+    }
+
+    /// Other trust anchors or revocation lists: neighbours that they do not vouch for are gone, and those refused may
+    /// try at once.
+    pub fn set_trust(&mut self, now: Time, trust: TrustStore) {
+        self.trust = trust;
+        let unix = self.unix(now);
+        self.peers.forget_refused(|_| true);
+        let chains: Vec<_> = self.peers.ups().map(|(member, up)| (member, up.chain.clone())).collect();
+        for (member, chain) in chains {
+            match (self.trust.validate(&chain, unix), self.peers.up_mut(&member)) {
+                (Ok(identity), Some(up)) => up.identity = identity,
+                (Ok(_), None) => {}
+                (Err(error), _) => {
+                    self.refuse(now, member, None, Refusal::Certificate(error), GoneReason::CertificateRefused);
+                }
+            }
+        }
+        self.peers.forget_gone(|gone| self.trust.validate(&gone.chain, unix).is_err());
+    }
+
+    /// Says goodbye. The machine does nothing more; what is left to send is to be polled.
+    pub fn shutdown(&mut self, _now: Time) {
+        if !self.stopped && self.schedule.has_begun() {
+            (0..GOODBYES).for_each(|_| self.send(Destination::Group, &Goodbye {}));
+        }
+        self.stopped = true;
+    }
+}

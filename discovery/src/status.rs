@@ -1,0 +1,118 @@
+//! What the driver can ask the machine.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use muster_wire::{MemberId, Time};
+
+use crate::counters::Counters;
+use crate::event::Refusal;
+use crate::pairwise::Direction;
+use crate::peers::Peer;
+use crate::{Discovery, Identity};
+
+impl Discovery {
+    /// Neighbours, up and refused.
+    pub fn neighbors(&self, now: Time) -> impl Iterator<Item = NeighborStatus> + '_ {
+        self.peers.iter().filter_map(move |(member, peer)| match peer {
+            Peer::Up(up) => Some(NeighborStatus {
+                name: up.identity.name.clone(),
+                member,
+                address: up.address,
+                state: if up.suspicion.is_some() { NeighborState::Suspect } else { NeighborState::Up },
+                reason: None,
+                last_hello: now.since(up.last_hello),
+                interval: up.interval(),
+                prefixes: up.announced.as_ref().map(|announced| announced.accepted().to_vec()).unwrap_or_default(),
+            }),
+            Peer::Refused(refused) => Some(NeighborStatus {
+                name: String::new(),
+                member,
+                address: refused.address,
+                state: NeighborState::Refused,
+                reason: Some(refused.reason.clone()),
+                last_hello: now.since(refused.last_hello),
+                interval: Duration::ZERO,
+                prefixes: Vec::new(),
+            }),
+            Peer::Gone(_) => None,
+        })
+    }
+
+    /// Datagrams dropped.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The validated certificate of a neighbour, up or gone (of the last 1,024).
+    pub fn certificate_key(&self, member: &MemberId) -> Option<&Identity> {
+        self.peers.identity(member)
+    }
+
+    /// The own validated certificate.
+    pub fn own_identity(&self) -> &Identity {
+        &self.own
+    }
+
+    /// The own X25519 public key and salt, as the hellos carry them.
+    pub fn own_public(&self) -> ([u8; 32], u32) {
+        (self.key.public(), self.salt)
+    }
+
+    /// A key that only this device and an up neighbour know, in one direction, for the use that `label` and `context`
+    /// name; `false` when there is no such neighbour. The unicast SAs' keys come from here.
+    pub fn export(
+        &self,
+        member: &MemberId,
+        direction: Direction,
+        label: &[u8],
+        context: &[&[u8]],
+        key: &mut [u8],
+    ) -> bool {
+        self.peers.up(member).is_some_and(|up| up.pair.export(direction, label, context, key))
+    }
+}
+
+/// One line of `muster neighbors`.
+#[derive(Clone, Debug)]
+pub struct NeighborStatus {
+    /// From its certificate; empty when refused.
+    pub name: String,
+    /// The neighbour.
+    pub member: MemberId,
+    /// Where it was last heard.
+    pub address: SocketAddr,
+    /// Its state.
+    pub state: NeighborState,
+    /// Why, when refused.
+    pub reason: Option<Refusal>,
+    /// Age of its last hello.
+    pub last_hello: Duration,
+    /// Its own; zero when refused.
+    pub interval: Duration,
+    /// What it announces and we accept.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// How we stand with a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NeighborState {
+    /// Heard in time.
+    Up,
+    /// Silent for one and a half of its intervals; being asked.
+    Suspect,
+    /// Not trusted.
+    Refused,
+}
+
+impl fmt::Display for NeighborState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NeighborState::Up => "up",
+            NeighborState::Suspect => "suspect",
+            NeighborState::Refused => "refused",
+        })
+    }
+}
