@@ -3,7 +3,10 @@
 use std::ops::Deref;
 
 use ed25519_dalek::Signer;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use muster_wire::{Envelope, Header, Signable, Signature, Signed, WireError};
+use zeroize::Zeroizing;
 
 use crate::CertError;
 
@@ -17,6 +20,19 @@ impl SigningKey {
         Self(ed25519_dalek::SigningKey::from_bytes(seed))
     }
 
+    /// From a PKCS#8 file (PEM), as [`crate::pki`] and OpenSSL write it (RFC 8410, section 7).
+    pub fn from_pkcs8_pem(pem: &str) -> Result<Self, CertError> {
+        // The reasons of the parser are about ASN.1, and could quote the key: one plain text instead.
+        ed25519_dalek::SigningKey::from_pkcs8_pem(pem.trim()).map(Self).map_err(|_| CertError::PrivateKey)
+    }
+
+    /// As a PKCS#8 file (PEM).
+    pub(crate) fn to_pkcs8_pem(&self) -> Result<Zeroizing<String>, CertError> {
+        // Without the public key, that is version 1: older OpenSSL does not read version 2 (RFC 5958).
+        let key = KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
+        key.to_pkcs8_pem(LineEnding::LF).map_err(|_| CertError::PrivateKey)
+    }
+
     /// The key that checks this one's signatures.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
@@ -25,6 +41,11 @@ impl SigningKey {
     /// Signs `bytes` for the use that `label` names.
     pub fn sign(&self, label: &[u8], bytes: &[u8]) -> Signature {
         Signature(self.0.sign(&labelled(label, bytes)).to_bytes())
+    }
+
+    /// Signs what X.509 signs: no label, so only for certificates and revocation lists.
+    pub(crate) fn sign_x509(&self, bytes: &[u8]) -> [u8; 64] {
+        self.0.sign(bytes).to_bytes()
     }
 
     /// A datagram signed by this key.
@@ -58,9 +79,14 @@ impl PublicKey {
 
     /// Checks a signature made by [`SigningKey::sign`] with the same label.
     pub fn check(&self, label: &[u8], bytes: &[u8], signature: &Signature) -> Result<(), CertError> {
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
+        self.check_x509(&labelled(label, bytes), &signature.0)
+    }
+
+    /// Checks a signature over bytes without a label, as X.509 has it.
+    pub(crate) fn check_x509(&self, bytes: &[u8], signature: &[u8; 64]) -> Result<(), CertError> {
+        let signature = ed25519_dalek::Signature::from_bytes(signature);
         // Strict: every implementation accepts the same signatures (RFC 8032, 5.1.7, without cofactor).
-        self.0.verify_strict(&labelled(label, bytes), &signature).map_err(|_| CertError::Signature)
+        self.0.verify_strict(bytes, &signature).map_err(|_| CertError::Signature)
     }
 
     /// Checks the signature of a datagram. That this key is its sender's is for the caller to know.

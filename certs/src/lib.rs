@@ -1,14 +1,23 @@
 #![doc = env!("CARGO_PKG_DESCRIPTION")]
 
 mod author;
+mod cache;
+mod certificate;
 mod error;
+mod identity;
 mod intake;
 mod keys;
+pub mod pki;
+mod revocation;
 mod sequence;
+mod trust;
 
 pub use author::Author;
+pub use certificate::{Description, certificates_from_pem, crls_from_pem, describe};
 pub use error::CertError;
+pub use identity::{Device, Identity};
 pub use intake::Intake;
 pub use keys::{PublicKey, SigningKey, Verified};
 pub use muster_wire::{Signable, Signed};
 pub use sequence::SequenceWindow;
+pub use trust::TrustStore;
