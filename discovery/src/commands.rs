@@ -1,12 +1,13 @@
 //! What the driver can tell the machine besides datagrams and time.
 
+use muster_certs::TrustStore;
 use muster_wire::idp::{Goodbye, GroupState};
 use muster_wire::{Destination, Time};
 use rand_core::Rng;
 
+use crate::Discovery;
 use crate::config::{GOODBYES, REFUSED_HOLD};
 use crate::event::{GoneReason, Refusal};
-use crate::{Discovery, TrustStore};
 
 impl Discovery {
     /// What key agreement wants the others to know; a change triggers a hello.

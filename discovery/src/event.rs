@@ -4,12 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use muster_certs::CertError;
+use muster_certs::{CertError, Identity};
 use muster_wire::idp::GroupState;
 use muster_wire::{MemberId, Nonce};
 use thiserror::Error;
-
-use crate::Identity;
 
 /// What has happened.
 #[derive(Clone, Debug)]
@@ -112,9 +110,6 @@ pub enum Refusal {
     /// Its chain does not validate.
     #[error("{0}")]
     Certificate(#[from] CertError),
-    /// Its certificate has come to its end.
-    #[error("certificate expired")]
-    Expired,
     /// Its X25519 key is of low order.
     #[error("its public key is of low order")]
     WeakKey,

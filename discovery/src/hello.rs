@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use muster_certs::CertError;
 use muster_wire::idp::{Hello, Probe};
 use muster_wire::{Destination, Envelope, Kind, List, MemberId, Nonce, Time};
 use rand_core::Rng;
@@ -192,10 +193,11 @@ impl Discovery {
 
     pub(crate) fn look_at_certificates(&mut self, now: Time) {
         let unix = self.unix(now);
-        let expired: Vec<MemberId> =
-            self.peers.ups().filter(|(_, up)| unix > up.identity.not_after).map(|(member, _)| member).collect();
-        for member in expired {
-            self.refuse(now, member, None, Refusal::Expired, GoneReason::CertificateExpired);
+        let ends = self.peers.ups().map(|(member, up)| (member, up.identity.not_after));
+        let expired: Vec<(MemberId, u64)> = ends.filter(|(_, not_after)| unix > *not_after).collect();
+        for (member, not_after) in expired {
+            let reason = Refusal::Certificate(CertError::Expired { not_after });
+            self.refuse(now, member, None, reason, GoneReason::CertificateExpired);
         }
     }
 

@@ -21,7 +21,6 @@ mod probe;
 mod status;
 #[cfg(test)]
 mod tests;
-mod trust;
 
 pub use config::{Config, SetupError};
 pub use counters::{Counters, Dropped};
@@ -29,4 +28,3 @@ pub use event::{Event, GoneReason, JoinKind, PrefixError, Refusal};
 pub use machine::Discovery;
 pub use pairwise::Direction;
 pub use status::{NeighborState, NeighborStatus};
-pub use trust::{Identity, TrustStore};

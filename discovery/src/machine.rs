@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hkdf::Hkdf;
-use muster_certs::{Author, Intake};
+use muster_certs::{Author, Identity, Intake, TrustStore};
 use muster_wire::idp::{GroupState, MAX_CERTIFICATE, MAX_CHAIN, ProbeAnswer};
 use muster_wire::{Body, Bytes, Destination, Envelope, List, MemberId, Nonce, Time, Transmit};
 use rand_chacha::ChaCha20Rng;
@@ -25,7 +25,7 @@ use crate::pairwise::OwnKey;
 use crate::peers::{Peer, Peers};
 use crate::prefixes::OwnPrefixes;
 use crate::probe::Answers;
-use crate::{Config, Identity, SetupError, TrustStore};
+use crate::{Config, SetupError};
 
 /// The discovery protocol of one device.
 pub struct Discovery {

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use muster_certs::SequenceWindow;
+use muster_certs::{Identity, SequenceWindow};
 use muster_wire::idp::Hello;
 use muster_wire::{Kind, MemberId, Nonce, Time};
 
-use crate::Identity;
 use crate::config::{DEAD_INTERVALS, MAX_GONE, MAX_REFUSED, MAX_UP, MIN_SUSPECT_SPACING};
 use crate::event::Refusal;
 use crate::message;

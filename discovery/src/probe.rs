@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use muster_certs::{CertError, Identity};
 use muster_wire::idp::{Probe, ProbeAnswer};
 use muster_wire::{Bytes, Destination, Envelope, Header, Kind, Time};
 use rand_core::Rng;
 
+use crate::Discovery;
 use crate::candidates::{Candidate, Greeting, Key};
 use crate::counters::Dropped;
 use crate::event::{Event, GoneReason, JoinKind, Refusal};
@@ -15,7 +17,6 @@ use crate::machine::fingerprint;
 use crate::pairwise::End;
 use crate::peers::{Peer, Run, Up};
 use crate::prefixes::Announcing;
-use crate::{Discovery, Identity};
 
 /// Whom we have answered, and how much more we will.
 pub(crate) struct Answers {
@@ -164,7 +165,8 @@ impl Discovery {
             None => self.validate(now, from, &header, answer)?,
         };
         if self.unix(now) > identity.not_after {
-            self.refuse(now, header.sender, Some(from), Refusal::Expired, GoneReason::CertificateExpired);
+            let expired = Refusal::Certificate(CertError::Expired { not_after: identity.not_after });
+            self.refuse(now, header.sender, Some(from), expired, GoneReason::CertificateExpired);
             return Err(Dropped::Refused);
         }
         identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;

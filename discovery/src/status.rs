@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use muster_certs::Identity;
 use muster_wire::{MemberId, Time};
 
+use crate::Discovery;
 use crate::counters::Counters;
 use crate::event::Refusal;
 use crate::pairwise::Direction;
 use crate::peers::Peer;
-use crate::{Discovery, Identity};
 
 impl Discovery {
     /// Neighbours, up and refused.

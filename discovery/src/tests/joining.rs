@@ -161,7 +161,7 @@ fn a_stamp_that_goes_back_without_an_answer_changes_nothing() {
 #[test]
 fn an_untrusted_device_is_refused_once_and_asked_rarely() {
     let mut net = Net::of(&[1000]);
-    let evil = net.add(issue(66, "evil", false, u64::MAX), 1000);
+    let evil = net.add(issue(66, "evil", FAR), 1000);
     // Its own machine would not start with such a certificate: play its part by hand.
     let Device { key, chain, member } = net.nodes[evil].device.clone();
     let mut author = Author::new(key, GROUP, member, 5);

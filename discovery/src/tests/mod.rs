@@ -1,5 +1,6 @@
 //! A small network of machines, with its own time.
 
+mod certificates;
 mod gone;
 mod hostile;
 mod joining;
@@ -9,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ed25519_pair::{Device, issue};
-use muster_certs::{Author, SigningKey};
+use muster_certs::Author;
 use muster_wire::idp::GroupState;
 use muster_wire::{Destination, Envelope, GroupTag, Hash, Instance, Kind, MemberId, Time};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
+use self::certificates::{Device, FAR, issue, trust};
 use crate::{Config, Discovery, Dropped, Event, GoneReason, JoinKind, NeighborStatus};
 
 const GROUP: GroupTag = GroupTag([7; 16]);
@@ -26,34 +27,9 @@ fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// Certificates.
-mod ed25519_pair {
-    use super::*;
-
-    #[derive(Clone)]
-    pub(super) struct Device {
-        pub(super) key: SigningKey,
-        pub(super) chain: Vec<Vec<u8>>,
-        pub(super) member: MemberId,
-    }
-
-    pub(super) fn issue(seed: u8, organisation: &str, trusted: bool, not_after: u64) -> Device {
-        let key = SigningKey::from_seed(&[seed; 32]);
-        let mut leaf = if trusted { b"good".to_vec() } else { b"evil".to_vec() };
-        leaf.extend(key.public().to_bytes());
-        leaf.extend(not_after.to_be_bytes());
-        leaf.extend(format!("{organisation}-{seed}").bytes());
-        Device { key, member: crate::machine::fingerprint(&leaf), chain: vec![leaf] }
-    }
-}
-
-fn trust() -> crate::TrustStore {
-    crate::TrustStore
-}
-
 /// A device of an own nation each.
 fn device(seed: u8) -> Device {
-    issue(seed, &format!("nation{seed}"), true, u64::MAX)
+    issue(seed, &format!("nation{seed}"), FAR)
 }
 
 fn group_state(epoch: u64) -> GroupState {

@@ -106,7 +106,7 @@ fn what_overlaps_the_own_networks_is_refused_until_it_does_not() {
 fn two_routers_of_one_organisation_may_serve_one_lan() {
     let mut net = Net::new();
     for seed in [1, 2] {
-        let node = net.add(issue(seed, "alpha", true, u64::MAX), 1000);
+        let node = net.add(issue(seed, "alpha", FAR), 1000);
         net.start(node, 100);
         net.with(node, |machine, now| machine.set_prefixes(now, nets(&["2001:db8:a::/64"]))).unwrap();
     }
