@@ -1,0 +1,211 @@
+//! The laboratory: routers on one black bridge, a host on each red LAN.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::plan::{net4, net6};
+use crate::{
+    BLACK_DEVICE, BRIDGE, Error, GATEWAY_V4, GATEWAY_V6, HOST_DEVICE, Namespace, Plan, RED_DEVICE, Result, RouterPlan,
+    VethEnd, Watch,
+};
+
+/// A coalition without its daemons.
+///
+/// ```text
+///  host ─ eth0 ── red0 ─ router ─ black0 ── port1 ┐
+///                                                 ├ br0 (black namespace, the gateway of all)
+///  host ─ eth0 ── red0 ─ router ─ black0 ── port2 ┘
+/// ```
+///
+/// Nothing is blocked and nothing encrypted: routers have a default route into the black network, and the black
+/// namespace has routes to all red prefixes, so that what a daemon fails to stop does get through and is seen.
+/// Forwarding is off, as on a machine just installed.
+#[derive(Debug)]
+pub struct Coalition {
+    black: Namespace,
+    routers: Vec<Router>,
+    islands: usize,
+}
+
+/// A border router's namespace and that of the host behind it.
+#[derive(Debug)]
+pub struct Router {
+    /// Names and addresses.
+    pub plan: RouterPlan,
+    /// The router, with [`BLACK_DEVICE`] and [`RED_DEVICE`].
+    pub namespace: Namespace,
+    /// The host, with [`HOST_DEVICE`]; its default route is the router.
+    pub host: Namespace,
+}
+
+impl Coalition {
+    /// Builds what the plan says. All links are up and all addresses usable when it returns.
+    ///
+    /// # Errors
+    /// Without the privileges, or when the kernel lacks bridges or veth.
+    pub fn build(plan: Plan) -> Result<Self> {
+        let black = black_network(&plan)?;
+        let routers = plan.routers.into_iter().map(|plan| router(&black, plan)).collect::<Result<Vec<_>>>()?;
+        let coalition = Coalition { black, routers, islands: 0 };
+        if coalition.routers.len() > RESOLVED_BY_ASKING {
+            coalition.introduce_all()?;
+        }
+        Ok(coalition)
+    }
+
+    /// The namespace of the black network: capture here on [`BRIDGE`], inject from here.
+    pub fn black(&self) -> &Namespace {
+        &self.black
+    }
+
+    /// The routers in the order of the plan.
+    pub fn routers(&self) -> &[Router] {
+        &self.routers
+    }
+
+    /// What a capture of the black side must look for: this coalition's red addresses. `ports` are the two UDP ports
+    /// of the daemons. Markers are added as traffic starts.
+    pub fn watch(&self, ports: [u16; 2]) -> Watch {
+        let plans = || self.routers.iter().map(|router| &router.plan);
+        let hosts = plans().flat_map(|plan| [net4(plan.router_v4(), 32), net4(plan.host_v4(), 32)]);
+        Watch {
+            ports: ports.to_vec(),
+            markers: Vec::new(),
+            red_v6: plans().map(RouterPlan::red_v6).collect(),
+            red_v4: plans().map(RouterPlan::red_v4).chain(hosts).collect(),
+        }
+    }
+
+    /// Pulls the plug of a router's black link; the router sees its carrier go.
+    ///
+    /// # Errors
+    /// When there is no such router.
+    pub fn cut(&self, router: usize) -> Result<()> {
+        self.black.set_up(&self.router(router)?.plan.black_port(), false)
+    }
+
+    /// Puts the plug back.
+    ///
+    /// # Errors
+    /// When there is no such router.
+    pub fn mend(&self, router: usize) -> Result<()> {
+        self.black.set_up(&self.router(router)?.plan.black_port(), true)
+    }
+
+    /// Splits the black network without a sign to the routers: each group in `islands` gets a bridge of its own, cut
+    /// off from all others; routers in none of them stay together on [`BRIDGE`]. An island of one is a router that
+    /// nobody hears. Islands of an earlier call that are not named again stay.
+    ///
+    /// # Errors
+    /// When there is no such router.
+    pub fn partition(&mut self, islands: &[&[usize]]) -> Result<()> {
+        for island in islands {
+            self.islands += 1;
+            let bridge = format!("island{}", self.islands);
+            self.black.add_bridge(&bridge)?;
+            for &router in *island {
+                self.black.set_bridge(&self.router(router)?.plan.black_port(), &bridge)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all partitions.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn heal(&mut self) -> Result<()> {
+        for router in &self.routers {
+            self.black.set_bridge(&router.plan.black_port(), BRIDGE)?;
+        }
+        for island in 1..=std::mem::take(&mut self.islands) {
+            self.black.delete_link(&format!("island{island}"))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the largest packet of the whole black network, in bytes; IPv6 needs 1280.
+    ///
+    /// # Errors
+    /// When the size is outside the devices' limits.
+    pub fn set_black_mtu(&self, bytes: u32) -> Result<()> {
+        for router in &self.routers {
+            self.black.set_mtu(&router.plan.black_port(), bytes)?;
+            router.namespace.set_mtu(BLACK_DEVICE, bytes)?;
+        }
+        self.black.set_mtu(BRIDGE, bytes)
+    }
+
+    fn router(&self, index: usize) -> Result<&Router> {
+        let count = self.routers.len();
+        self.routers.get(index).ok_or_else(|| Error::Invalid(format!("no router {index}: there are {count}, from 0")))
+    }
+
+    fn introduce_all(&self) -> Result<()> {
+        for router in &self.routers {
+            let others = self.routers.iter().map(|other| &other.plan).filter(|other| **other != router.plan);
+            let neighbours: Vec<_> = others.flat_map(addresses_on_black).collect();
+            router.namespace.add_neighbours(BLACK_DEVICE, &neighbours)?;
+        }
+        Ok(())
+    }
+}
+
+/// All namespaces of a machine share one table of about a thousand neighbours (`gc_thresh3`), which a full mesh of
+/// more routers than this would overflow; permanent entries do not count.
+const RESOLVED_BY_ASKING: usize = 24;
+
+fn addresses_on_black(plan: &RouterPlan) -> [(IpAddr, [u8; 6]); 3] {
+    let addresses: [IpAddr; 3] =
+        [plan.black_v6().addr().into(), plan.black_link_local().into(), plan.black_v4().addr().into()];
+    addresses.map(|address| (address, plan.black_mac()))
+}
+
+fn black_network(plan: &Plan) -> Result<Namespace> {
+    let black = Namespace::new("black")?;
+    black.add_bridge(BRIDGE)?;
+    // Any router's prefix lengths: the network is one.
+    let (v6, v4) = (plan.routers[0].black_v6().prefix_len(), plan.routers[0].black_v4().prefix_len());
+    black.add_address(BRIDGE, net6(GATEWAY_V6, v6).into())?;
+    black.add_address(BRIDGE, net4(GATEWAY_V4, v4).into())?;
+    for router in &plan.routers {
+        for (prefix, via) in router.red_via_black() {
+            black.add_route(prefix, via)?;
+        }
+    }
+    Ok(black)
+}
+
+fn router(black: &Namespace, plan: RouterPlan) -> Result<Router> {
+    let namespace = Namespace::new(plan.name())?;
+    let host = Namespace::new(format!("host of {}", plan.name()))?;
+
+    let far = VethEnd { device: BLACK_DEVICE.to_owned(), mac: Some(plan.black_mac()) };
+    black.add_port(&plan.black_port().as_str().into(), BRIDGE, &namespace, &far)?;
+    for address in plan.on_black() {
+        namespace.add_address(BLACK_DEVICE, address)?;
+    }
+    default_routes(&namespace, [GATEWAY_V6.into(), GATEWAY_V4.into()])?;
+
+    namespace.add_veth(&RED_DEVICE.into(), &host, &HOST_DEVICE.into())?;
+    for address in plan.on_red(plan.router_v6(), plan.router_v4()) {
+        namespace.add_address(RED_DEVICE, address)?;
+    }
+    for address in plan.on_red(plan.host_v6(), plan.host_v4()) {
+        host.add_address(HOST_DEVICE, address)?;
+    }
+    default_routes(&host, [plan.router_v6().into(), plan.router_v4().into()])?;
+    Ok(Router { plan, namespace, host })
+}
+
+fn default_routes(namespace: &Namespace, routers: [IpAddr; 2]) -> Result<()> {
+    for via in routers {
+        let all: IpNet = match via {
+            IpAddr::V6(_) => net6(std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+            IpAddr::V4(_) => net4(std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+        };
+        namespace.add_route(all, via)?;
+    }
+    Ok(())
+}
