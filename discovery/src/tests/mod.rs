@@ -2,6 +2,7 @@
 
 mod certificates;
 mod gone;
+mod history;
 mod hostile;
 mod joining;
 mod prefixes;
@@ -71,6 +72,10 @@ struct Net {
     order: u64,
     /// Datagrams in hundred that are lost.
     loss: u32,
+    /// Datagrams in hundred that arrive twice.
+    duplicates: u32,
+    /// What comes at random to the delay; reorders.
+    jitter: Duration,
     /// From, to.
     cut: BTreeSet<(usize, usize)>,
     sent: Vec<Sent>,
@@ -87,6 +92,8 @@ impl Net {
             wire: BTreeMap::new(),
             order: 0,
             loss: 0,
+            duplicates: 0,
+            jitter: Duration::from_micros(200),
             cut: BTreeSet::new(),
             sent: Vec::new(),
             record: true,
@@ -208,9 +215,12 @@ impl Net {
     }
 
     fn put(&mut self, to: usize, from: SocketAddr, bytes: Vec<u8>) {
-        let jitter = Duration::from_micros(u64::from(self.rng.next_u32() % 200));
-        self.order += 1;
-        self.wire.insert((self.now + DELAY + jitter, self.order), (to, from, bytes));
+        let times = if self.rng.next_u32() % 100 < self.duplicates { 2 } else { 1 };
+        for _ in 0..times {
+            let jitter = Duration::from_micros(self.rng.next_u64() % self.jitter.as_micros() as u64);
+            self.order += 1;
+            self.wire.insert((self.now + DELAY + jitter, self.order), (to, from, bytes.clone()));
+        }
     }
 
     fn cut(&mut self, a: usize, b: usize) {
