@@ -70,7 +70,8 @@ impl Namespace {
     /// Runs `work` inside the namespace and returns what it returns; blocks as long as `work` does.
     ///
     /// Sockets opened by `work` stay in the namespace wherever they are used later. Calls from several threads run
-    /// side by side. A panic in `work` goes on in the caller.
+    /// side by side. A panic in `work` goes on in the caller. `/proc/net` there is still the main thread's: read
+    /// `/proc/thread-self/net`.
     ///
     /// # Errors
     /// When the namespace cannot be entered.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use muster_netlab::*;
 
 const GROUP_V6: &str = "[ff1e::1]:5000";
@@ -220,6 +221,30 @@ fn an_idle_coalition_shows_no_clear_text() {
     let all = [Kind::Own, Kind::Arp, Kind::Discovery, Kind::Igmp, Kind::Mld].into();
     assert!(wait_until(SOON, || kinds() == all), "{:?} {:?}", kinds(), capture.examples());
     assert_eq!((capture.stats().cleartext, capture.stats().esp), (0, 0), "{:?}", capture.examples());
+}
+
+#[test]
+fn sizes_and_addresses_change_at_run_time() {
+    if skip("sizes_and_addresses_change_at_run_time") {
+        return;
+    }
+    let coalition = Coalition::build(Plan::new(2, 2).unwrap()).unwrap();
+    let router = &coalition.routers()[1];
+    coalition.set_black_mtu(1400).unwrap();
+    assert_eq!(router.namespace.read_sysctl("ipv6/conf/black0/mtu").unwrap(), "1400");
+
+    let bind = |address: IpAddr| router.namespace.try_run("bind", || UdpSocket::bind((address, 0)));
+    for (old, new) in [
+        (IpNet::from(router.plan.black_v6()), "2001:db8:ffff::77/64"),
+        (IpNet::from(router.plan.black_v4()), "192.0.2.77/24"),
+    ] {
+        let new: IpNet = new.parse().unwrap();
+        router.namespace.add_address(BLACK_DEVICE, new).unwrap();
+        bind(new.addr()).unwrap();
+        bind(old.addr()).unwrap();
+        router.namespace.remove_address(BLACK_DEVICE, old).unwrap();
+        assert!(bind(old.addr()).is_err());
+    }
 }
 
 #[test]
