@@ -7,19 +7,30 @@
 //! Read in this order: `plane` (the trait), `sad` (security associations, the way of a packet), `esp` (formats,
 //! devices, threads), `mroute` (red multicast), `block`.
 
+mod block;
 mod config;
 mod error;
 mod esp;
+mod forwarding;
 mod ledger;
 mod memory;
+mod mroute;
+mod netlink;
 mod plane;
 mod policy;
+mod probe;
 mod sad;
+mod stop;
+mod sysctl;
 
+pub use block::{BlockConfig, Blocked, add_learned, block, is_blocked, remove_learned, unblock};
 pub use config::EspConfig;
 pub use error::Error;
+pub use esp::Userspace;
+pub use forwarding::enable_forwarding;
 pub use ledger::KeyLedger;
 pub use memory::Memory;
 pub use plane::{
     ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, REKEY_AT, Sa, SaId, SaKey, SaKind, SaStatus,
 };
+pub use probe::{Probe, probe};

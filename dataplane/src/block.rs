@@ -1,0 +1,278 @@
+//! The block: what makes a router with Muster fail closed, both ways.
+//!
+//! Nothing that comes in from red leaves but to the own red prefixes and through the tunnel; nothing that comes in
+//! from black goes further than the router itself. It is kernel state alone (rules and routes) and outlives the
+//! daemon, however that ends. For each family, in the order the kernel reads its rules:
+//!
+//! | priority | rule | |
+//! |---|---|---|
+//! | 0 | `lookup local` | the kernel's: what is for the router itself |
+//! | 10 + i | `iif BLACK unreachable` | no clear text from black |
+//! | 30 + 2i | `iif RED lookup 0x4d00 + i` | own red prefixes, learned ones by the tunnel, `unreachable default` |
+//! | 31 + 2i | `iif RED unreachable` | the same again, should the table be empty |
+//!
+//! i is the instance; the tunnel's device counts as red. For multicast routing, whose rules are others:
+//! `iif BLACK` and `iif RED` both look into the table 0x4d00 + i, whose interfaces are the red ones and the tunnel,
+//! never black, and which forwards nothing while no daemon runs. So a multicast router beside us (PIM) sees nothing
+//! of red either.
+
+use ipnet::IpNet;
+use rtnetlink::Handle;
+use tracing::{debug, warn};
+
+use crate::Error;
+use crate::config::{check_instance, check_interface_name};
+use crate::mroute;
+use crate::netlink::{self, Action, Owner, Route, Rule, RuleFamily};
+
+const TABLE: u32 = 0x4d00;
+const BLACK_PRIORITY: u32 = 10;
+const RED_PRIORITY: u32 = 30;
+const MULTICAST_PRIORITY: u32 = 10;
+
+/// What to block. The interfaces need not exist yet: rules hold by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockConfig {
+    /// 0 to 15; routing table and priorities follow from it.
+    pub instance: u8,
+    /// Name of the black interface.
+    pub black: String,
+    /// Names of the red interfaces.
+    pub reds: Vec<String>,
+    /// Name of the tunnel's device.
+    pub device: String,
+    /// Prefixes on the red interfaces.
+    pub own_prefixes: Vec<IpNet>,
+}
+
+/// What [`block`] could not do yet. Nothing passes that should not; something may not pass that could.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blocked {
+    /// Own prefixes that no red interface that is up has an address in: call again when they are there.
+    pub pending: Vec<IpNet>,
+}
+
+/// Sets the block, or brings one that stands to this configuration; at no moment is less blocked than before or
+/// after. Both families.
+///
+/// # Errors
+/// A configuration that cannot work, a rule set in which ours would cut off local delivery, or what the kernel
+/// refuses (CAP_NET_ADMIN is needed).
+pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
+    check(config)?;
+    // Also makes the kernel load IPv6, if that is a module: a family that appears later would not be blocked.
+    mroute::create_tables(table(config.instance))?;
+    netlink::run(async |handle| {
+        for family in RuleFamily::UNICAST {
+            let local = netlink::rules(handle, family).await?.local_priority;
+            if local >= BLACK_PRIORITY {
+                return Err(Error::Config(format!(
+                    "the {family:?} rule for table local has priority {local}; behind the block it would cut the \
+                     router itself off: move it back to 0 (ip rule add pref 0 table local)"
+                )));
+            }
+        }
+        let wanted = wanted_rules(config);
+        let (lookups, stops): (Vec<_>, Vec<_>) =
+            wanted.iter().partition(|rule| RuleFamily::UNICAST.contains(&rule.family) && is_lookup(rule));
+        add_rules(handle, &stops).await?;
+        let pending = set_routes(handle, config).await?;
+        add_rules(handle, &lookups).await?;
+        for rule in present_rules(handle, config.instance).await? {
+            if !wanted.contains(&rule) {
+                rule.remove(handle).await?;
+            }
+        }
+        Ok(Blocked { pending })
+    })
+}
+
+/// Takes the block of this instance away, whatever interfaces it was set for.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn unblock(instance: u8) -> Result<(), Error> {
+    check_instance(instance)?;
+    netlink::run(async |handle| {
+        for route in netlink::routes(handle, table(instance)).await? {
+            route.remove(handle).await?;
+        }
+        for rule in present_rules(handle, instance).await? {
+            rule.remove(handle).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Whether all rules of this configuration stand.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn is_blocked(config: &BlockConfig) -> Result<bool, Error> {
+    check(config)?;
+    netlink::run(async |handle| {
+        let present = present_rules(handle, config.instance).await?;
+        Ok(wanted_rules(config).iter().all(|rule| present.contains(rule)))
+    })
+}
+
+/// Lets red reach `prefixes` through the tunnel `device`; known ones are passed over. They go with the device.
+///
+/// # Errors
+/// No such device, or what the kernel refuses.
+pub fn add_learned(instance: u8, device: &str, prefixes: &[IpNet]) -> Result<(), Error> {
+    check_instance(instance)?;
+    netlink::run(async |handle| {
+        for route in learned(handle, instance, device, prefixes).await? {
+            route.add(handle).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Undoes [`add_learned`]; unknown ones are passed over.
+///
+/// # Errors
+/// No such device, or what the kernel refuses.
+pub fn remove_learned(instance: u8, device: &str, prefixes: &[IpNet]) -> Result<(), Error> {
+    check_instance(instance)?;
+    netlink::run(async |handle| {
+        for route in learned(handle, instance, device, prefixes).await? {
+            route.remove(handle).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Number of the routing tables, unicast and multicast, of an instance.
+pub(crate) fn table(instance: u8) -> u32 {
+    TABLE + u32::from(instance)
+}
+
+/// The rule that makes multicast from `interface` a matter of our table.
+pub(crate) fn multicast_rule(family: RuleFamily, instance: u8, interface: &str) -> Rule {
+    let priority = MULTICAST_PRIORITY + u32::from(instance);
+    Rule { family, priority, interface: interface.to_owned(), action: Action::Lookup(table(instance)) }
+}
+
+fn check(config: &BlockConfig) -> Result<(), Error> {
+    check_instance(config.instance)?;
+    for name in reds(config).chain([config.black.as_str()]) {
+        check_interface_name(name)?;
+    }
+    if reds(config).any(|red| red == config.black) {
+        return Err(Error::Config(format!("interface {} is both black and red", config.black)));
+    }
+    Ok(())
+}
+
+fn reds(config: &BlockConfig) -> impl Iterator<Item = &str> {
+    config.reds.iter().chain([&config.device]).map(String::as_str)
+}
+
+fn wanted_rules(config: &BlockConfig) -> Vec<Rule> {
+    let i = u32::from(config.instance);
+    let mut rules = Vec::new();
+    for family in RuleFamily::UNICAST {
+        let mut add = |priority, interface: &str, action| {
+            rules.push(Rule { family, priority, interface: interface.to_owned(), action });
+        };
+        add(BLACK_PRIORITY + i, &config.black, Action::Unreachable);
+        for red in reds(config) {
+            add(RED_PRIORITY + 1 + 2 * i, red, Action::Unreachable);
+            add(RED_PRIORITY + 2 * i, red, Action::Lookup(table(config.instance)));
+        }
+    }
+    for family in RuleFamily::MULTICAST {
+        let interfaces = reds(config).chain([config.black.as_str()]);
+        rules.extend(interfaces.map(|name| multicast_rule(family, config.instance, name)));
+    }
+    rules
+}
+
+fn is_lookup(rule: &Rule) -> bool {
+    matches!(rule.action, Action::Lookup(_))
+}
+
+async fn add_rules(handle: &Handle, rules: &[&Rule]) -> Result<(), Error> {
+    for rule in rules {
+        if !rule.add(handle).await? {
+            debug!(?rule, "the kernel does not have this family: nothing to block in it");
+        }
+    }
+    Ok(())
+}
+
+/// The rules of an instance that stand, of this configuration or an older one. Lookups first: taken away in this
+/// order, what remains blocks more, not less.
+async fn present_rules(handle: &Handle, instance: u8) -> Result<Vec<Rule>, Error> {
+    let i = u32::from(instance);
+    let mut present = Vec::new();
+    for family in RuleFamily::ALL {
+        let multicast = RuleFamily::MULTICAST.contains(&family);
+        let is_ours = |rule: &Rule| match rule.action {
+            Action::Lookup(to) if multicast => to == table(instance) && rule.priority == MULTICAST_PRIORITY + i,
+            Action::Lookup(to) => to == table(instance) && rule.priority == RED_PRIORITY + 2 * i,
+            Action::Unreachable => [BLACK_PRIORITY + i, RED_PRIORITY + 1 + 2 * i].contains(&rule.priority),
+        };
+        present.extend(netlink::rules(handle, family).await?.ours.into_iter().filter(is_ours));
+    }
+    present.sort_by_key(|rule| !is_lookup(rule));
+    Ok(present)
+}
+
+/// Brings the block's own routes to the configuration; the own prefixes that have no interface yet.
+async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<Vec<IpNet>, Error> {
+    let table = table(config.instance);
+    let route = |prefix, interface| Route { table, prefix, interface, owner: Owner::Block };
+    let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
+    let mut wanted: Vec<Route> = everything.into_iter().map(|prefix| route(prefix, None)).collect();
+    let mut pending = Vec::new();
+
+    let links = red_links(handle, &config.reds).await?;
+    for prefix in config.own_prefixes.iter().map(IpNet::trunc) {
+        let has_address = |networks: &[IpNet]| networks.iter().any(|net| prefix.contains(&net.addr()));
+        let mut candidates = links.iter().filter(|(_, networks)| has_address(networks));
+        let only = if config.reds.len() == 1 { links.first() } else { None };
+        match candidates.next().or(only) {
+            Some((index, _)) => wanted.push(route(prefix, Some(*index))),
+            None => pending.push(prefix),
+        }
+    }
+    for old in netlink::routes(handle, table).await? {
+        if old.owner == Owner::Block && !wanted.contains(&old) {
+            old.remove(handle).await?;
+        }
+    }
+    for new in wanted {
+        if !new.add(handle).await? && new.interface.is_some() {
+            pending.push(new.prefix);
+        }
+    }
+    if !pending.is_empty() {
+        warn!(?pending, "own prefixes on no red interface that is up: red hosts there are not reached from other reds");
+    }
+    Ok(pending)
+}
+
+/// Index and networks of the red interfaces that are there and up.
+async fn red_links(handle: &Handle, reds: &[String]) -> Result<Vec<(u32, Vec<IpNet>)>, Error> {
+    let mut links = Vec::new();
+    for name in reds {
+        if let Some(link) = netlink::link(handle, name).await?.filter(|link| link.up) {
+            links.push((link.index, netlink::networks(handle, link.index).await?));
+        }
+    }
+    Ok(links)
+}
+
+async fn learned(handle: &Handle, instance: u8, device: &str, prefixes: &[IpNet]) -> Result<Vec<Route>, Error> {
+    let link = netlink::link(handle, device).await?.ok_or_else(|| Error::NoInterface { name: device.to_owned() })?;
+    let route = |prefix: &IpNet| Route {
+        table: table(instance),
+        prefix: prefix.trunc(),
+        interface: Some(link.index),
+        owner: Owner::Daemon,
+    };
+    Ok(prefixes.iter().map(route).collect())
+}

@@ -1,0 +1,141 @@
+//! Multicast between the red interfaces and the tunnel, forwarded by the kernel.
+//!
+//! The daemon holds the routing socket of a multicast table of its own, whose interfaces are the red ones and the
+//! tunnel, never black. When the kernel meets a new flow (S,G) it asks, and gets an entry: from red to the tunnel
+//! and the other red interfaces, from the tunnel to all red ones. What may not cross gets an entry that leads
+//! nowhere, so that the kernel does not ask again: its queue of open questions is short, and shared.
+
+mod flows;
+mod kernel;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+
+use crate::block::{multicast_rule, table};
+use crate::config::EspConfig;
+use crate::netlink::{self, RuleFamily};
+use crate::policy::{Inner, is_carried};
+use crate::sad::Sad;
+use crate::stop::{Stop, Workers};
+use crate::{Error, mroute::flows::Flows};
+use kernel::{Family, Flow, MAX_VIFS, RoutingSocket, Upcall};
+
+/// The tunnel's number among the interfaces of the table; red ones follow.
+const TUNNEL: u16 = 0;
+
+/// Starts forwarding: one thread a family, which ends with `workers`. `sad` says which groups are carried and which
+/// prefixes are the own ones.
+pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut Workers) -> Result<(), Error> {
+    if config.reds.len() >= MAX_VIFS {
+        return Err(Error::Config(format!("red.interfaces: at most {} can be forwarded between", MAX_VIFS - 1)));
+    }
+    let indices = netlink::run(async |handle| {
+        let mut indices = Vec::new();
+        for name in [&config.device].into_iter().chain(&config.reds) {
+            let link = netlink::link(handle, name).await?;
+            indices.push(link.ok_or_else(|| Error::NoInterface { name: name.clone() })?.index);
+            // Part of the block; here too, so that forwarding does not depend on who started us.
+            for family in RuleFamily::MULTICAST {
+                multicast_rule(family, config.instance, name).add(handle).await?;
+            }
+        }
+        Ok(indices)
+    })?;
+    for (family, thread) in [(Family::Ipv4, "muster-mroute4"), (Family::Ipv6, "muster-mroute6")] {
+        let Some(router) = Router::start(family, config, &indices, sad.clone())? else { continue };
+        workers
+            .spawn(thread, move |stop| router.run(&stop))
+            .map_err(Error::io(|| format!("starting the thread {thread}")))?;
+    }
+    Ok(())
+}
+
+/// Makes the tables, so that rules that lead to them lead somewhere: past a table that is not there the kernel goes
+/// on to the next rule, and in the end to everybody's table.
+pub(crate) fn create_tables(table: u32) -> Result<(), Error> {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        open(family, table)?;
+    }
+    Ok(())
+}
+
+/// `None`: the kernel does not have the family.
+fn open(family: Family, table: u32) -> Result<Option<RoutingSocket>, Error> {
+    match RoutingSocket::open(family, table) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(None),
+        Err(e) => {
+            let what = || {
+                format!(
+                    "opening {family:?} multicast routing table {table}; needs CAP_NET_ADMIN, CAP_NET_RAW and a \
+                     kernel with multicast routing and policy routing of it"
+                )
+            };
+            Err(Error::io(what)(e))
+        }
+    }
+}
+
+/// Answers the kernel's questions, of one family.
+struct Router {
+    socket: RoutingSocket,
+    sad: Arc<Sad>,
+    /// Interfaces in the table: the tunnel, then the red ones.
+    vifs: u16,
+    flows: Flows,
+}
+
+impl Router {
+    fn start(family: Family, config: &EspConfig, indices: &[u32], sad: Arc<Sad>) -> Result<Option<Self>, Error> {
+        let table = table(config.instance);
+        let Some(socket) = open(family, table)? else { return Ok(None) };
+        let what = || format!("taking {family:?} multicast routing table {table}; another daemon of this instance?");
+        socket.start().map_err(Error::io(what))?;
+        let names = [&config.device].into_iter().chain(&config.reds);
+        for ((vif, ifindex), name) in (0..).zip(indices).zip(names) {
+            let what = || format!("interface {name}: adding it to {family:?} multicast routing");
+            socket.add_vif(vif, *ifindex).map_err(Error::io(what))?;
+        }
+        Ok(Some(Router { socket, sad, vifs: indices.len() as u16, flows: Flows::default() }))
+    }
+
+    fn run(mut self, stop: &Stop) {
+        loop {
+            match stop.wait(self.socket.as_fd()) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) => return warn!("multicast forwarding ends: {e}"),
+            }
+            loop {
+                match self.socket.next_upcall() {
+                    Ok(Some(upcall)) => self.answer(&upcall),
+                    Ok(None) => break,
+                    // ENOBUFS and the like: questions were lost, the kernel asks again.
+                    Err(e) => debug!("reading an upcall: {e}"),
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, upcall: &Upcall) {
+        let policy = self.sad.policy();
+        let inner = Inner { source: upcall.flow.source, destination: upcall.flow.group, len: 0 };
+        // What comes from the tunnel was checked against its sender when it was decrypted.
+        let from_tunnel = upcall.vif == TUNNEL;
+        let admitted = is_carried(&policy.groups, upcall.flow.group)
+            && upcall.vif < self.vifs
+            && (from_tunnel || policy.admits_outbound(&inner));
+        let out: Vec<u16> =
+            if admitted { (0..self.vifs).filter(|vif| *vif != upcall.vif).collect() } else { Vec::new() };
+        debug!(source = %upcall.flow.source, group = %upcall.flow.group, vif = upcall.vif, admitted, "new flow");
+        if let Err(e) = self.socket.add_flow(&upcall.flow, upcall.vif, &out) {
+            return warn!(source = %upcall.flow.source, group = %upcall.flow.group, "flow not forwarded: {e}");
+        }
+        if let Some((flow, parent)) = self.flows.insert(upcall.flow, upcall.vif, admitted) {
+            // The kernel may have dropped it by itself, with its interface.
+            let _ = self.socket.remove_flow(&flow, parent);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Links, addresses, rules and routes, by netlink.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::thread;
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+
+use crate::Error;
+
+/// Runs `task` with a netlink connection in the calling thread's network namespace, and waits for it.
+///
+/// On a thread of its own (which inherits the namespace), so that it may be called from within any runtime.
+pub(crate) fn run<T: Send>(task: impl AsyncFnOnce(&Handle) -> Result<T, Error> + Send) -> Result<T, Error> {
+    let work = || {
+        let what = || "opening a netlink socket".to_owned();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::io(what))?;
+        runtime.block_on(async {
+            let (connection, handle, _messages) = rtnetlink::new_connection().map_err(Error::io(what))?;
+            tokio::spawn(connection);
+            task(&handle).await
+        })
+    };
+    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The part of an interface that matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+}
+
+/// `None`: there is no such interface.
+pub(crate) async fn link(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {
+    let found = handle.link().get().match_name(name.to_owned()).execute().try_next().await;
+    let message = match found {
+        Ok(Some(message)) => message,
+        Ok(None) => return Ok(None),
+        Err(e) if errno(&e) == Some(libc::ENODEV) => return Ok(None),
+        Err(e) => return Err(failed(format!("looking for interface {name}"), e)),
+    };
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    let up = message.header.flags.contains(LinkFlags::Up);
+    Ok(Some(Link { index: message.header.index, mtu: mtu.unwrap_or(0), up }))
+}
+
+/// The networks of an interface's own addresses.
+pub(crate) async fn networks(handle: &Handle, index: u32) -> Result<Vec<IpNet>, Error> {
+    let request = handle.address().get().set_link_index_filter(index).execute();
+    let messages: Vec<_> =
+        request.try_collect().await.map_err(|e| failed("reading the addresses of an interface".into(), e))?;
+    let network = |message: &rtnetlink::packet_route::address::AddressMessage| {
+        let address = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        });
+        IpNet::new(address?, message.header.prefix_len).ok()
+    };
+    Ok(messages.iter().filter_map(network).collect())
+}
+
+/// Which set of rules: the two of unicast routing, the two of multicast routing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RuleFamily {
+    Ipv4,
+    Ipv6,
+    /// RTNL_FAMILY_IPMR
+    Ipv4Multicast,
+    /// RTNL_FAMILY_IP6MR
+    Ipv6Multicast,
+}
+
+impl RuleFamily {
+    pub(crate) const ALL: [RuleFamily; 4] = [Self::Ipv4, Self::Ipv6, Self::Ipv4Multicast, Self::Ipv6Multicast];
+    pub(crate) const UNICAST: [RuleFamily; 2] = [Self::Ipv4, Self::Ipv6];
+    pub(crate) const MULTICAST: [RuleFamily; 2] = [Self::Ipv4Multicast, Self::Ipv6Multicast];
+
+    fn code(self) -> AddressFamily {
+        match self {
+            RuleFamily::Ipv4 => AddressFamily::Inet,
+            RuleFamily::Ipv6 => AddressFamily::Inet6,
+            RuleFamily::Ipv4Multicast => AddressFamily::from(128),
+            RuleFamily::Ipv6Multicast => AddressFamily::from(129),
+        }
+    }
+}
+
+/// A routing rule of ours: for what comes in from the interface of that name, there now or later.
+///
+/// Rules and routes are marked as the kernel's own (RTPROT_KERNEL): systemd-networkd removes what it does not know
+/// except those, and the block must outlive its restarts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) family: RuleFamily,
+    pub(crate) priority: u32,
+    pub(crate) interface: String,
+    pub(crate) action: Action,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Lookup(u32),
+    Unreachable,
+}
+
+impl Rule {
+    /// Adds it; it may be there already. False: the kernel does not have this family.
+    pub(crate) async fn add(&self, handle: &Handle) -> Result<bool, Error> {
+        let mut request = handle.rule().add();
+        *request.message_mut() = self.message();
+        match request.execute().await {
+            Err(e) if errno(&e) == Some(libc::EAFNOSUPPORT) => Ok(false),
+            Err(e) if errno(&e) != Some(libc::EEXIST) => Err(failed(format!("adding the rule {self:?}"), e)),
+            _ => Ok(true),
+        }
+    }
+
+    /// Removes it; it may be gone already.
+    pub(crate) async fn remove(&self, handle: &Handle) -> Result<(), Error> {
+        match handle.rule().del(self.message()).execute().await {
+            Err(e) if errno(&e) != Some(libc::ENOENT) => Err(failed(format!("removing the rule {self:?}"), e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn message(&self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = self.family.code();
+        message.attributes = vec![
+            RuleAttribute::Iifname(self.interface.clone()),
+            RuleAttribute::Priority(self.priority),
+            RuleAttribute::Protocol(RouteProtocol::Kernel),
+        ];
+        match self.action {
+            Action::Unreachable => message.header.action = RuleAction::Unreachable,
+            Action::Lookup(table) => {
+                message.header.action = RuleAction::ToTable;
+                message.attributes.push(RuleAttribute::Table(table));
+            }
+        }
+        message
+    }
+
+    /// `None`: not of the form that ours have.
+    fn of(family: RuleFamily, message: &RuleMessage) -> Option<Rule> {
+        let find = |pick: fn(&RuleAttribute) -> Option<u32>| message.attributes.iter().find_map(pick);
+        let kernel = RuleAttribute::Protocol(RouteProtocol::Kernel);
+        let interface = message.attributes.iter().find_map(|attribute| match attribute {
+            RuleAttribute::Iifname(name) => Some(name.clone()),
+            _ => None,
+        });
+        let action = match message.header.action {
+            RuleAction::Unreachable => Action::Unreachable,
+            RuleAction::ToTable => Action::Lookup(table_of(message)),
+            _ => return None,
+        };
+        message.attributes.contains(&kernel).then_some(())?;
+        Some(Rule { family, priority: find(priority)?, interface: interface?, action })
+    }
+}
+
+fn priority(attribute: &RuleAttribute) -> Option<u32> {
+    match attribute {
+        RuleAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    }
+}
+
+fn table_of(message: &RuleMessage) -> u32 {
+    let wide = message.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    wide.unwrap_or(message.header.table.into())
+}
+
+/// What the rules of a family say.
+pub(crate) struct Rules {
+    /// Those of the form that ours have, whoever made them.
+    pub(crate) ours: Vec<Rule>,
+    /// Where local delivery comes (the kernel's default: 0).
+    pub(crate) local_priority: u32,
+}
+
+/// Empty if the kernel does not have the family.
+pub(crate) async fn rules(handle: &Handle, family: RuleFamily) -> Result<Rules, Error> {
+    let mut request = handle.rule().get(IpVersion::V4);
+    request.message_mut().header.family = family.code();
+    let messages: Vec<RuleMessage> = match request.execute().try_collect().await {
+        Err(e) if errno(&e) == Some(libc::EAFNOSUPPORT) => Vec::new(),
+        other => other.map_err(|e| failed(format!("reading the rules of {family:?}"), e))?,
+    };
+    // For a family that is not there a dump may answer with the rules of all others.
+    let messages: Vec<_> = messages.into_iter().filter(|m| m.header.family == family.code()).collect();
+    let local = messages.iter().filter(|message| table_of(message) == u32::from(libc::RT_TABLE_LOCAL));
+    let local_priority = local.map(|message| message.attributes.iter().find_map(priority).unwrap_or(0)).min();
+    Ok(Rules {
+        ours: messages.iter().filter_map(|message| Rule::of(family, message)).collect(),
+        local_priority: local_priority.unwrap_or(0),
+    })
+}
+
+/// A route of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) table: u32,
+    pub(crate) prefix: IpNet,
+    /// Index of the interface it leads to; `None`: unreachable.
+    pub(crate) interface: Option<u32>,
+    pub(crate) owner: Owner,
+}
+
+/// Who keeps a route up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Block,
+    Daemon,
+}
+
+impl Owner {
+    fn protocol(self) -> RouteProtocol {
+        match self {
+            // See `Rule`.
+            Owner::Block => RouteProtocol::Kernel,
+            // Not known to any other daemon.
+            Owner::Daemon => RouteProtocol::from(77),
+        }
+    }
+}
+
+impl Route {
+    /// Adds it; it may be there already. False: not possible now, for the interface is down or the family absent.
+    pub(crate) async fn add(&self, handle: &Handle) -> Result<bool, Error> {
+        match handle.route().add(self.message()).execute().await {
+            Ok(()) => Ok(true),
+            Err(e) => match errno(&e) {
+                Some(libc::EEXIST) => Ok(true),
+                Some(libc::ENETDOWN | libc::ENODEV | libc::EAFNOSUPPORT) => Ok(false),
+                // IPv6 is switched off on the interface.
+                Some(libc::EACCES | libc::EOPNOTSUPP) if self.prefix.addr().is_ipv6() => Ok(false),
+                _ => Err(failed(format!("adding the route to {} in table {}", self.prefix, self.table), e)),
+            },
+        }
+    }
+
+    /// Removes it; it may be gone already.
+    pub(crate) async fn remove(&self, handle: &Handle) -> Result<(), Error> {
+        match handle.route().del(self.message()).execute().await {
+            Err(e) if !matches!(errno(&e), Some(libc::ESRCH | libc::ENODEV)) => {
+                Err(failed(format!("removing the route to {} in table {}", self.prefix, self.table), e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn message(&self) -> RouteMessage {
+        let mut message = match self.prefix {
+            IpNet::V4(net) => {
+                let scope = if self.interface.is_some() { RouteScope::Link } else { RouteScope::Universe };
+                RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(net.network(), net.prefix_len())
+                    .scope(scope)
+                    .build()
+            }
+            IpNet::V6(net) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(net.network(), net.prefix_len()).build()
+            }
+        };
+        message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        message.attributes.push(RouteAttribute::Table(self.table));
+        message.header.protocol = self.owner.protocol();
+        match self.interface {
+            Some(index) => message.attributes.push(RouteAttribute::Oif(index)),
+            None => message.header.kind = RouteType::Unreachable,
+        }
+        message
+    }
+
+    /// `None`: not of the form that ours have.
+    fn of(message: &RouteMessage) -> Option<Route> {
+        let header = &message.header;
+        let find = |pick: fn(&RouteAttribute) -> Option<u32>| message.attributes.iter().find_map(pick);
+        let table = find(|a| if let RouteAttribute::Table(table) = a { Some(*table) } else { None });
+        let oif = find(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None });
+        let destination = message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+            _ => None,
+        });
+        let default: IpAddr = match header.address_family {
+            AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => return None,
+        };
+        let interface = match header.kind {
+            RouteType::Unicast => Some(oif?),
+            RouteType::Unreachable => None,
+            _ => return None,
+        };
+        let owner = [Owner::Block, Owner::Daemon].into_iter().find(|owner| owner.protocol() == header.protocol)?;
+        let prefix = IpNet::new(destination.unwrap_or(default), header.destination_prefix_length).ok()?;
+        Some(Route { table: table.unwrap_or(header.table.into()), prefix, interface, owner })
+    }
+}
+
+/// Our routes in `table`, of both families.
+pub(crate) async fn routes(handle: &Handle, table: u32) -> Result<Vec<Route>, Error> {
+    let mut routes = Vec::new();
+    for message in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+        let messages: Vec<_> = match handle.route().get(message).execute().try_collect().await {
+            Err(e) if errno(&e) == Some(libc::EAFNOSUPPORT) => Vec::new(),
+            other => other.map_err(|e| failed("reading the routes".into(), e))?,
+        };
+        routes.extend(messages.iter().filter_map(Route::of).filter(|route| route.table == table));
+    }
+    Ok(routes)
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().abs()),
+        _ => None,
+    }
+}
+
+fn failed(what: String, error: rtnetlink::Error) -> Error {
+    let source = match &error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other.to_string()),
+    };
+    Error::Io { what, source }
+}

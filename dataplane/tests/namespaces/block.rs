@@ -1,0 +1,286 @@
+//! The block, against a router that forwards everything without it.
+
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+
+use muster_dataplane::{
+    BlockConfig, Blocked, add_learned, block, enable_forwarding, is_blocked, remove_learned, unblock,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::lab::{self, Capture, Ns, cable, multicast_from, receive, udp, until};
+
+const MARKER: &[u8; 16] = b"clear text 4711!";
+
+/// Two red hosts and a black one around a router, whose default route leads to black.
+struct Lab {
+    router: Ns,
+    red0: Ns,
+    red1: Ns,
+    black: Ns,
+}
+
+/// A host and its end of the router, in both families.
+struct Place<'a> {
+    ns: &'a Ns,
+    hosts: [&'static str; 2],
+    routers: [&'static str; 2],
+}
+
+impl Lab {
+    fn new() -> Self {
+        let [router, red0, red1, black] = std::array::from_fn(|_| Ns::new());
+        Lab { router, red0, red1, black }
+    }
+
+    fn plug(&self) {
+        cable(
+            (&self.router, "red0", &["2001:db8:a::1/64", "10.1.0.1/24"]),
+            (&self.red0, "eth0", &["2001:db8:a::2/64", "10.1.0.2/24"]),
+        );
+        cable(
+            (&self.router, "red1", &["2001:db8:a1::1/64", "10.1.1.1/24"]),
+            (&self.red1, "eth0", &["2001:db8:a1::2/64", "10.1.1.2/24"]),
+        );
+        cable(
+            (&self.router, "black", &["fd00::1/64", "192.0.2.1/24"]),
+            (&self.black, "eth0", &["fd00::2/64", "192.0.2.2/24"]),
+        );
+        for (ns, gateways) in [
+            (&self.red0, ["2001:db8:a::1", "10.1.0.1"]),
+            (&self.red1, ["2001:db8:a1::1", "10.1.1.1"]),
+            (&self.black, ["fd00::1", "192.0.2.1"]),
+            (&self.router, ["fd00::2", "192.0.2.2"]),
+        ] {
+            gateways.iter().for_each(|gateway| ns.default_route(gateway));
+        }
+        self.router.run(|| enable_forwarding("black").unwrap());
+    }
+
+    fn red0(&self) -> Place<'_> {
+        Place { ns: &self.red0, hosts: ["[2001:db8:a::2]", "10.1.0.2"], routers: ["[2001:db8:a::1]", "10.1.0.1"] }
+    }
+
+    fn red1(&self) -> Place<'_> {
+        Place { ns: &self.red1, hosts: ["[2001:db8:a1::2]", "10.1.1.2"], routers: ["[2001:db8:a1::1]", "10.1.1.1"] }
+    }
+
+    fn black(&self) -> Place<'_> {
+        Place { ns: &self.black, hosts: ["[fd00::2]", "192.0.2.2"], routers: ["[fd00::1]", "192.0.2.1"] }
+    }
+
+    /// Whether what `from` sends to `to` arrives, by family (IPv6, IPv4). Behind it a fence goes the same way in two
+    /// steps, by the router itself: it must arrive whatever is blocked, and what it overtook never will.
+    fn crosses(&self, from: &Place, to: &Place) -> [bool; 2] {
+        [0, 1].map(|family| self.crosses_in(family, from, to))
+    }
+
+    fn crosses_in(&self, family: usize, from: &Place, to: &Place) -> bool {
+        let bind = |ns: &Ns, address: &str| udp(ns, &format!("{address}:4000"));
+        let (sender, receiver) = (bind(from.ns, from.hosts[family]), bind(to.ns, to.hosts[family]));
+        let entry = bind(&self.router, from.routers[family]);
+        let exit = udp(&self.router, &format!("{}:4001", to.routers[family]));
+        for _ in 0..5 {
+            sender.send_to(MARKER, (from_text(to.hosts[family]), 4000)).unwrap();
+        }
+        self.fence(&sender, from.routers[family], &entry);
+        let mut crossed = false;
+        until("the fence arrives", || {
+            exit.send_to(b"fence", (from_text(to.hosts[family]), 4000)).unwrap();
+            match receive(&receiver) {
+                Some(payload) if payload == MARKER => {
+                    crossed = true;
+                    false
+                }
+                other => other.is_some(),
+            }
+        });
+        crossed
+    }
+
+    /// From a host to the router's own address: for the router itself, so never blocked.
+    fn fence(&self, sender: &UdpSocket, router: &str, entry: &UdpSocket) {
+        until("the router itself is reached", || {
+            sender.send_to(b"fence", (from_text(router), 4000)).unwrap();
+            receive(entry).is_some()
+        });
+    }
+}
+
+fn from_text(address: &str) -> std::net::IpAddr {
+    address.trim_matches(['[', ']']).parse().unwrap()
+}
+
+fn config() -> BlockConfig {
+    BlockConfig {
+        instance: 2,
+        black: "black".into(),
+        reds: vec!["red0".into(), "red1".into()],
+        device: "muster0".into(),
+        own_prefixes: ["2001:db8:a::/64", "2001:db8:a1::/64", "10.1.0.0/24", "10.1.1.0/24"]
+            .map(|net| net.parse().unwrap())
+            .to_vec(),
+    }
+}
+
+#[test]
+fn nothing_crosses_in_clear() {
+    if lab::skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.plug();
+    let (red0, red1, black) = (lab.red0(), lab.red1(), lab.black());
+    let both = [true; 2];
+    assert_eq!((lab.crosses(&red0, &black), lab.crosses(&black, &red0)), (both, both), "without the block");
+    assert!(!lab.router.run(|| is_blocked(&config()).unwrap()));
+
+    for _ in 0..2 {
+        assert_eq!(lab.router.run(|| block(&config()).unwrap()), Blocked::default());
+        assert!(lab.router.run(|| is_blocked(&config()).unwrap()));
+        assert_eq!((lab.crosses(&red0, &black), lab.crosses(&black, &red0)), ([false; 2], [false; 2]));
+        assert_eq!((lab.crosses(&red0, &red1), lab.crosses(&red1, &red0)), (both, both), "own red prefixes");
+    }
+
+    // Another instance beside it, gone again: this one stands.
+    lab.router.run(|| block(&BlockConfig { instance: 5, ..config() }).unwrap());
+    lab.router.run(|| unblock(5).unwrap());
+    assert!(lab.router.run(|| is_blocked(&config()).unwrap()));
+    assert_eq!(lab.crosses(&red0, &black), [false; 2]);
+
+    // A red interface given up: its rules go with the next call.
+    let fewer = || BlockConfig { reds: vec!["red0".into()], ..config() };
+    lab.router.run(move || block(&fewer()).unwrap());
+    assert!(
+        !lab.router.run(|| is_blocked(&config()).unwrap()) && lab.router.run(move || is_blocked(&fewer()).unwrap())
+    );
+    assert_eq!((lab.crosses(&red0, &black), lab.crosses(&red1, &black)), ([false; 2], both));
+
+    for _ in 0..2 {
+        lab.router.run(|| unblock(2).unwrap());
+    }
+    assert_eq!((lab.crosses(&red0, &black), lab.crosses(&black, &red0)), (both, both), "unblocked");
+}
+
+/// The unit sets the block before the network is up.
+#[test]
+fn the_block_may_come_before_the_interfaces() {
+    if lab::skip() {
+        return;
+    }
+    let lab = Lab::new();
+    let blocked = lab.router.run(|| block(&config()).unwrap());
+    assert_eq!(blocked.pending, config().own_prefixes);
+    lab.plug();
+    let (red0, red1, black) = (lab.red0(), lab.red1(), lab.black());
+    assert_eq!((lab.crosses(&red0, &black), lab.crosses(&black, &red0)), ([false; 2], [false; 2]));
+    assert_eq!(lab.crosses(&red0, &red1), [false; 2], "closed, until the routes are known");
+    assert_eq!(lab.router.run(|| block(&config()).unwrap()), Blocked::default());
+    assert_eq!(lab.crosses(&red0, &red1), [true; 2]);
+
+    // Routes go with their interface, rules do not. (IPv4: its addresses stay.)
+    lab.router.down("red0");
+    lab.router.up("red0");
+    assert!(!lab.crosses_in(1, &red0, &black));
+}
+
+#[test]
+fn learned_prefixes_are_reached() {
+    if lab::skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.plug();
+    lab.router.run(|| block(&config()).unwrap());
+    lab.red1.address("eth0", "2001:db8:77::2/64");
+    lab.red1.address("eth0", "10.77.0.2/24");
+    let far = Place { hosts: ["[2001:db8:77::2]", "10.77.0.2"], ..lab.red1() };
+    // red1 stands for the tunnel.
+    let prefixes = || ["2001:db8:77::/64", "10.77.0.0/24"].map(|net| net.parse().unwrap());
+    let reaches = || {
+        let capture = Capture::new(&lab.red1, "eth0");
+        let sender = udp(&lab.red0, "[2001:db8:a::2]:4000");
+        let entry = udp(&lab.router, "[2001:db8:a::1]:4000");
+        sender.send_to(MARKER, (from_text(far.hosts[0]), 4000)).unwrap();
+        lab.fence(&sender, "2001:db8:a::1", &entry);
+        // The router asks for the neighbour, then sends.
+        capture.frames().iter().any(|frame| frame.windows(16).any(|w| w[..] == from_octets(far.hosts[0])))
+    };
+    assert!(!reaches());
+    for _ in 0..2 {
+        lab.router.run(move || add_learned(2, "red1", &prefixes()).unwrap());
+        assert!(reaches());
+    }
+    lab.router.run(|| block(&config()).unwrap());
+    assert!(reaches(), "the block leaves what the daemon learned");
+    for _ in 0..2 {
+        lab.router.run(move || remove_learned(2, "red1", &prefixes()).unwrap());
+        assert!(!reaches());
+    }
+}
+
+fn from_octets(address: &str) -> [u8; 16] {
+    match from_text(address) {
+        std::net::IpAddr::V6(address) => address.octets(),
+        std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+    }
+}
+
+/// A multicast router beside us, with red and black among its interfaces, gets nothing of red under the block.
+#[test]
+fn a_foreign_multicast_router_sees_nothing_of_red() {
+    if lab::skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.plug();
+    let (red, black) = (lab.router.index("red0"), lab.router.index("black"));
+    let _foreign = lab.router.run(move || foreign_router(red, black));
+    let sender = multicast_from(&lab.red0, "eth0", "[2001:db8:a::2]:4000");
+    let entry = udp(&lab.router, "[2001:db8:a::1]:4000");
+    let capture = Capture::new(&lab.router, "black");
+    let leaks = || {
+        capture.frames();
+        for _ in 0..5 {
+            sender.send_to(MARKER, ("ff1e::1", 4000)).unwrap();
+        }
+        lab.fence(&sender, "2001:db8:a::1", &entry);
+        capture.frames().iter().any(|frame| frame.windows(16).any(|bytes| bytes == MARKER))
+    };
+    assert!(leaks(), "without the block");
+    lab.router.run(|| block(&config()).unwrap());
+    assert!(!leaks());
+    lab.router.run(|| unblock(2).unwrap());
+    assert!(leaks(), "unblocked");
+}
+
+/// A static multicast router in the kernel's default table: (2001:db8:a::2, ff1e::1) from red to black.
+fn foreign_router(red: u32, black: u32) -> Socket {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
+    let set = |option: i32, value: &[u8]| {
+        let (fd, len) = (socket.as_raw_fd(), value.len() as u32);
+        // SAFETY: the pointer is to `len` live octets, which the kernel reads during the call.
+        let done = unsafe { nix::libc::setsockopt(fd, nix::libc::IPPROTO_IPV6, option, value.as_ptr().cast(), len) };
+        assert_eq!(done, 0, "option {option}: {}", std::io::Error::last_os_error());
+    };
+    set(200, &1i32.to_ne_bytes());
+    for (mif, index) in [(0u16, red), (1, black)] {
+        let mut mif6ctl = mif.to_ne_bytes().to_vec();
+        mif6ctl.extend_from_slice(&[0, 1]);
+        mif6ctl.extend_from_slice(&(index as u16).to_ne_bytes());
+        mif6ctl.extend_from_slice(&[0; 6]);
+        set(202, &mif6ctl);
+    }
+    let mut mf6cctl = Vec::new();
+    for address in ["2001:db8:a::2", "ff1e::1"] {
+        mf6cctl.extend_from_slice(&(nix::libc::AF_INET6 as u16).to_ne_bytes());
+        mf6cctl.extend_from_slice(&[0; 6]);
+        mf6cctl.extend_from_slice(&from_octets(address));
+        mf6cctl.extend_from_slice(&[0; 4]);
+    }
+    mf6cctl.extend_from_slice(&[0; 4]);
+    mf6cctl.extend_from_slice(&0b10u32.to_ne_bytes());
+    mf6cctl.extend_from_slice(&[0; 28]);
+    set(204, &mf6cctl);
+    socket
+}

@@ -1,0 +1,6 @@
+//! Tests in network namespaces of their own: real interfaces, real kernel, nothing left behind. They need root and
+//! /dev/net/tun; without, they say SKIP and why.
+
+mod block;
+mod lab;
+mod tunnel;
