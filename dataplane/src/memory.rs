@@ -50,6 +50,10 @@ impl Dataplane for Memory {
         self.sad.set_outbound(sa)
     }
 
+    fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
+        self.sad.set_own_prefixes(prefixes);
+    }
+
     delegate_to_sad!(sad);
 }
 

@@ -364,9 +364,6 @@ macro_rules! delegate_to_sad {
         fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
             self.$sad.set_senders(senders);
         }
-        fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
-            self.$sad.set_own_prefixes(prefixes);
-        }
         fn sas(&self) -> Vec<SaStatus> {
             self.$sad.sas()
         }

@@ -2,11 +2,15 @@
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::error;
+
+use crate::Error;
 
 /// Threads that end when this is dropped; the drop waits for them.
 pub(crate) struct Workers {
@@ -14,6 +18,8 @@ pub(crate) struct Workers {
     running: Option<PipeWriter>,
     stop: Stop,
     threads: Vec<JoinHandle<()>>,
+    /// Of the first worker that ended by itself; it is the cause of the others.
+    failure: Arc<OnceLock<String>>,
 }
 
 /// What a worker waits on besides its own file descriptor.
@@ -21,16 +27,37 @@ pub(crate) struct Workers {
 pub(crate) struct Stop(Arc<PipeReader>);
 
 impl Workers {
-    pub(crate) fn new() -> io::Result<Self> {
-        let (reader, writer) = io::pipe()?;
-        Ok(Workers { running: Some(writer), stop: Stop(Arc::new(reader)), threads: Vec::new() })
+    pub(crate) fn new() -> Result<Self, Error> {
+        let (reader, writer) = io::pipe().map_err(Error::io(|| "making a pipe".into()))?;
+        let stop = Stop(Arc::new(reader));
+        Ok(Workers { running: Some(writer), stop, threads: Vec::new(), failure: Arc::default() })
     }
 
     /// Starts a thread; `name` has at most 15 octets.
-    pub(crate) fn spawn(&mut self, name: &str, work: impl FnOnce(Stop) + Send + 'static) -> io::Result<()> {
-        let stop = self.stop.clone();
-        self.threads.push(thread::Builder::new().name(name.to_owned()).spawn(move || work(stop))?);
+    pub(crate) fn spawn(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce(&Stop) -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let (stop, failure) = (self.stop.clone(), self.failure.clone());
+        let guarded = move || {
+            // What a panic may leave half done is not looked at again: the data plane has failed.
+            let failed = match catch_unwind(AssertUnwindSafe(|| work(&stop))) {
+                Ok(Ok(())) => return,
+                Ok(Err(e)) => e.to_string(),
+                Err(_) => "panicked; this is a bug".to_owned(),
+            };
+            error!(thread = name, "the data plane has stopped: {failed}");
+            let _ = failure.set(format!("{name}: {failed}"));
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(guarded);
+        self.threads.push(thread.map_err(Error::io(|| format!("starting the thread {name}")))?);
         Ok(())
+    }
+
+    /// Why a worker ended by itself, if one has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
     }
 }
 
@@ -38,7 +65,7 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.running = None;
         for thread in self.threads.drain(..) {
-            // A worker that panicked has said so on standard error already.
+            // Panics were caught.
             let _ = thread.join();
         }
     }

@@ -138,8 +138,6 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
                     | libc::ENOBUFS
                     | libc::ENOMEM
                     | libc::EADDRNOTAVAIL
-                    | libc::ENODEV
-                    | libc::ENXIO
                     | libc::EPERM
                     | libc::EACCES
                     | libc::EINVAL

@@ -7,17 +7,17 @@ mod pump;
 pub(crate) mod replay;
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
-use tracing::{info, warn};
-use tun_rs::SyncDevice;
+use tracing::info;
 
 use crate::config::EspConfig;
+use crate::mroute::Forwarding;
 use crate::sad::{Sad, delegate_to_sad};
-use crate::stop::{Stop, Workers};
-use crate::{Counters, Dataplane, Error, ExportedKey, Sa, SaId, SaStatus, mroute, netlink};
+use crate::stop::Workers;
+use crate::{Counters, Dataplane, Error, ExportedKey, Sa, SaId, SaStatus, netlink};
 use black::Black;
 
 /// RFC 4303 over a TUN device and raw sockets, with multicast forwarding to the red interfaces.
@@ -26,9 +26,8 @@ use black::Black;
 pub struct Userspace {
     sad: Arc<Sad>,
     config: EspConfig,
-    failure: Arc<OnceLock<String>>,
-    /// Dropped first of what the threads use, for its drop waits for them.
-    _workers: Workers,
+    forwarding: Forwarding,
+    workers: Workers,
 }
 
 impl Userspace {
@@ -46,36 +45,17 @@ impl Userspace {
         let device = Arc::new(device::create(&config.device, mtu)?);
 
         let sad = Sad::new(config.red_multicast.clone(), config.own_prefixes.clone(), config.ledger.clone());
-        let mut plane = Userspace {
-            sad: Arc::new(sad),
-            failure: Arc::default(),
-            _workers: Workers::new().map_err(Error::io(|| "making a pipe".into()))?,
-            config,
-        };
-        plane.spawn("muster-encrypt", device.clone(), black.clone(), pump::red_to_black)?;
-        plane.spawn("muster-decrypt", device, black, pump::black_to_red)?;
-        mroute::start(&plane.config, &plane.sad, &mut plane._workers)?;
-        let EspConfig { device, black_interface, black_address, group_address, .. } = &plane.config;
-        info!(device, mtu, black_interface, %black_address, %group_address, "userspace ESP is running");
-        Ok(plane)
-    }
+        let sad = Arc::new(sad);
+        let mut workers = Workers::new()?;
+        let forwarding = Forwarding::start(&config, &sad, &mut workers)?;
+        let (d, b, s) = (device.clone(), black.clone(), sad.clone());
+        workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, stop))?;
+        let s = sad.clone();
+        workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&device, &black, &s, stop))?;
 
-    fn spawn(
-        &mut self,
-        name: &'static str,
-        device: Arc<SyncDevice>,
-        black: Arc<Black>,
-        work: fn(&SyncDevice, &Black, &Sad, &Stop) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let (sad, failure) = (self.sad.clone(), self.failure.clone());
-        let work = move |stop: Stop| {
-            if let Err(e) = work(&device, &black, &sad, &stop) {
-                warn!("the data plane has stopped: {e}");
-                // The first failure stays; it is the cause of the others.
-                let _ = failure.set(e.to_string());
-            }
-        };
-        self._workers.spawn(name, work).map_err(Error::io(|| format!("starting the thread {name}")))
+        let EspConfig { device, black_interface, black_address, group_address, .. } = &config;
+        info!(device, mtu, black_interface, %black_address, %group_address, "userspace ESP is running");
+        Ok(Userspace { sad, config, forwarding, workers })
     }
 }
 
@@ -89,11 +69,16 @@ impl Dataplane for Userspace {
         if destination.is_ipv4() != black.is_ipv4() {
             return Err(Error::FamilyMismatch { destination, black });
         }
-        self.sad.set_outbound(sa)
+        self.sad.set_outbound(Sa { source: Some(black), ..sa })
+    }
+
+    fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
+        self.sad.set_own_prefixes(prefixes);
+        self.forwarding.forget();
     }
 
     fn failure(&self) -> Option<String> {
-        self.failure.get().cloned()
+        self.workers.failure()
     }
 
     delegate_to_sad!(sad);

@@ -32,6 +32,11 @@ impl Flows {
         other.remove(&flow);
         queue.insert(flow, parent, max)
     }
+
+    /// All of them, with their interfaces.
+    pub(super) fn into_iter(self) -> impl Iterator<Item = (Flow, u16)> {
+        self.admitted.parents.into_iter().chain(self.refused.parents)
+    }
 }
 
 impl Queue {

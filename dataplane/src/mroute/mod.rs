@@ -9,47 +9,63 @@ mod flows;
 mod kernel;
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rtnetlink::Handle;
 use tracing::{debug, warn};
 
+use crate::Error;
 use crate::block::{multicast_rule, table};
 use crate::config::EspConfig;
 use crate::netlink::{self, RuleFamily};
 use crate::policy::{Inner, is_carried};
 use crate::sad::Sad;
 use crate::stop::{Stop, Workers};
-use crate::{Error, mroute::flows::Flows};
+use flows::Flows;
 use kernel::{Family, Flow, MAX_VIFS, RoutingSocket, Upcall};
 
 /// The tunnel's number among the interfaces of the table; red ones follow.
 const TUNNEL: u16 = 0;
 
-/// Starts forwarding: one thread a family, which ends with `workers`. `sad` says which groups are carried and which
-/// prefixes are the own ones.
-pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut Workers) -> Result<(), Error> {
-    if config.reds.len() >= MAX_VIFS {
-        return Err(Error::Config(format!("red.interfaces: at most {} can be forwarded between", MAX_VIFS - 1)));
-    }
-    let indices = netlink::run(async |handle| {
-        let mut indices = Vec::new();
-        for name in [&config.device].into_iter().chain(&config.reds) {
-            let link = netlink::link(handle, name).await?;
-            indices.push(link.ok_or_else(|| Error::NoInterface { name: name.clone() })?.index);
-            // Part of the block; here too, so that forwarding does not depend on who started us.
-            for family in RuleFamily::MULTICAST {
-                multicast_rule(family, config.instance, name).add(handle).await?;
-            }
+/// The routing sockets of both families; dropped with the threads that serve them.
+pub(crate) struct Forwarding(Vec<Arc<Router>>);
+
+impl Forwarding {
+    /// Starts forwarding: one thread a family, which ends with `workers`. `sad` says which groups are carried and
+    /// which prefixes are the own ones.
+    pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut Workers) -> Result<Self, Error> {
+        if config.reds.len() >= MAX_VIFS {
+            return Err(Error::Config(format!("red.interfaces: at most {} can be forwarded between", MAX_VIFS - 1)));
         }
-        Ok(indices)
-    })?;
-    for (family, thread) in [(Family::Ipv4, "muster-mroute4"), (Family::Ipv6, "muster-mroute6")] {
-        let Some(router) = Router::start(family, config, &indices, sad.clone())? else { continue };
-        workers
-            .spawn(thread, move |stop| router.run(&stop))
-            .map_err(Error::io(|| format!("starting the thread {thread}")))?;
+        let indices = netlink::run(async |handle| interfaces(handle, config).await)?;
+        let mut routers = Vec::new();
+        for (family, thread) in [(Family::Ipv4, "muster-mroute4"), (Family::Ipv6, "muster-mroute6")] {
+            let Some(router) = Router::start(family, config, &indices, sad.clone())? else { continue };
+            let router = Arc::new(router);
+            routers.push(router.clone());
+            workers.spawn(thread, move |stop| router.run(stop))?;
+        }
+        Ok(Forwarding(routers))
     }
-    Ok(())
+
+    /// Takes all entries away: the policy has changed, the kernel is to ask again.
+    pub(crate) fn forget(&self) {
+        self.0.iter().for_each(|router| router.forget());
+    }
+}
+
+/// Indices of the tunnel and the red interfaces, whose multicast is made a matter of our table.
+async fn interfaces(handle: &Handle, config: &EspConfig) -> Result<Vec<u32>, Error> {
+    let mut indices = Vec::new();
+    for name in [&config.device].into_iter().chain(&config.reds) {
+        let link = netlink::link(handle, name).await?;
+        indices.push(link.ok_or_else(|| Error::NoInterface { name: name.clone() })?.index);
+        // Part of the block; here too, so that forwarding does not depend on who started us.
+        for family in RuleFamily::MULTICAST {
+            multicast_rule(family, config.instance, name).add(handle).await?;
+        }
+    }
+    Ok(indices)
 }
 
 /// Makes the tables, so that rules that lead to them lead somewhere: past a table that is not there the kernel goes
@@ -84,7 +100,9 @@ struct Router {
     sad: Arc<Sad>,
     /// Interfaces in the table: the tunnel, then the red ones.
     vifs: u16,
-    flows: Flows,
+    /// Held from the look at the policy until the kernel has the answer, so that no answer by an old policy comes
+    /// behind [`forget`](Self::forget).
+    flows: Mutex<Flows>,
 }
 
 impl Router {
@@ -98,44 +116,60 @@ impl Router {
             let what = || format!("interface {name}: adding it to {family:?} multicast routing");
             socket.add_vif(vif, *ifindex).map_err(Error::io(what))?;
         }
-        Ok(Some(Router { socket, sad, vifs: indices.len() as u16, flows: Flows::default() }))
+        Ok(Some(Router { socket, sad, vifs: indices.len() as u16, flows: Mutex::default() }))
     }
 
-    fn run(mut self, stop: &Stop) {
-        loop {
-            match stop.wait(self.socket.as_fd()) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(e) => return warn!("multicast forwarding ends: {e}"),
-            }
+    fn run(&self, stop: &Stop) -> Result<(), Error> {
+        while stop.wait(self.socket.as_fd()).map_err(Error::io(|| "waiting for upcalls".into()))? {
             loop {
                 match self.socket.next_upcall() {
                     Ok(Some(upcall)) => self.answer(&upcall),
                     Ok(None) => break,
                     // ENOBUFS and the like: questions were lost, the kernel asks again.
-                    Err(e) => debug!("reading an upcall: {e}"),
+                    Err(e) => {
+                        debug!("reading an upcall: {e}");
+                        break;
+                    }
                 }
             }
         }
+        Ok(())
     }
 
-    fn answer(&mut self, upcall: &Upcall) {
+    fn answer(&self, upcall: &Upcall) {
+        let Upcall { flow, vif } = upcall;
+        let mut flows = self.flows();
         let policy = self.sad.policy();
-        let inner = Inner { source: upcall.flow.source, destination: upcall.flow.group, len: 0 };
+        let inner = Inner { source: flow.source, destination: flow.group, len: 0 };
         // What comes from the tunnel was checked against its sender when it was decrypted.
-        let from_tunnel = upcall.vif == TUNNEL;
-        let admitted = is_carried(&policy.groups, upcall.flow.group)
-            && upcall.vif < self.vifs
-            && (from_tunnel || policy.admits_outbound(&inner));
-        let out: Vec<u16> =
-            if admitted { (0..self.vifs).filter(|vif| *vif != upcall.vif).collect() } else { Vec::new() };
-        debug!(source = %upcall.flow.source, group = %upcall.flow.group, vif = upcall.vif, admitted, "new flow");
-        if let Err(e) = self.socket.add_flow(&upcall.flow, upcall.vif, &out) {
-            return warn!(source = %upcall.flow.source, group = %upcall.flow.group, "flow not forwarded: {e}");
+        let admitted = is_carried(&policy.groups, flow.group)
+            && *vif < self.vifs
+            && (*vif == TUNNEL || policy.admits_outbound(&inner));
+        let out: Vec<u16> = if admitted { (0..self.vifs).filter(|out| out != vif).collect() } else { Vec::new() };
+        debug!(source = %flow.source, group = %flow.group, vif, admitted, "new flow");
+        if let Err(e) = self.socket.add_flow(flow, *vif, &out) {
+            return warn!(source = %flow.source, group = %flow.group, "flow not forwarded: {e}");
         }
-        if let Some((flow, parent)) = self.flows.insert(upcall.flow, upcall.vif, admitted) {
-            // The kernel may have dropped it by itself, with its interface.
-            let _ = self.socket.remove_flow(&flow, parent);
+        if let Some((oldest, parent)) = flows.insert(*flow, *vif, admitted) {
+            self.remove(&oldest, parent);
         }
+    }
+
+    fn forget(&self) {
+        for (flow, parent) in std::mem::take(&mut *self.flows()).into_iter() {
+            self.remove(&flow, parent);
+        }
+    }
+
+    fn remove(&self, flow: &Flow, parent: u16) {
+        // The kernel may have dropped it by itself, with its interface.
+        if let Err(e) = self.socket.remove_flow(flow, parent) {
+            debug!(source = %flow.source, group = %flow.group, "removing a flow: {e}");
+        }
+    }
+
+    fn flows(&self) -> MutexGuard<'_, Flows> {
+        // Nothing that holds it panics half way through a change.
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -86,6 +86,11 @@ impl Ns {
         });
     }
 
+    pub(crate) fn delete(&self, name: &'static str) {
+        let index = self.index(name);
+        self.netlink(async move |handle| handle.link().del(index).execute().await.unwrap());
+    }
+
     pub(crate) fn rename(&self, old: &'static str, new: &'static str) {
         let index = self.index(old);
         self.netlink(async move |handle| {
@@ -131,6 +136,12 @@ pub(crate) fn cable(a: (&Ns, &'static str, &[&'static str]), b: (&Ns, &'static s
     for (ns, name, addresses) in [a, b] {
         addresses.iter().for_each(|address| ns.address(name, address));
         ns.up(name);
+    }
+    for (ns, _, addresses) in [a, b] {
+        for address in addresses {
+            let address = address.parse::<ipnet::IpNet>().unwrap().addr();
+            until("the address is usable", || ns.run(move || UdpSocket::bind((address, 0)).is_ok()));
+        }
     }
 }
 

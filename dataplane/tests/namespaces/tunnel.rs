@@ -157,6 +157,7 @@ fn what_is_not_red_multicast_stays() {
     b.install_inbound(vec![sa(ALICE, 1, false)]).unwrap();
     a.set_outbound(sa(ALICE, 1, false)).unwrap();
     net.host_a.address("eth0", "2001:db8:bad::2/64");
+    until("usable", || net.host_a.run(|| std::net::UdpSocket::bind("[2001:db8:bad::2]:0").is_ok()));
     let good = multicast_from(&net.host_a, "eth0", "[2001:db8:a::2]:0");
     let foreign = multicast_from(&net.host_a, "eth0", "[2001:db8:bad::2]:0");
     let carried = multicast(&net.host_b, "eth0", "ff1e::1", 5000);
@@ -285,4 +286,59 @@ fn errors_name_the_interface_or_address() {
     assert!(start(|c| c.reds.push("black".into())).contains("both black and red"));
     assert!(start(|c| c.device = "a/b".into()).contains("a/b"));
     assert!(!net.router_a.has("muster0"), "what was begun is undone");
+}
+
+/// What was refused before is carried as soon as the own prefixes are known.
+#[test]
+fn own_prefixes_may_come_late() {
+    if lab::skip() {
+        return;
+    }
+    let net = Coalition::new();
+    let (a, b) = net.start(|side, ipv4| EspConfig { own_prefixes: vec![], ..config(side, ipv4) }, false);
+    b.install_inbound(vec![sa(ALICE, 1, false)]).unwrap();
+    a.set_outbound(sa(ALICE, 1, false)).unwrap();
+    let from = multicast(&net.host_a, "eth0", "ff1e::1", 5000);
+    let to = multicast(&net.host_b, "eth0", "ff1e::1", 5000);
+    for _ in 0..20 {
+        from.send_to(b"early", ("ff1e::1", 5000)).unwrap();
+        assert_eq!(receive(&to), None);
+    }
+    a.set_own_prefixes(nets(&["2001:db8:a::/64"]));
+    until("it arrives", || {
+        from.send_to(b"late", ("ff1e::1", 5000)).unwrap();
+        receive(&to).is_some()
+    });
+}
+
+/// Black may go and come back; a device that somebody deletes is reported.
+#[test]
+fn faults_are_survived_or_reported() {
+    if lab::skip() {
+        return;
+    }
+    let net = Coalition::new();
+    let (a, b) = net.start(config, true);
+    b.install_inbound(vec![sa(ALICE, 1, true)]).unwrap();
+    a.set_outbound(sa(ALICE, 1, true)).unwrap();
+    let from = multicast(&net.host_a, "eth0", "ff1e::1", 5000);
+    let to = multicast(&net.host_b, "eth0", "ff1e::1", 5000);
+    let arrives = || {
+        from.send_to(b"x", ("ff1e::1", 5000)).unwrap();
+        receive(&to).is_some()
+    };
+    until("it arrives", arrives);
+    net.router_a.down("black");
+    until("it is dropped and counted", || {
+        arrives();
+        a.counters().dropped.io > 0
+    });
+    net.router_a.up("black");
+    until("it arrives again", arrives);
+    assert_eq!((a.failure(), b.failure()), (None, None));
+
+    net.router_b.delete("muster0");
+    until("the failure is reported", || b.failure().is_some());
+    assert!(b.failure().unwrap().contains("deleted"));
+    assert_eq!(a.failure(), None);
 }
