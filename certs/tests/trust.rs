@@ -78,6 +78,27 @@ fn a_nation_may_change_its_root() {
 }
 
 #[test]
+fn a_renewed_root_takes_over_from_the_expired_one() {
+    let alpha = Nation::new("Alpha");
+    let root_end = NOW + 3653 * DAY;
+    let key = rcgen::KeyPair::from_pem(&alpha.0.key_pem).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "Alpha");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Alpha root");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.not_after = rcgen::date_time_ymd(2080, 1, 1);
+    let renewed = params.self_signed(&key).unwrap().der().to_vec();
+    let (leaf, _) = alpha.odd_certificate(|params| params.not_after = rcgen::date_time_ymd(2070, 1, 1));
+    let leaf = [leaf];
+    for anchors in [vec![alpha.der(), renewed.clone()], vec![renewed, alpha.der()]] {
+        let mut store = TrustStore::new(anchors, vec![]).unwrap();
+        assert!(store.validate(&leaf, NOW).is_ok());
+        assert!(store.validate(&leaf, root_end + 1).unwrap().not_after > root_end);
+    }
+}
+
+#[test]
 fn intermediates_count_within_the_roots_path_length() {
     let alpha = Nation::new("Alpha");
     let (root, root_key) = (&alpha.0.certificate_pem, &alpha.0.key_pem);
@@ -279,11 +300,14 @@ fn an_intermediate_is_revoked_and_revokes() {
     assert!(store_with_crls(&[&alpha], &[&empty]).validate(&chain, NOW).is_ok());
     assert_eq!(store_with_crls(&[&alpha], &[&crl]).validate(&chain, NOW), Err(CertError::Revoked));
 
-    // A list in an intermediate's name that another key signed is as good as none.
+    // A list in an intermediate's name that another key signed is as good as none, alone and beside the true one.
     let impostor = Nation::new("Alpha");
     let other = pki::intermediate(&impostor.0.certificate_pem, &impostor.0.key_pem, "Alpha army", 9, NOW).unwrap();
-    let empty = pki::empty_crl(&other.certificate_pem, &other.key_pem, NOW).unwrap();
-    assert!(store_with_crls(&[&alpha], &[&empty]).validate(&chain, NOW).is_ok());
+    let forged = pki::empty_crl(&other.certificate_pem, &other.key_pem, NOW).unwrap();
+    let forged = pki::revoke(&other.certificate_pem, &other.key_pem, &forged, &device.certificate_pem, NOW).unwrap();
+    assert!(store_with_crls(&[&alpha], &[&forged]).validate(&chain, NOW).is_ok());
+    assert!(store_with_crls(&[&alpha], &[&forged, &empty]).validate(&chain, NOW).is_ok());
+    assert_eq!(store_with_crls(&[&alpha], &[&forged, &crl]).validate(&chain, NOW), Err(CertError::Revoked));
 }
 
 #[test]
