@@ -91,6 +91,12 @@ impl Ns {
         self.netlink(async move |handle| handle.link().del(index).execute().await.unwrap());
     }
 
+    pub(crate) fn mtu(&self, name: &'static str, mtu: u32) {
+        self.netlink(async move |handle| {
+            handle.link().set(LinkUnspec::new_with_name(name).mtu(mtu).build()).execute().await.unwrap();
+        });
+    }
+
     pub(crate) fn rename(&self, old: &'static str, new: &'static str) {
         let index = self.index(old);
         self.netlink(async move |handle| {

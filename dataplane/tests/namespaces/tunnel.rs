@@ -6,7 +6,8 @@ use std::time::Instant;
 use super::lab::{self, Capture, DEADLINE, Ns, cable, multicast, multicast_from, protocol, receive, until};
 use ipnet::IpNet;
 use muster_dataplane::{
-    Dataplane, Direction, Dropped, EspConfig, KeyLedger, Sa, SaKey, SaKind, Userspace, enable_forwarding,
+    BlockConfig, Blocked, Dataplane, Direction, Dropped, EspConfig, KeyLedger, Sa, SaKey, SaKind, Userspace, block,
+    enable_forwarding, is_blocked,
 };
 use muster_wire::MemberId;
 
@@ -38,6 +39,10 @@ impl Coalition {
         for router in [&router_a, &router_b] {
             // As Debian sets it: the strict filter must not eat what comes out of the tunnel.
             router.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap());
+        }
+        for (router, side) in [(&router_a, Side::A), (&router_b, Side::B)] {
+            // In the daemon's order.
+            assert_eq!(router.run(move || block(&block_config(side)).unwrap()), Blocked::default());
             router.run(|| enable_forwarding("black").unwrap());
         }
         Coalition { host_a, router_a, router_b, host_b }
@@ -77,6 +82,11 @@ fn config(side: Side, black_ipv4: bool) -> EspConfig {
         instance: 3,
         ledger: KeyLedger::new(),
     }
+}
+
+fn block_config(side: Side) -> BlockConfig {
+    let EspConfig { device, black_interface, reds, own_prefixes, instance, .. } = config(side, false);
+    BlockConfig { instance, black: black_interface, reds, device, own_prefixes }
 }
 
 fn group(black_ipv4: bool) -> &'static str {
@@ -260,6 +270,7 @@ fn restarts_leave_nothing_behind() {
         assert!(second.is_some_and(|e| e.contains("muster0")), "a second one on the same device");
         drop((a, b));
         assert!(!net.router_a.has("muster0") && !net.router_b.has("muster0"));
+        assert!(net.router_a.run(|| is_blocked(&block_config(Side::A)).unwrap()), "the block stays");
         while receive(&to).is_some() {}
     }
 }
@@ -341,4 +352,27 @@ fn faults_are_survived_or_reported() {
     until("the failure is reported", || b.failure().is_some());
     assert!(b.failure().unwrap().contains("deleted"));
     assert_eq!(a.failure(), None);
+}
+
+/// Where black has no room for an inner packet of 1280 octets, the outer one goes in fragments.
+#[test]
+fn a_narrow_black_network_is_bridged() {
+    if lab::skip() {
+        return;
+    }
+    for black_ipv4 in [false, true] {
+        let net = Coalition::new();
+        net.router_a.mtu("black", 1280);
+        net.router_b.mtu("black", 1280);
+        let (a, b) = net.start(config, black_ipv4);
+        b.install_inbound(vec![sa(ALICE, 1, black_ipv4)]).unwrap();
+        a.set_outbound(sa(ALICE, 1, black_ipv4)).unwrap();
+        let from = multicast(&net.host_a, "eth0", "ff1e::1", 5000);
+        let to = multicast(&net.host_b, "eth0", "ff1e::1", 5000);
+        until("1280 octets arrive", || {
+            from.send_to(&[7; 1280 - 48], ("ff1e::1", 5000)).unwrap();
+            receive(&to).is_some_and(|payload| payload.len() == 1280 - 48)
+        });
+        assert_eq!(a.counters().dropped, Dropped::default());
+    }
 }
