@@ -1,1 +1,32 @@
-#![doc = env!("CARGO_PKG_DESCRIPTION")]
+//! MIKE: what key we share.
+//!
+//! A tree of Diffie-Hellman keys over the members, changed by one signed multicast commit at a time, from an elected
+//! transaction manager. [`KeyAgreement`] is the state machine; it knows no clock, socket or task. `SPEC.md` beside
+//! this crate is the protocol.
+
+mod activation;
+mod commit;
+mod config;
+mod epoch;
+mod event;
+mod joining;
+mod machine;
+mod message;
+mod own;
+mod receive;
+mod recovery;
+mod refusal;
+mod roster;
+mod secret;
+mod succession;
+mod transaction;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use epoch::EpochKeys;
+pub use event::{Counters, Event};
+pub use machine::KeyAgreement;
+pub use refusal::Refusal;

@@ -231,8 +231,8 @@ pub struct Chunk {
     pub message: Hash,
     /// What the message is.
     pub kind: MessageKind,
-    /// Its epoch, so that what is known already costs nothing.
-    pub epoch: u64,
+    /// Hash of the header that it belongs to, so that what is known already costs nothing.
+    pub header: Hash,
     /// Bytes of the whole.
     pub length: u32,
     /// Which part, from 0.

@@ -90,12 +90,12 @@ fn chunk() {
         let chunk = Chunk {
             message: Hash(run(0xa0)),
             kind,
-            epoch: 0x2122,
+            header: Hash(run(0xb0)),
             length: 0x1_0002,
             index: 0x0304,
             data: bytes(&[1, 2, 3, 4, 5]),
         };
-        let text = format!("a0+32 0000000{number} 0000000000002122 00010002 0304 00000005 0102030405");
+        let text = format!("a0+32 0000000{number} b0+32 00010002 0304 00000005 0102030405");
         is_body(&chunk, 16, &text);
     }
 }

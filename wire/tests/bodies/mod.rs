@@ -58,8 +58,8 @@ pub(crate) fn prefixes_ack() -> impl Strategy<Value = PrefixesAck> {
 
 pub(crate) fn chunk() -> impl Strategy<Value = Chunk> {
     let kind = select(&[MessageKind::Commit, MessageKind::Snapshot, MessageKind::Handover]);
-    (hash(), kind, any::<u64>(), any::<u32>(), any::<u16>(), bytes())
-        .prop_map(|(message, kind, epoch, length, index, data)| Chunk { message, kind, epoch, length, index, data })
+    (hash(), kind, hash(), any::<u32>(), any::<u16>(), bytes())
+        .prop_map(|(message, kind, header, length, index, data)| Chunk { message, kind, header, length, index, data })
 }
 
 pub(crate) fn request() -> impl Strategy<Value = Request> {
@@ -244,7 +244,7 @@ pub(crate) fn largest_chunk() -> Chunk {
     Chunk {
         message: Hash::NONE,
         kind: MessageKind::Commit,
-        epoch: 0,
+        header: Hash::NONE,
         length: 0,
         index: 0,
         data: Bytes::new(vec![0; CHUNK_LEN]).unwrap(),

@@ -1,0 +1,139 @@
+//! From a key that is known to a key that is used: install, acknowledge, switch, retire.
+
+use std::time::Duration;
+
+use muster_wire::mike::{Ack, Activate};
+use muster_wire::{Destination, Hash, MemberId, Time};
+
+use crate::epoch::Epoch;
+use crate::{Event, KeyAgreement, Refusal};
+
+/// An epoch whose SAs are installed.
+pub(crate) struct LiveEpoch {
+    pub(crate) header: Hash,
+    pub(crate) spi_tag: u16,
+    pub(crate) installed: bool,
+    pub(crate) retire_at: Option<Time>,
+}
+
+impl KeyAgreement {
+    /// The inbound SAs of an epoch are in place.
+    pub fn installed(&mut self, now: Time, header: Hash) {
+        for live in self.live.iter_mut().filter(|live| live.header == header) {
+            live.installed = true;
+        }
+        if header == self.epoch.public.hash && !self.is_tm() {
+            self.acknowledge_soon(now);
+        }
+    }
+
+    /// A packet of another member under this epoch was received: it is in use.
+    pub fn heard_under(&mut self, now: Time, header: Hash) {
+        if header == self.epoch.public.hash {
+            self.activate(now);
+        }
+    }
+
+    /// Enters an epoch: from here on it is the one we are in.
+    pub(crate) fn enter(&mut self, now: Time, epoch: Epoch, retire_after: Duration) {
+        if self.entered.contains(&epoch.public.hash) {
+            return;
+        }
+        let old_tm = self.epoch.tm();
+        let was_instance = self.epoch.instance();
+        self.epoch = epoch;
+        self.retire_after = retire_after;
+        self.transaction = None;
+        self.claim = None;
+        self.recovery = None;
+        if self.epoch.instance() != was_instance {
+            self.join = None;
+            self.left_alone.clear();
+            self.pending.forget_reign();
+            self.roster.forget_astray();
+        }
+        self.announce_epoch(now);
+        if self.epoch.tm() != old_tm {
+            self.events.push_back(Event::Election { tm: self.epoch.tm(), epoch: self.epoch.number() });
+        }
+    }
+
+    /// Tells the driver of the current epoch.
+    pub(crate) fn announce_epoch(&mut self, now: Time) {
+        let public = &self.epoch.public;
+        self.entered.insert(public.hash);
+        self.entered_at = now;
+        self.live.push(LiveEpoch {
+            header: public.hash,
+            spi_tag: public.header.spi_tag,
+            installed: false,
+            retire_at: None,
+        });
+        if let Some(own) = public.tree.leaf(self.epoch.slot) {
+            self.own.entered(&own.leaf.public, now);
+        }
+        self.active = false;
+        self.acknowledge_at = None;
+        self.switch_at = Some(now + self.config.activation_delay);
+        self.counters.epochs += 1;
+        self.events.push_back(Event::Epoch(self.epoch.keys(&self.config.name)));
+        self.events.push_back(Event::State(self.epoch.state(false)));
+    }
+
+    /// Sends under the current epoch from now on; all older ones retire.
+    pub(crate) fn activate(&mut self, now: Time) {
+        if self.active {
+            return;
+        }
+        self.active = true;
+        self.switch_at = None;
+        let current = self.epoch.public.hash;
+        for live in self.live.iter_mut().filter(|live| live.header != current && live.retire_at.is_none()) {
+            live.retire_at = Some(now + self.retire_after);
+        }
+        self.events.push_back(Event::Activate { header: current });
+        self.events.push_back(Event::State(self.epoch.state(true)));
+    }
+
+    pub(crate) fn acknowledge_soon(&mut self, now: Time) {
+        if self.acknowledge_at.is_none() {
+            let spread = Duration::from_micros(500 + 100 * self.epoch.tree().len() as u64);
+            let wait = self.random_below(spread.min(self.config.activation_delay / 2));
+            self.acknowledge_at = Some(now + wait);
+        }
+    }
+
+    pub(crate) fn handle_activate(&mut self, now: Time, sender: MemberId, named: &Activate) -> Result<(), Refusal> {
+        if sender == self.epoch.tm() && named.header == self.epoch.public.hash {
+            self.activate(now);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle_activation_timers(&mut self, now: Time) {
+        if self.acknowledge_at.is_some_and(|at| at <= now) {
+            self.acknowledge_at = None;
+            self.acknowledge();
+        }
+        if self.switch_at.is_some_and(|at| at <= now) {
+            self.activate(now);
+        }
+        let (retired, live) =
+            std::mem::take(&mut self.live).into_iter().partition(|live| live.retire_at.is_some_and(|at| at <= now));
+        self.live = live;
+        let retired: Vec<LiveEpoch> = retired;
+        self.events.extend(retired.iter().map(|live| Event::Retire { header: live.header }));
+    }
+
+    pub(crate) fn next_activation_timer(&self) -> Option<Time> {
+        let retire = self.live.iter().filter_map(|live| live.retire_at).min();
+        [self.acknowledge_at, self.switch_at, retire].into_iter().flatten().min()
+    }
+
+    fn acknowledge(&mut self) {
+        let Some(tm) = self.roster.get(&self.epoch.tm()) else { return };
+        let to = Destination::Unicast(tm.address);
+        let ack = Ack { instance: self.epoch.instance(), epoch: self.epoch.number(), header: self.epoch.public.hash };
+        self.send(to, &ack);
+    }
+}

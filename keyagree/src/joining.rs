@@ -1,0 +1,293 @@
+//! The lesser group joins the greater: joining, cold start, healing and coming back are all this.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use muster_wire::mike::{Commit, EpochHeader, Handover, HandoverRefused, MAX_TAGS, MessageKind};
+use muster_wire::{Destination, Hash, Instance, List, MemberId, Signed, Time, codec};
+
+use crate::commit::handover_leaves;
+use crate::epoch::{MAX_EPOCH, Public};
+use crate::message::Message;
+use crate::secret::hash;
+use crate::{KeyAgreement, Refusal};
+
+const RETRY: Duration = Duration::from_millis(50);
+const MAX_FETCHES: u32 = 5;
+/// A target that refused is left alone this long, then twice as long, …
+const LEAVE_ALONE: Duration = Duration::from_millis(25);
+const MAX_DOUBLINGS: u32 = 10;
+
+/// A greater group that we, a transaction manager, are bringing our members into.
+pub(crate) struct Join {
+    pub(crate) target: Instance,
+    /// Its epoch, checked whole: all its members are devices that we trust.
+    observed: Option<Public>,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Its snapshot is being asked for.
+    Fetching { at: Time, tries: u32 },
+    /// It has our hand-over.
+    Offered { message: Message, at: Time, backoff: Duration, expires: Time },
+}
+
+impl Join {
+    /// The hand-over is on its way: what our group is must not change now.
+    pub(crate) fn is_offered(&self) -> bool {
+        matches!(self.stage, Stage::Offered { .. })
+    }
+}
+
+/// A transaction manager that did not take us.
+pub(crate) struct LeftAlone {
+    /// `None`: not any longer; a further refusal counts on.
+    until: Option<Time>,
+    times: u32,
+}
+
+/// How great a group is, by its size and then its transaction manager's lower id.
+type Greatness = (usize, std::cmp::Reverse<MemberId>);
+
+impl KeyAgreement {
+    /// Begins to join the greatest group in sight, if it is greater than ours.
+    pub(crate) fn consider_joining(&mut self, now: Time) {
+        if self.join.is_some() || self.transaction.is_some() {
+            return;
+        }
+        let Some(target) = self.greatest(now) else { return };
+        self.join = Some(Join { target, observed: None, stage: Stage::Fetching { at: now, tries: 0 } });
+        self.handle_join_timers(now);
+    }
+
+    fn greatest(&self, now: Time) -> Option<Instance> {
+        let mut groups: BTreeMap<Instance, (usize, usize)> = BTreeMap::new();
+        for (_, peer) in self.roster.neighbours() {
+            let Some(group) = peer.group else { continue };
+            let (heard, claimed) = groups.entry(group.instance).or_default();
+            *heard += 1;
+            *claimed = (*claimed).max(group.size as usize);
+        }
+        let own = (self.epoch.tree().len(), std::cmp::Reverse(self.me()));
+        groups
+            .into_iter()
+            // A reign of ours that is not this one is a thing of the past.
+            .filter(|(instance, _)| instance.tm != self.me() && self.manages(&instance.tm, instance))
+            .filter(|(instance, _)| {
+                self.left_alone.get(&instance.tm).is_none_or(|left| left.until.is_none_or(|until| until <= now))
+            })
+            // A size is worth no more than the verified hellos that name the group.
+            .map(|(instance, (heard, claimed))| ((heard.min(claimed), std::cmp::Reverse(instance.tm)), instance))
+            .filter(|(greatness, _): &(Greatness, Instance)| *greatness > own)
+            .max_by_key(|(greatness, _)| *greatness)
+            .map(|(_, instance)| instance)
+    }
+
+    /// The transaction manager is a neighbour and says itself that this is its reign.
+    fn manages(&self, tm: &MemberId, instance: &Instance) -> bool {
+        self.roster.get(tm).is_some_and(|peer| {
+            peer.up && peer.startup == instance.startup && peer.group.is_some_and(|group| group.instance == *instance)
+        })
+    }
+
+    /// The snapshot of the group that is being joined, checked.
+    pub(crate) fn observe(&mut self, now: Time, public: Public) {
+        let Some(join) = &mut self.join else { return };
+        if join.observed.as_ref().is_none_or(|seen| seen.header.epoch < public.header.epoch) {
+            join.observed = Some(public);
+        }
+        if !join.is_offered()
+            && let Err(reason) = self.offer(now)
+        {
+            self.give_up_join(now);
+            self.refuse(self.me(), reason);
+        }
+    }
+
+    /// A certificate has come that the snapshot may have waited for.
+    pub(crate) fn retry_observation(&mut self, now: Time) {
+        if let Some(Join { stage: Stage::Fetching { at, .. }, observed: None, .. }) = &mut self.join {
+            *at = (*at).min(now + RETRY);
+        }
+    }
+
+    /// Hands our members over.
+    fn offer(&mut self, now: Time) -> Result<(), Refusal> {
+        const LARGE: Refusal = Refusal::Rule("larger than a hand-over may be");
+        let Some(target) = self.join.as_ref().map(|join| join.target) else { return Ok(()) };
+        let Some(to) = self.roster.get(&target.tm).map(|tm| (tm.address, tm.interval)) else { return Ok(()) };
+        // A fresh key of our own: the greater group's secrets rest on nothing that the lesser's did.
+        let (own, _) = self.own.fresh(&self.author, &mut self.rng)?;
+        let me = self.me();
+        let leaves = self
+            .epoch
+            .tree()
+            .members()
+            .map(|(_, node)| if node.leaf.member == me { own.signed.clone() } else { node.signed.clone() });
+        let tags = self.live.iter().rev().map(|live| live.spi_tag).take(MAX_TAGS).collect();
+        let handover = Handover {
+            group: self.author.group(),
+            from: self.epoch.instance(),
+            epoch: self.epoch.number(),
+            header: self.epoch.public.hash,
+            target,
+            tags: List::new(tags).ok_or(LARGE)?,
+            leaves: List::new(leaves.collect()).ok_or(LARGE)?,
+        };
+        let signed = self.author.key().sign_value(&handover)?;
+        let message = Message::new(MessageKind::Handover, self.epoch.public.hash, codec::encode(&signed)?);
+        self.sent.remember(message.clone());
+        self.send_message(Destination::Unicast(to.0), &message, None);
+        if let Some(join) = &mut self.join {
+            let expires = now + self.config.hello_interval.max(to.1) * 2;
+            join.stage = Stage::Offered { message, at: now + RETRY, backoff: RETRY, expires };
+        }
+        Ok(())
+    }
+
+    /// A lesser group wants in.
+    pub(crate) fn handle_handover(
+        &mut self,
+        now: Time,
+        sender: MemberId,
+        signed: Signed<Handover>,
+    ) -> Result<(), Refusal> {
+        let claimed = signed.decode()?;
+        if claimed.group != self.author.group() || claimed.from.tm != sender || claimed.epoch >= MAX_EPOCH {
+            return Err(Refusal::Rule("a hand-over is its sender's own"));
+        }
+        let handover = self.roster.key(&sender)?.verify(&signed)?.into_inner();
+        if handover.target != self.epoch.instance() {
+            return Ok(());
+        }
+        if self.epoch.public.handovers.contains(&signed) {
+            return Ok(());
+        }
+        let leaves = handover_leaves(&handover, &mut self.roster)?;
+        if !leaves.iter().any(|node| node.leaf.member == sender) {
+            return Err(Refusal::Rule("a transaction manager is a member"));
+        }
+        let own: Greatness = (self.epoch.tree().len(), std::cmp::Reverse(self.me()));
+        let greater = own > (leaves.len(), std::cmp::Reverse(sender));
+        let offered = self.join.as_ref().is_some_and(Join::is_offered);
+        // Who is not heard here would be excluded at once, join again, and so on without end.
+        let heard = leaves.iter().all(|node| {
+            self.roster.get(&node.leaf.member).is_some_and(|peer| peer.up && peer.startup == node.leaf.startup)
+        });
+        if !self.is_tm() || self.departure.is_some() || !greater || offered || !heard {
+            if let Some(peer) = self.roster.get(&sender) {
+                let to = Destination::Unicast(peer.address);
+                self.send(to, &HandoverRefused { handover: handover_hash(&signed) });
+            }
+            return Ok(());
+        }
+        self.pending.handovers.retain(|waiting| waiting.decode().is_ok_and(|h| h.from.tm != sender));
+        self.pending.handovers.push_back(signed);
+        self.consider(now);
+        Ok(())
+    }
+
+    pub(crate) fn handle_handover_refused(
+        &mut self,
+        now: Time,
+        sender: &MemberId,
+        refused: &HandoverRefused,
+    ) -> Result<(), Refusal> {
+        let Some(Join { target, stage: Stage::Offered { message, .. }, .. }) = &self.join else { return Ok(()) };
+        let signed: Signed<Handover> = codec::decode(&message.bytes)?;
+        if target.tm == *sender && handover_hash(&signed) == refused.handover {
+            self.give_up_join(now);
+        }
+        Ok(())
+    }
+
+    /// A commit of the group that is being joined, or that our transaction manager handed us over to.
+    pub(crate) fn handle_joining_commit(
+        &mut self,
+        now: Time,
+        commit: &Commit,
+        header: &EpochHeader,
+    ) -> Result<(), Refusal> {
+        let base = self
+            .join
+            .as_ref()
+            .and_then(|join| join.observed.as_ref())
+            .filter(|observed| observed.hash == header.parent)
+            .map(|observed| observed.tree.clone());
+        let from = self.epoch.instance();
+        let takes_us = commit
+            .handovers
+            .iter()
+            .any(|signed| signed.decode().is_ok_and(|h| h.from == from && h.target == header.instance));
+        let Some(base) = base else {
+            // The multicast snapshot that follows a commit of many may be on its way.
+            if takes_us {
+                self.recover(now, header.instance.tm);
+            }
+            return Ok(());
+        };
+        let public = self.apply(&base, commit, header)?;
+        if public.took_over(&from, &self.roster) {
+            return self.take(now, public, self.config.deactivation_delay);
+        }
+        self.observe(now, public);
+        Ok(())
+    }
+
+    pub(crate) fn handle_join_timers(&mut self, now: Time) {
+        for left in self.left_alone.values_mut() {
+            left.until = left.until.filter(|until| *until > now);
+        }
+        let Some(join) = &mut self.join else { return };
+        match &mut join.stage {
+            Stage::Fetching { at, tries } if *at <= now => {
+                *tries += 1;
+                *at = now + RETRY * 2_u32.pow(*tries - 1);
+                let (tm, target, tries) = (join.target.tm, join.target, *tries);
+                if tries > MAX_FETCHES || !self.manages(&tm, &target) {
+                    self.give_up_join(now);
+                } else {
+                    self.request_snapshot(&tm);
+                }
+            }
+            Stage::Offered { expires, .. } if *expires <= now => self.give_up_join(now),
+            Stage::Offered { message, at, backoff, .. } if *at <= now => {
+                *backoff *= 2;
+                *at = now + *backoff;
+                let message = message.clone();
+                if let Some(tm) = self.roster.get(&join.target.tm) {
+                    let to = Destination::Unicast(tm.address);
+                    self.send_message(to, &message, None);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn next_join_timer(&self) -> Option<Time> {
+        match self.join.as_ref().map(|join| &join.stage) {
+            Some(Stage::Fetching { at, .. }) => Some(*at),
+            Some(Stage::Offered { at, expires, .. }) => Some((*at).min(*expires)),
+            None => self.left_alone.values().filter_map(|left| left.until).min(),
+        }
+    }
+
+    /// Not this one now; perhaps another, or later.
+    fn give_up_join(&mut self, now: Time) {
+        if let Some(join) = self.join.take() {
+            self.leave_alone(now, join.target.tm);
+        }
+    }
+
+    pub(crate) fn leave_alone(&mut self, now: Time, tm: MemberId) {
+        let times = self.left_alone.get(&tm).map_or(0, |left| left.times);
+        let wait = LEAVE_ALONE * 2_u32.pow(times.min(MAX_DOUBLINGS));
+        let until = now + wait + self.random_below(wait);
+        self.left_alone.insert(tm, LeftAlone { until: Some(until), times: times + 1 });
+    }
+}
+
+fn handover_hash(signed: &Signed<Handover>) -> Hash {
+    hash("hand-over", &[signed.signed_bytes()])
+}

@@ -1,0 +1,444 @@
+//! The state machine: what goes in, what comes out, what it holds.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use muster_certs::{Author, Intake, PublicKey};
+use muster_wire::idp::GroupState;
+use muster_wire::mike::MessageKind;
+use muster_wire::{Destination, Envelope, Hash, Instance, Kind, MemberId, Nonce, Time, Transmit};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::activation::LiveEpoch;
+use crate::epoch::Epoch;
+use crate::joining::{Join, LeftAlone};
+use crate::message::{Assembly, Message, Sent};
+use crate::own::OwnLeaves;
+use crate::recovery::Recovery;
+use crate::roster::Roster;
+use crate::succession::{Claim, Departure};
+use crate::transaction::{Pending, Transaction};
+use crate::{Config, Counters, Event, Refusal};
+
+/// Waiting datagrams of one source and sources that wait.
+const INTAKE: (usize, usize) = (64, 256);
+/// Messages whose hashes are remembered, so that a repetition costs nothing.
+const MAX_HANDLED: usize = 64;
+/// Messages that wait for a certificate.
+const MAX_DEFERRED: usize = 16;
+/// How long they wait.
+const DEFER_FOR: Duration = Duration::from_secs(3);
+
+/// The key agreement of one device in one group.
+///
+/// Inputs are [`handle_datagram`](Self::handle_datagram) with [`process`](Self::process), the reports of discovery
+/// (`neighbour_*`), the driver's [`installed`](Self::installed), time and commands. After each, drain
+/// [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event) and [`poll_timeout`](Self::poll_timeout).
+/// There is always an epoch: a device that is alone is a group of one under its own management.
+pub struct KeyAgreement {
+    pub(crate) config: Config,
+    pub(crate) author: Author,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) roster: Roster,
+    pub(crate) own: OwnLeaves,
+    /// The current epoch.
+    pub(crate) epoch: Epoch,
+    /// We send under it.
+    pub(crate) active: bool,
+    /// When we shall at the latest.
+    pub(crate) switch_at: Option<Time>,
+    /// When the current epoch was entered.
+    pub(crate) entered_at: Time,
+    /// How long the epochs before it are received under after the switch.
+    pub(crate) retire_after: Duration,
+    /// All epochs whose SAs are installed, the current one last.
+    pub(crate) live: Vec<LiveEpoch>,
+    /// Every header ever entered: a key is installed once in a process's life.
+    pub(crate) entered: BTreeSet<Hash>,
+    pub(crate) acknowledge_at: Option<Time>,
+
+    pub(crate) pending: Pending,
+    pub(crate) transaction: Option<Transaction>,
+    pub(crate) last_commit: Option<Time>,
+    pub(crate) join: Option<Join>,
+    pub(crate) left_alone: BTreeMap<MemberId, LeftAlone>,
+    pub(crate) claim: Option<Claim>,
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) departure: Option<Departure>,
+
+    intake: Intake,
+    pub(crate) assembly: Assembly,
+    pub(crate) sent: Sent,
+    pub(crate) handled: VecDeque<Hash>,
+    deferred: VecDeque<(Time, MemberId, Message)>,
+    pub(crate) own_nonces: Vec<Nonce>,
+    transmits: VecDeque<Transmit>,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) counters: Counters,
+}
+
+impl KeyAgreement {
+    /// A group of one. `seed` must be unpredictable and used once.
+    pub fn new(config: Config, author: Author, seed: [u8; 32], now: Time) -> Result<Self, Refusal> {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let mut own = OwnLeaves::default();
+        let roster = Roster::new(author.group(), author.member(), author.key().public());
+        let epoch = Epoch::of_one(&config, &author, &mut own, &mut rng, 1)?;
+        let retire_after = config.deactivation_delay;
+        let mut machine = Self {
+            config,
+            author,
+            rng,
+            roster,
+            own,
+            epoch,
+            active: false,
+            switch_at: None,
+            entered_at: now,
+            retire_after,
+            live: Vec::new(),
+            entered: BTreeSet::new(),
+            acknowledge_at: None,
+            pending: Pending::default(),
+            transaction: None,
+            last_commit: None,
+            join: None,
+            left_alone: BTreeMap::new(),
+            claim: None,
+            recovery: None,
+            departure: None,
+            intake: Intake::new(INTAKE.0, INTAKE.1),
+            assembly: Assembly::default(),
+            sent: Sent::default(),
+            handled: VecDeque::new(),
+            deferred: VecDeque::new(),
+            own_nonces: Vec::new(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        };
+        machine.announce_epoch(now);
+        machine.activate(now);
+        Ok(machine)
+    }
+
+    // --- What the network brings ---
+
+    /// Takes a datagram: the cheap checks at once, the rest in [`process`](Self::process).
+    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
+        match self.admit(bytes) {
+            Ok(envelope) => {
+                if !self.intake.push(from, envelope) {
+                    self.counters.queue_full += 1;
+                }
+            }
+            Err(counter) => *counter(&mut self.counters) += 1,
+        }
+    }
+
+    /// Checks and handles one waiting datagram; `false` when none waits.
+    pub fn process(&mut self, now: Time) -> bool {
+        let Some((_, envelope)) = self.intake.pop() else { return false };
+        let sender = envelope.header().sender;
+        if let Err(reason) = self.open(now, envelope) {
+            self.refuse(sender, reason);
+        }
+        self.consider(now);
+        true
+    }
+
+    // --- What discovery reports ---
+
+    /// A neighbour came up, or came up again: with another startup stamp it is another process, with the same one
+    /// (`restored`) its link was down for longer than the dead time.
+    pub fn neighbour_up(
+        &mut self,
+        now: Time,
+        member: MemberId,
+        key: PublicKey,
+        startup: u64,
+        address: SocketAddr,
+        restored: bool,
+    ) {
+        self.roster.up(member, key, startup, address);
+        self.left_alone.remove(&member);
+        self.pending.leaving.remove(&member);
+        if restored && self.epoch.tree().slot_of(&member).is_some() {
+            // A forced rejoin renews the key: it may have missed anything.
+            self.pending.rekey = true;
+        }
+        self.retry_deferred(now);
+        self.retry_observation(now);
+        self.check_manager(now);
+        self.consider(now);
+    }
+
+    /// A verified hello of a neighbour.
+    pub fn neighbour_heard(
+        &mut self,
+        now: Time,
+        member: MemberId,
+        address: SocketAddr,
+        nonce: Nonce,
+        interval: Duration,
+        group: GroupState,
+    ) {
+        let ours = group.instance == self.epoch.instance();
+        let Some(peer) = self.roster.get_mut(&member) else { return };
+        peer.address = address;
+        peer.nonce = nonce;
+        peer.interval = interval;
+        peer.group = Some(group);
+        peer.astray_since = if ours { None } else { Some(peer.astray_since.unwrap_or(now)) };
+        if ours && member == self.epoch.tm() && group.header == self.epoch.public.hash && group.active {
+            self.activate(now);
+        }
+        if ours && group.epoch > self.epoch.number() {
+            self.recover(now, member);
+        }
+        self.check_manager(now);
+        self.consider(now);
+    }
+
+    /// A neighbour is gone; `announced` when it said so itself.
+    pub fn neighbour_gone(&mut self, now: Time, member: MemberId, announced: bool) {
+        if let Some(peer) = self.roster.get_mut(&member) {
+            peer.up = false;
+            peer.group = None;
+        }
+        if announced {
+            self.pending.leaving.insert(member);
+        }
+        self.check_manager(now);
+        self.consider(now);
+    }
+
+    /// The nonces of the own recent hellos: a request that repeats one comes from the same network.
+    pub fn set_hello_nonces(&mut self, nonces: &[Nonce]) {
+        self.own_nonces = nonces.to_vec();
+    }
+
+    // --- Time ---
+
+    /// Does what is due. Called too early or too often, it does nothing.
+    pub fn handle_timeout(&mut self, now: Time) {
+        let keep = self.keep_leaves_for();
+        self.own.expire(now, keep);
+        self.deferred.retain(|(since, ..)| now.since(*since) < DEFER_FOR);
+        self.handle_activation_timers(now);
+        self.handle_repairs(now);
+        self.handle_recovery_timer(now);
+        self.handle_transaction_timers(now);
+        self.handle_join_timers(now);
+        self.handle_departure_timer(now);
+        self.handle_claim_timer(now);
+        self.consider(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        [
+            self.own.next_expiry(self.keep_leaves_for()),
+            self.deferred.front().map(|(since, ..)| *since + DEFER_FOR),
+            self.next_activation_timer(),
+            self.assembly.next_repair(),
+            self.recovery.as_ref().map(|recovery| recovery.at),
+            self.next_transaction_timer(),
+            self.next_join_timer(),
+            self.departure.as_ref().map(|departure| departure.next()),
+            self.claim.as_ref().map(|claim| claim.at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    // --- What comes out ---
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    // --- What it holds ---
+
+    /// What hellos say of the group.
+    pub fn group_state(&self) -> GroupState {
+        self.epoch.state(self.active)
+    }
+
+    /// The members of the current epoch with their slots, rising.
+    pub fn members(&self) -> impl Iterator<Item = (u32, MemberId)> {
+        self.epoch.tree().members().map(|(slot, node)| (slot.0, node.leaf.member))
+    }
+
+    /// The reign of the current epoch.
+    pub fn instance(&self) -> Instance {
+        self.epoch.instance()
+    }
+
+    /// What the data plane needs of the current epoch.
+    pub fn keys(&self) -> crate::EpochKeys {
+        self.epoch.keys(&self.config.name)
+    }
+
+    /// Whether we send under the current epoch.
+    pub fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// Whether a greater group is being joined.
+    pub fn is_joining(&self) -> bool {
+        self.join.is_some()
+    }
+
+    /// Counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    // --- Shared by the parts ---
+
+    pub(crate) fn me(&self) -> MemberId {
+        self.author.member()
+    }
+
+    pub(crate) fn is_tm(&self) -> bool {
+        self.epoch.tm() == self.author.member()
+    }
+
+    /// What may have become possible after any input.
+    pub(crate) fn consider(&mut self, now: Time) {
+        if self.departure.is_none() && self.is_tm() {
+            self.consider_transaction(now);
+            self.consider_joining(now);
+        }
+    }
+
+    pub(crate) fn send<T: muster_wire::Body>(&mut self, to: Destination, body: &T) {
+        // Sealing fails only for a body larger than a datagram; ours are bounded by their types.
+        if let Ok(bytes) = self.author.seal(body) {
+            self.transmits.push_back(Transmit { to, bytes });
+        }
+    }
+
+    pub(crate) fn send_message(&mut self, to: Destination, message: &Message, only: Option<&[u16]>) {
+        for chunk in message.chunks(only) {
+            self.send(to, &chunk);
+        }
+    }
+
+    pub(crate) fn random_below(&mut self, limit: Duration) -> Duration {
+        let micros = limit.as_micros().max(1) as u64;
+        Duration::from_micros(self.rng.next_u64() % micros)
+    }
+
+    pub(crate) fn refuse(&mut self, member: MemberId, reason: Refusal) {
+        match reason {
+            Refusal::Signature(_) => self.counters.signature += 1,
+            _ => self.counters.refused += 1,
+        }
+        self.events.push_back(Event::Refused { member, reason });
+    }
+
+    /// A message that cannot be checked before a certificate comes.
+    pub(crate) fn defer(&mut self, now: Time, sender: MemberId, message: Message, needed: MemberId) {
+        if self.deferred.len() >= MAX_DEFERRED {
+            self.deferred.pop_front();
+        }
+        self.deferred.push_back((now, sender, message));
+        self.events.push_back(Event::NeedCertificate { member: needed });
+    }
+
+    pub(crate) fn remember_handled(&mut self, hash: Hash) {
+        if self.handled.len() >= MAX_HANDLED {
+            self.handled.pop_front();
+        }
+        self.handled.push_back(hash);
+    }
+
+    fn keep_leaves_for(&self) -> Duration {
+        self.config.deactivation_delay + self.config.hello_interval * 4
+    }
+
+    fn retry_deferred(&mut self, now: Time) {
+        for (since, sender, message) in std::mem::take(&mut self.deferred) {
+            if now.since(since) < DEFER_FOR {
+                self.handle_message(now, sender, message);
+            }
+        }
+    }
+
+    /// Everything that can be checked without looking at a signature; else the counter that counts it.
+    fn admit(&self, bytes: &[u8]) -> Result<Envelope, fn(&mut Counters) -> &mut u64> {
+        let envelope = Envelope::parse(bytes).map_err(|_| counter(|c| &mut c.malformed))?;
+        let header = envelope.header();
+        if header.kind < Kind::Chunk {
+            return Err(|c| &mut c.malformed);
+        }
+        if header.group != self.author.group() {
+            return Err(|c| &mut c.other_group);
+        }
+        if header.sender == self.author.member() {
+            return Err(|c| &mut c.reflected);
+        }
+        let Some(peer) = self.roster.get(&header.sender) else { return Err(|c| &mut c.unknown) };
+        if peer.startup != header.startup || !peer.window.is_new(header.sequence) {
+            return Err(|c| &mut c.replayed);
+        }
+        if self.is_idle_repetition(&envelope) {
+            return Err(|c| &mut c.replayed);
+        }
+        Ok(envelope)
+    }
+
+    /// A part of a message that was handled, and that asks for nothing more.
+    fn is_idle_repetition(&self, envelope: &Envelope) -> bool {
+        if envelope.header().kind != Kind::Chunk {
+            return false;
+        }
+        match envelope.decode::<muster_wire::mike::Chunk>() {
+            Ok(chunk) => {
+                let current = chunk.header == self.epoch.public.hash;
+                // The current commit once more: its author misses our acknowledgement.
+                let repeated = current && chunk.kind == MessageKind::Commit;
+                !repeated && (self.handled.contains(&chunk.message) || (current && chunk.kind == MessageKind::Snapshot))
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn open(&mut self, now: Time, envelope: Envelope) -> Result<(), Refusal> {
+        let header = *envelope.header();
+        let Some(peer) = self.roster.get_mut(&header.sender) else { return Ok(()) };
+        if peer.startup != header.startup || !peer.window.is_new(header.sequence) {
+            self.counters.replayed += 1;
+            return Ok(());
+        }
+        let envelope = peer.key.open(envelope)?;
+        peer.window.mark(header.sequence);
+        match header.kind {
+            Kind::Chunk => self.handle_chunk(now, header.sender, envelope.decode()?),
+            Kind::Request => self.handle_request(now, header.sender, &envelope.decode()?),
+            Kind::HandoverRefused => self.handle_handover_refused(now, &header.sender, &envelope.decode()?),
+            Kind::Ack => self.handle_ack(now, header.sender, &envelope.decode()?),
+            Kind::Activate => self.handle_activate(now, header.sender, &envelope.decode()?),
+            Kind::Leave => self.handle_leave(now, header.sender, &envelope.decode()?),
+            Kind::RekeyRequest => self.handle_rekey_request(header.sender, &envelope.decode()?),
+            // admit() let no other kind through.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Helps the compiler to see a closure as a function.
+fn counter(which: fn(&mut Counters) -> &mut u64) -> fn(&mut Counters) -> &mut u64 {
+    which
+}

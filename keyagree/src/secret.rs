@@ -1,0 +1,161 @@
+//! Secrets and everything that is derived from them. Every use has its label, every input its length.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use hkdf::Hkdf;
+use muster_wire::{GroupTag, Hash};
+use rand_core::Rng;
+use sha2::{Digest, Sha256};
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::Refusal;
+use crate::tree::{Node, ParentIndex};
+
+const SALT: &[u8] = b"muster 1";
+
+/// 32 bytes that only some may know. Erased when dropped; has no `Debug`.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub(crate) struct Secret([u8; 32]);
+
+impl Secret {
+    /// A fresh one.
+    pub(crate) fn random(rng: &mut impl Rng) -> Self {
+        let mut bytes = [0; 32];
+        rng.fill_bytes(&mut bytes);
+        Self(bytes)
+    }
+
+    /// HKDF-SHA256 (RFC 5869) of this secret for the use that `label` names.
+    pub(crate) fn derive(&self, label: &str, context: &[&[u8]]) -> Secret {
+        let mut bytes = [0; 32];
+        self.expand(label, context, &mut bytes);
+        Secret(bytes)
+    }
+
+    /// Like [`Secret::derive`], as many bytes as `out` has room for (at most 8,160).
+    pub(crate) fn expand(&self, label: &str, context: &[&[u8]], out: &mut [u8]) {
+        // expand() fails only beyond 255 blocks of 32 bytes; every caller passes a fixed array of at most 36.
+        Hkdf::<Sha256>::new(Some(SALT), &self.0).expand(&prefixed(label, context), out).expect("a short output");
+    }
+
+    /// The group key: HKDF-Extract(transcript, root secret).
+    pub(crate) fn group_key(&self, transcript: &Hash) -> Secret {
+        let (bytes, _) = Hkdf::<Sha256>::extract(Some(&transcript.0), &self.0);
+        Secret(bytes.into())
+    }
+
+    /// The public key of the pair that comes from this secret.
+    pub(crate) fn public(&self) -> [u8; 32] {
+        PublicKey::from(&self.private()).to_bytes()
+    }
+
+    /// For what may be shown: a confirmation tag, a fingerprint.
+    pub(crate) fn to_hash(&self) -> Hash {
+        Hash(self.0)
+    }
+
+    /// Whether every shared secret with this public key would be zero (RFC 7748, 6.1).
+    pub(crate) fn is_low_order(public: &[u8; 32]) -> bool {
+        // Any scalar shows it: they are all multiples of the cofactor.
+        Secret([1; 32]).agree(public).is_err()
+    }
+
+    fn private(&self) -> StaticSecret {
+        StaticSecret::from(self.derive("key pair", &[]).0)
+    }
+
+    fn agree(&self, other: &[u8; 32]) -> Result<Secret, Refusal> {
+        let shared = self.private().diffie_hellman(&PublicKey::from(*other));
+        if !shared.was_contributory() {
+            return Err(Refusal::LowOrderKey);
+        }
+        Ok(Secret(shared.to_bytes()))
+    }
+}
+
+/// The secret of an agreed parent: from one child's secret and both children's public keys.
+pub(crate) fn agreed(
+    group: GroupTag,
+    node: ParentIndex,
+    own: &Secret,
+    own_is_left: bool,
+    left: &[u8; 32],
+    right: &[u8; 32],
+) -> Result<Secret, Refusal> {
+    let shared = own.agree(if own_is_left { right } else { left })?;
+    Ok(shared.derive("agreed", &[&group.0, &node.number().to_be_bytes(), left, right]))
+}
+
+/// The secret of a lifted parent.
+pub(crate) fn lifted(group: GroupTag, node: ParentIndex, child: &Secret) -> Secret {
+    child.derive("lifted", &[&group.0, &node.number().to_be_bytes()])
+}
+
+/// The secret of a sealed parent.
+pub(crate) fn sealed(group: GroupTag, node: ParentIndex, epoch: u64, source: &Secret) -> Secret {
+    source.derive("sealed", &[&group.0, &node.number().to_be_bytes(), &epoch.to_be_bytes()])
+}
+
+/// Where a ciphertext belongs; it opens nowhere else.
+pub(crate) struct SealContext {
+    pub(crate) group: GroupTag,
+    pub(crate) epoch: u64,
+    pub(crate) node: ParentIndex,
+    pub(crate) recipient: Node,
+    pub(crate) ephemeral: [u8; 32],
+    pub(crate) public: [u8; 32],
+}
+
+impl SealContext {
+    /// Encrypts a sealed parent's secret to one node of the resolution.
+    pub(crate) fn seal(&self, ephemeral: &Secret, secret: &Secret) -> Result<[u8; 48], Refusal> {
+        let mut sealed = [0; 48];
+        sealed[..32].copy_from_slice(&secret.0);
+        let (key, aad) = self.key(&ephemeral.agree(&self.public)?);
+        let tag = key
+            .seal_in_place_separate_tag(once(), Aad::from(aad), &mut sealed[..32])
+            .map_err(|_| Refusal::Ciphertext)?;
+        sealed[32..].copy_from_slice(tag.as_ref());
+        Ok(sealed)
+    }
+
+    /// Opens it with the recipient node's secret.
+    pub(crate) fn open(&self, recipient: &Secret, sealed: &[u8; 48]) -> Result<Secret, Refusal> {
+        let mut bytes = *sealed;
+        let (key, aad) = self.key(&recipient.agree(&self.ephemeral)?);
+        let plain = key.open_in_place(once(), Aad::from(aad), &mut bytes).map_err(|_| Refusal::Ciphertext)?;
+        let mut secret = [0; 32];
+        secret.copy_from_slice(plain);
+        bytes.zeroize();
+        Ok(Secret(secret))
+    }
+
+    fn key(&self, shared: &Secret) -> (LessSafeKey, Vec<u8>) {
+        let (epoch, node, recipient) =
+            (self.epoch.to_be_bytes(), self.node.number().to_be_bytes(), self.recipient.number().to_be_bytes());
+        let context: [&[u8]; 6] = [&self.group.0, &epoch, &node, &recipient, &self.ephemeral, &self.public];
+        let key = shared.derive("seal", &context);
+        // new() fails only for a key of the wrong length.
+        let key = UnboundKey::new(&AES_256_GCM, &key.0).expect("a 32-byte key");
+        (LessSafeKey::new(key), prefixed("seal", &context))
+    }
+}
+
+/// SHA-256 over a label and length-prefixed parts.
+pub(crate) fn hash(label: &str, parts: &[&[u8]]) -> Hash {
+    Hash(Sha256::digest(prefixed(label, parts)).into())
+}
+
+/// The key of a [`SealContext`] serves one message only, so its nonce may be constant.
+fn once() -> Nonce {
+    Nonce::assume_unique_for_key([0; 12])
+}
+
+fn prefixed(label: &str, parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(8 + label.len() + parts.iter().map(|part| 8 + part.len()).sum::<usize>());
+    for part in std::iter::once(label.as_bytes()).chain(parts.iter().copied()) {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+    bytes
+}

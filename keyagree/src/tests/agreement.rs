@@ -1,0 +1,185 @@
+//! Groups form, shrink, lose their manager, come back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+
+fn group(count: usize) -> Net {
+    let mut net = Net::new(count);
+    net.connect(&(0..count).collect::<Vec<_>>());
+    net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    net
+}
+
+#[test]
+fn two_devices_become_one_group() {
+    let net = group(2);
+    let state = net.devices[0].machine.group_state();
+    assert_eq!(state.instance.tm, member(0), "of two singles the one with the lower id is the greater");
+    assert_eq!(state.epoch, 2);
+}
+
+#[test]
+fn every_size_up_to_twenty_starts_at_once() {
+    for count in 3..=20 {
+        let mut net = Net::new(count);
+        net.connect(&(0..count).collect::<Vec<_>>());
+        let took = net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+        assert!(took < Duration::from_millis(500), "{count} took {took:?}");
+    }
+}
+
+#[test]
+fn one_after_the_other_needs_one_epoch_each() {
+    let mut net = Net::new(9);
+    for count in 2..=9 {
+        net.connect(&(0..count).collect::<Vec<_>>());
+        let took = net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+        assert!(took < Duration::from_millis(60), "{count} took {took:?}");
+        assert_eq!(net.devices[0].machine.group_state().epoch, count as u64);
+    }
+}
+
+#[test]
+fn a_member_that_dies_is_excluded_and_the_key_is_new() {
+    let mut net = group(5);
+    let before = net.devices[0].machine.keys().fingerprint();
+    net.kill(3, Duration::from_secs(4));
+    net.run_until_true(Duration::from_secs(5), |net| net.is_one_group());
+    assert_ne!(net.devices[0].machine.keys().fingerprint(), before);
+    assert_eq!(net.devices[0].machine.members().count(), 4);
+    assert!(!net.devices[3].fingerprints.contains(&net.devices[0].machine.keys().fingerprint()));
+}
+
+#[test]
+fn the_manager_dies_and_the_lowest_live_slot_succeeds() {
+    let mut net = group(5);
+    net.kill(0, Duration::from_secs(4));
+    let took = net.run_until_true(Duration::from_secs(6), Net::is_one_group);
+    assert!(took < Duration::from_millis(4100), "{took:?}");
+    let claims: u64 = net.devices.iter().map(|device| device.machine.counters().claims).sum();
+    assert_eq!(claims, 1);
+}
+
+#[test]
+fn manager_and_successor_die_together() {
+    let mut net = group(6);
+    let slots: Vec<_> = net.devices[1].machine.members().map(|(_, member)| member).collect();
+    let successor = (0..6).find(|index| member(*index) == slots[1]).unwrap();
+    net.kill(0, Duration::from_secs(4));
+    net.kill(successor, Duration::from_secs(4));
+    net.run_until_true(Duration::from_secs(7), Net::is_one_group);
+}
+
+#[test]
+fn all_but_one_die() {
+    let mut net = group(8);
+    for device in (0..8).filter(|device| *device != 5) {
+        net.kill(device, Duration::from_secs(4));
+    }
+    net.run_until_true(Duration::from_secs(12), Net::is_one_group);
+    assert_eq!(net.devices[5].machine.members().count(), 1);
+}
+
+#[test]
+fn a_member_that_restarts_comes_back_with_another_key() {
+    let mut net = group(4);
+    let before = net.devices[0].machine.keys().fingerprint();
+    net.kill(2, Duration::from_secs(100));
+    net.run_for(Duration::from_millis(300));
+    net.restart(2);
+    net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    assert_ne!(net.devices[0].machine.keys().fingerprint(), before);
+}
+
+#[test]
+fn the_manager_restarts() {
+    let mut net = group(4);
+    net.kill(0, Duration::from_secs(100));
+    net.run_for(Duration::from_millis(300));
+    net.restart(0);
+    net.run_until_true(Duration::from_secs(5), Net::is_one_group);
+}
+
+#[test]
+fn members_and_the_manager_leave_in_order() {
+    let mut net = group(4);
+    for leaver in [2, 0, 1] {
+        let before = net.devices[3].machine.keys().fingerprint();
+        net.command(leaver, KeyAgreement::leave);
+        let took = net.run_until_true(Duration::from_secs(3), |net| net.devices[leaver].left);
+        assert!(took < Duration::from_millis(100), "{leaver} took {took:?}");
+        net.devices[leaver].up = false;
+        for other in 0..4 {
+            net.put(other, DELAY, Input::Gone(leaver, true));
+        }
+        net.run_until_true(Duration::from_secs(1), Net::is_one_group);
+        assert_ne!(net.devices[3].machine.keys().fingerprint(), before);
+    }
+}
+
+#[test]
+fn rekey_on_command_of_any_member() {
+    let mut net = group(3);
+    for asker in [0, 1, 2] {
+        let before = net.devices[0].machine.keys().fingerprint();
+        net.command(asker, KeyAgreement::rekey);
+        net.run_until_true(Duration::from_secs(1), |net| {
+            net.is_one_group() && net.devices[0].machine.keys().fingerprint() != before
+        });
+    }
+}
+
+#[test]
+fn a_commit_that_is_lost_is_made_good_by_a_snapshot_or_a_repetition() {
+    for lost in 1..60_usize {
+        let mut net = group(5);
+        let mut seen = 0;
+        net.filter = Box::new(move |_, _, _| {
+            seen += 1;
+            seen % 7 != lost % 7 || seen > lost
+        });
+        net.command(0, KeyAgreement::rekey);
+        net.run_for(Duration::from_secs(3));
+        net.run_until_true(Duration::from_secs(5), Net::is_one_group);
+    }
+}
+
+#[test]
+fn two_groups_that_meet_become_one() {
+    let mut net = Net::new(7);
+    net.connect(&[0, 1, 2]);
+    net.run_until_true(Duration::from_secs(3), |net| net.devices[2].machine.members().count() == 3);
+    for device in &mut net.devices {
+        device.up = false;
+    }
+    net.connect(&[3, 4, 5, 6]);
+    net.run_until_true(Duration::from_secs(3), |net| net.devices[6].machine.members().count() == 4);
+    net.connect(&[0, 1, 2, 3, 4, 5, 6]);
+    net.run_until_true(Duration::from_secs(4), Net::is_one_group);
+    assert_eq!(net.devices[0].machine.group_state().instance.tm, member(3), "the larger one stays");
+}
+
+#[test]
+fn a_quiet_group_stays_as_it_is() {
+    let mut net = group(10);
+    net.run_for(Duration::from_secs(2));
+    let epoch = net.devices[0].machine.group_state().epoch;
+    net.run_for(Duration::from_secs(300));
+    assert!(net.is_one_group());
+    assert_eq!(net.devices[0].machine.group_state().epoch, epoch);
+}
+
+#[test]
+fn no_key_is_used_twice_and_sender_keys_differ() {
+    let net = group(6);
+    let keys = net.devices[0].machine.keys();
+    let senders: BTreeSet<[u8; 36]> = keys.members.iter().map(|(slot, _)| keys.sender_key(b"address", *slot)).collect();
+    assert_eq!(senders.len(), 6);
+    assert_ne!(keys.sender_key(b"address", 0), keys.sender_key(b"another", 0));
+    for device in &net.devices {
+        let other = device.machine.keys();
+        assert!(keys.members.iter().all(|(slot, _)| keys.sender_key(b"a", *slot) == other.sender_key(b"a", *slot)));
+    }
+}

@@ -1,0 +1,363 @@
+//! The transaction manager's work: one commit, whatever it changes, until all have it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use muster_certs::Author;
+use muster_wire::mike::{
+    Ack, Activate, Commit, CommitBody, EpochHeader, Handover, MAX_HANDOVERS, MessageKind, RekeyRequest,
+};
+use muster_wire::{Destination, Hash, Instance, List, MemberId, Signed, Time, codec};
+use rand_core::Rng;
+
+use crate::commit::{Changes, KeyedPath, body_hash, handover_leaves, handovers_hash, key_path};
+use crate::epoch::{Epoch, Public, SUITE, confirmation, group_key, header_hash, transcript};
+use crate::message::Message;
+use crate::own::OwnLeaves;
+use crate::secret::Secret;
+use crate::tree::{Slot, Tree};
+use crate::{Config, KeyAgreement, Refusal};
+
+/// The first repetition of a commit to who has not acknowledged; then doubling.
+const REPEAT: Duration = Duration::from_millis(20);
+/// A member whose hellos name another group is removed after this many of its intervals.
+const ASTRAY_INTERVALS: u32 = 3;
+
+/// What waits for the next commit.
+#[derive(Default)]
+pub(crate) struct Pending {
+    /// Members that said that they leave.
+    pub(crate) leaving: BTreeSet<MemberId>,
+    /// Groups that join.
+    pub(crate) handovers: VecDeque<Signed<Handover>>,
+    /// Somebody wants a new key.
+    pub(crate) rekey: bool,
+    /// Members that let the last transaction run into its end: none waits for them until they acknowledge again.
+    unresponsive: BTreeSet<MemberId>,
+}
+
+impl Pending {
+    /// What concerned the reign that has ended.
+    pub(crate) fn forget_reign(&mut self) {
+        *self = Pending::default();
+    }
+}
+
+/// A commit that not all have acknowledged.
+pub(crate) struct Transaction {
+    message: Message,
+    awaiting: BTreeSet<MemberId>,
+    repeat_at: Time,
+    backoff: Duration,
+    deadline: Time,
+}
+
+/// Who goes, and whether that cannot wait.
+struct Removals {
+    slots: Vec<Slot>,
+    urgent: bool,
+}
+
+impl KeyAgreement {
+    /// Asks for a new group key.
+    pub fn rekey(&mut self, now: Time) {
+        if self.is_tm() {
+            self.pending.rekey = true;
+            self.consider(now);
+        } else if let Some(tm) = self.roster.get(&self.epoch.tm()) {
+            let to = Destination::Unicast(tm.address);
+            let (instance, epoch) = (self.epoch.instance(), self.epoch.number());
+            self.send(to, &RekeyRequest { instance, epoch, header: self.epoch.public.hash });
+        }
+    }
+
+    pub(crate) fn consider_transaction(&mut self, now: Time) {
+        let removals = self.removals(now);
+        let old = now >= self.entered_at + self.config.lifetime;
+        let wanted = !removals.slots.is_empty() || !self.pending.handovers.is_empty() || self.pending.rekey || old;
+        let batching = self.last_commit.is_some_and(|last| now < last + self.config.batch_window);
+        if !wanted || (self.is_busy() && !removals.urgent) || batching {
+            return;
+        }
+        let handovers = self.take_handovers();
+        let instance = self.epoch.instance();
+        if let Err(reason) = self.commit(now, instance, removals.slots, handovers, removals.urgent) {
+            // Nothing has changed; what was asked for is dropped, its askers will ask again.
+            self.pending.forget_reign();
+            self.last_commit = Some(now);
+            self.refuse(self.me(), reason);
+        }
+    }
+
+    /// Makes a commit, enters its epoch and sends it.
+    pub(crate) fn commit(
+        &mut self,
+        now: Time,
+        instance: Instance,
+        removed: Vec<Slot>,
+        handovers: Vec<Signed<Handover>>,
+        urgent: bool,
+    ) -> Result<(), Refusal> {
+        let mut joined = Vec::new();
+        let mut number = self.epoch.number();
+        let mut tags: BTreeSet<u16> = self.live.iter().map(|live| live.spi_tag).collect();
+        for signed in &handovers {
+            let handover = signed.decode()?;
+            joined.extend(handover_leaves(&handover, &mut self.roster)?);
+            number = number.max(handover.epoch);
+            tags.extend(handover.tags.iter());
+        }
+        let newcomers: Vec<MemberId> = joined.iter().map(|node| node.leaf.member).collect();
+        let (leaf, secret) = self.own.fresh(&self.author, &mut self.rng)?;
+        let changes = Changes { fills: vec![], removed, refreshed: vec![], joined, leaf };
+        let (tree, slot) = changes.apply(&self.epoch.public.tree, &self.roster)?;
+        let draft = Draft { instance, number: number + 1, parent: self.epoch.public.hash, handovers, tags };
+        let (epoch, commit) =
+            draft.finish(&self.config.name, tree, slot, &secret, &changes, &self.author, &mut self.rng)?;
+        let message = Message::new(MessageKind::Commit, epoch.public.hash, codec::encode(&commit)?);
+
+        let retire_after = if urgent { self.config.activation_delay } else { self.config.deactivation_delay };
+        self.enter(now, epoch, retire_after);
+        self.counters.commits += 1;
+        self.counters.joins += newcomers.len() as u64;
+        // Their hellos name their old group until the commit reaches them.
+        newcomers.iter().for_each(|member| self.roster.astray_from(member, now));
+        self.last_commit = Some(now);
+        self.pending.rekey = false;
+        self.remember_handled(message.hash);
+        self.sent.remember(message.clone());
+        self.send_message(Destination::Group, &message, None);
+        if newcomers.len() > 1 {
+            let snapshot = self.snapshot_message()?;
+            self.send_message(Destination::Group, &snapshot, None);
+        }
+        let me = self.me();
+        let members: BTreeSet<MemberId> = self.members().map(|(_, member)| member).collect();
+        self.pending.leaving.retain(|member| members.contains(member));
+        self.pending.unresponsive.retain(|member| members.contains(member));
+        let awaiting = members.into_iter().filter(|m| *m != me && !self.pending.unresponsive.contains(m)).collect();
+        self.transaction = Some(Transaction {
+            message,
+            awaiting,
+            repeat_at: now + REPEAT,
+            backoff: REPEAT,
+            deadline: now + self.config.activation_delay,
+        });
+        if urgent {
+            self.announce_active(now);
+        }
+        self.finish_if_acknowledged(now);
+        Ok(())
+    }
+
+    pub(crate) fn handle_ack(&mut self, now: Time, sender: MemberId, ack: &Ack) -> Result<(), Refusal> {
+        if self.is_tm() && ack.header == self.epoch.public.hash {
+            self.pending.unresponsive.remove(&sender);
+            if let Some(transaction) = &mut self.transaction {
+                transaction.awaiting.remove(&sender);
+            }
+            self.finish_if_acknowledged(now);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle_rekey_request(&mut self, sender: MemberId, named: &RekeyRequest) -> Result<(), Refusal> {
+        // It names the epoch that it wants replaced: what comes late or twice does nothing.
+        if self.is_tm() && named.header == self.epoch.public.hash && self.epoch.tree().slot_of(&sender).is_some() {
+            self.pending.rekey = true;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn handle_transaction_timers(&mut self, now: Time) {
+        let Some(transaction) = &mut self.transaction else { return };
+        if transaction.deadline <= now {
+            self.pending.unresponsive.extend(std::mem::take(&mut transaction.awaiting));
+            self.finish_if_acknowledged(now);
+        } else if transaction.repeat_at <= now {
+            transaction.backoff *= 2;
+            transaction.repeat_at = now + transaction.backoff;
+            let message = transaction.message.clone();
+            let addresses: Vec<_> =
+                transaction.awaiting.iter().filter_map(|member| Some(self.roster.get(member)?.address)).collect();
+            for address in addresses {
+                self.send_message(Destination::Unicast(address), &message, None);
+            }
+        }
+    }
+
+    pub(crate) fn next_transaction_timer(&self) -> Option<Time> {
+        let running = self.transaction.as_ref().map(|transaction| transaction.repeat_at.min(transaction.deadline));
+        let next_commit = if self.is_tm() && self.departure.is_none() { self.next_commit() } else { None };
+        [running, next_commit].into_iter().flatten().min()
+    }
+
+    /// When [`Self::consider_transaction`] would make a commit, as things stand.
+    fn next_commit(&self) -> Option<Time> {
+        let not_before = self.last_commit.map_or(Time(0), |last| last + self.config.batch_window);
+        let removals = self.removals(Time(0));
+        let mut times = Vec::new();
+        if removals.urgent {
+            times.push(not_before);
+        }
+        times.extend(self.epoch.tree().members().filter_map(|(_, node)| self.astray_at(&node.leaf.member)));
+        if !self.is_busy() {
+            if !removals.slots.is_empty() || !self.pending.handovers.is_empty() || self.pending.rekey {
+                times.push(not_before);
+            }
+            times.push(self.entered_at + self.config.lifetime);
+        }
+        times.into_iter().map(|at| at.max(not_before)).min()
+    }
+
+    /// A commit waits for its acknowledgements, or a hand-over for its answer.
+    fn is_busy(&self) -> bool {
+        self.transaction.is_some() || self.join.as_ref().is_some_and(|join| join.is_offered())
+    }
+
+    /// When a member that names another group has done so for too long.
+    fn astray_at(&self, member: &MemberId) -> Option<Time> {
+        let peer = self.roster.get(member)?;
+        Some(peer.astray_since? + peer.interval * ASTRAY_INTERVALS)
+    }
+
+    /// Members that are gone, restarted, astray or leaving.
+    fn removals(&self, now: Time) -> Removals {
+        let mut removals = Removals { slots: Vec::new(), urgent: false };
+        for (slot, node) in self.epoch.tree().members() {
+            let member = &node.leaf.member;
+            if *member == self.me() {
+                continue;
+            }
+            let leaving = self.pending.leaving.contains(member);
+            let dead = match self.roster.get(member) {
+                None => true,
+                Some(peer) => {
+                    let astray = self.astray_at(member).is_some_and(|at| at <= now);
+                    !peer.up || peer.startup != node.leaf.startup || astray
+                }
+            };
+            if leaving || dead {
+                removals.slots.push(slot);
+                removals.urgent |= !leaving;
+            }
+        }
+        removals
+    }
+
+    /// The hand-overs that still may be taken in.
+    fn take_handovers(&mut self) -> Vec<Signed<Handover>> {
+        let mut taken = Vec::new();
+        while taken.len() < MAX_HANDOVERS
+            && let Some(signed) = self.pending.handovers.pop_front()
+        {
+            taken.push(signed);
+        }
+        taken
+    }
+
+    fn finish_if_acknowledged(&mut self, now: Time) {
+        if self.transaction.as_ref().is_some_and(|transaction| transaction.awaiting.is_empty()) {
+            self.transaction = None;
+            self.announce_active(now);
+        }
+    }
+
+    fn announce_active(&mut self, now: Time) {
+        if self.active {
+            return;
+        }
+        if self.epoch.tree().len() > 1 {
+            let (instance, epoch) = (self.epoch.instance(), self.epoch.number());
+            self.send(Destination::Group, &Activate { instance, epoch, header: self.epoch.public.hash });
+        }
+        self.activate(now);
+    }
+}
+
+impl Epoch {
+    /// The epoch of a group of one, with a fresh reign.
+    pub(crate) fn of_one(
+        config: &Config,
+        author: &Author,
+        own: &mut OwnLeaves,
+        rng: &mut impl Rng,
+        number: u64,
+    ) -> Result<Epoch, Refusal> {
+        let (leaf, secret) = own.fresh(author, rng)?;
+        let mut tree = Tree::new(author.group(), 1)?;
+        tree.set_leaf(Slot(0), leaf.clone());
+        let instance = Instance { tm: author.member(), startup: author.startup(), random: rng.next_u64() };
+        let changes = Changes { fills: vec![], removed: vec![], refreshed: vec![], joined: vec![], leaf };
+        let draft = Draft { instance, number, parent: Hash::NONE, handovers: Vec::new(), tags: BTreeSet::new() };
+        let (epoch, _) = draft.finish(&config.name, tree, Slot(0), &secret, &changes, author, rng)?;
+        Ok(epoch)
+    }
+}
+
+/// A commit before its keys.
+struct Draft {
+    instance: Instance,
+    number: u64,
+    parent: Hash,
+    handovers: Vec<Signed<Handover>>,
+    /// SPI tags that are in use.
+    tags: BTreeSet<u16>,
+}
+
+impl Draft {
+    /// Keys the path above `slot` and signs the header.
+    #[allow(clippy::too_many_arguments)] // every one is another thing
+    fn finish(
+        self,
+        name: &str,
+        mut tree: Tree,
+        slot: Slot,
+        leaf: &Secret,
+        changes: &Changes,
+        author: &Author,
+        rng: &mut impl Rng,
+    ) -> Result<(Epoch, Commit), Refusal> {
+        const LARGE: Refusal = Refusal::Rule("larger than a commit may be");
+        let KeyedPath { path, ephemeral, ciphertexts, secrets } =
+            key_path(&mut tree, slot, leaf, self.number, author.key(), rng)?;
+        let body = CommitBody {
+            fills: List::new(changes.fills.clone()).ok_or(LARGE)?,
+            removed: List::new(changes.removed.iter().map(|slot| slot.0).collect()).ok_or(LARGE)?,
+            refreshed: List::new(changes.refreshed.iter().map(|node| node.signed.clone()).collect()).ok_or(LARGE)?,
+            leaf: Some(changes.leaf.signed.clone()),
+            path,
+            ephemeral,
+            ciphertexts: List::new(ciphertexts).ok_or(LARGE)?,
+        };
+        let transcript = transcript(name, &self.instance, self.number, &mut tree)?;
+        let key = group_key(&tree, &secrets, &transcript)?;
+        let header = EpochHeader {
+            suite: SUITE,
+            group: author.group(),
+            instance: self.instance,
+            epoch: self.number,
+            parent: self.parent,
+            transcript,
+            confirmation: confirmation(&key, &transcript),
+            spi_tag: free_tag(&self.tags, rng),
+            handovers: handovers_hash(&self.handovers)?,
+            body: body_hash(&body)?,
+        };
+        let signed = author.key().sign_value(&header)?;
+        let commit =
+            Commit { header: signed.clone(), handovers: List::new(self.handovers.clone()).ok_or(LARGE)?, body };
+        let public = Public { hash: header_hash(&signed), signed, header, tree, handovers: self.handovers };
+        Ok((Epoch { public, slot, path: secrets, key }, commit))
+    }
+}
+
+/// A tag from 1 to 4095 that is not in use. At most a few dozen are.
+fn free_tag(tags: &BTreeSet<u16>, rng: &mut impl Rng) -> u16 {
+    loop {
+        let tag = (rng.next_u32() % 4095 + 1) as u16;
+        if !tags.contains(&tag) {
+            return tag;
+        }
+    }
+}
