@@ -57,6 +57,10 @@ impl Schedule {
         self.nonces.contains(nonce)
     }
 
+    pub(crate) fn nonces(&self) -> Vec<Nonce> {
+        self.nonces.iter().copied().collect()
+    }
+
     /// Something has changed: a hello, 50 ms after the last one at the soonest.
     pub(crate) fn trigger(&mut self, now: Time) {
         self.earliest(self.last.map_or(now, |last| now.max(last + TRIGGER_SPACING)));

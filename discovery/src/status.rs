@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use muster_certs::Identity;
-use muster_wire::{MemberId, Time};
+use muster_wire::{MemberId, Nonce, Time};
 
 use crate::Discovery;
 use crate::counters::Counters;
@@ -55,6 +55,11 @@ impl Discovery {
     /// The own validated certificate.
     pub fn own_identity(&self) -> &Identity {
         &self.own
+    }
+
+    /// The nonces of the own recent hellos, the newest first: who repeats one is on the same network.
+    pub fn recent_nonces(&self) -> Vec<Nonce> {
+        self.schedule.nonces()
     }
 
     /// The own X25519 public key and salt, as the hellos carry them.

@@ -47,6 +47,11 @@ fn a_goodbye_is_gone_at_once_and_for_good() {
     assert_eq!(net.news(0), ["join 1", "gone 1 goodbye"]);
     assert_eq!(net.machine(1).poll_timeout(), None);
     net.deliver(0, net.nodes[1].address, &hello.bytes);
+    // Nor does a hello help that was never heard, held back by somebody.
+    let mut author = Author::new(net.nodes[1].device.key.clone(), GROUP, net.member(1), 100);
+    while author.next_sequence() < 1000 {}
+    let body: muster_wire::idp::Hello = Envelope::parse(&hello.bytes).unwrap().decode().unwrap();
+    net.deliver(0, net.nodes[1].address, &author.seal(&body).unwrap());
     net.run(ms(100));
     assert!(net.news(0).is_empty());
     assert_eq!(net.count(0, Kind::Probe, hello.at), 0, "a run that has ended is not asked");

@@ -173,8 +173,86 @@ fn a_nonce_in_a_forged_hello_does_not_bring_its_owner_up_nor_keep_it_down() {
     let forged = forged.seal(hello.header(), &muster_wire::codec::encode(&body).unwrap()).unwrap();
     net.deliver(0, address(1), &forged);
     net.run(ms(3000));
-    assert_eq!(net.news(0), ["join 1"]);
     assert!(!net.nodes[0].events.iter().any(|(_, e)| matches!(e, Event::Heard { group, .. } if group.epoch == 666)));
+    assert_eq!(net.news(0), ["join 1"]);
+}
+
+/// A stranger's hello under `member`'s id, and the probe that it gets.
+fn greet(net: &mut Net, author: &mut Author, from: SocketAddr, nonce: u8) -> Option<Probe> {
+    let mut hello: Hello = Envelope::parse(&net.last(0, Kind::Hello).bytes).unwrap().decode().unwrap();
+    hello.nonce = Nonce([nonce; 16]);
+    let count = net.sent.len();
+    net.deliver(0, from, &author.seal(&hello).unwrap());
+    let probe = net.sent[count..].iter().find(|s| s.kind == Kind::Probe)?;
+    Some(Envelope::parse(&probe.bytes).unwrap().decode().unwrap())
+}
+
+fn answer(nonce: Nonce, chain: &[Vec<u8>]) -> ProbeAnswer {
+    let chain = chain.iter().map(|der| muster_wire::Bytes::new(der.clone()).unwrap()).collect();
+    ProbeAnswer { nonce, chain: muster_wire::List::new(chain).unwrap() }
+}
+
+#[test]
+fn only_the_owner_of_a_certificate_comes_up_with_it() {
+    let mut net = settled();
+    let (victim, insider, from) = (device(3), device(4), address(5));
+    let thief = SigningKey::from_seed(&[99; 32]);
+    for (key, chain) in [(thief, &victim.chain), (insider.key.clone(), &insider.chain)] {
+        let mut author = Author::new(key, GROUP, victim.member, 7);
+        let probe = greet(&mut net, &mut author, from, 1);
+        let nonce = probe.map_or(Nonce([0; 16]), |probe| probe.nonce);
+        net.deliver(0, from, &author.seal(&answer(nonce, chain)).unwrap());
+        net.run(ms(130_000));
+        assert!(net.news(0).is_empty());
+    }
+    // The same by the owner is right.
+    let mut author = Author::new(victim.key, GROUP, victim.member, 7);
+    let probe = greet(&mut net, &mut author, from, 1).unwrap();
+    net.deliver(0, from, &author.seal(&answer(probe.nonce, &victim.chain)).unwrap());
+    assert_eq!(net.nodes[0].events.iter().filter(|(_, e)| matches!(e, Event::Joined { .. })).count(), 1);
+}
+
+#[test]
+fn an_answer_says_nothing_of_a_later_hello() {
+    let mut net = settled();
+    let (newcomer, from) = (device(3), address(5));
+    let mut author = Author::new(newcomer.key, GROUP, newcomer.member, 7);
+    let first = greet(&mut net, &mut author, from, 1).unwrap();
+    assert!(greet(&mut net, &mut author, from, 2).is_none(), "one probe at a time");
+    let count = net.sent.len();
+    net.run(ms(60));
+    let second =
+        net.sent[count..].iter().find(|s| s.kind == Kind::Probe && s.to == Destination::Unicast(from)).unwrap();
+    let second: Probe = Envelope::parse(&second.bytes).unwrap().decode().unwrap();
+    assert_eq!(second.hello_nonce, Nonce([2; 16]));
+    assert_ne!(second.nonce, first.nonce);
+    net.deliver(0, from, &author.seal(&answer(first.nonce, &newcomer.chain)).unwrap());
+    assert!(!net.nodes[0].events.iter().any(|(_, e)| matches!(e, Event::Joined { .. })));
+    net.deliver(0, from, &author.seal(&answer(second.nonce, &newcomer.chain)).unwrap());
+    assert!(net.nodes[0].events.iter().any(|(_, e)| matches!(e, Event::Joined { .. })));
+}
+
+#[test]
+fn what_is_queued_twice_counts_once_and_forged_addresses_take_no_neighbours_room() {
+    let mut net = settled();
+    let now = net.now;
+    let template = Envelope::parse(&net.last(1, Kind::Hello).bytes).unwrap();
+    let thief = SigningKey::from_seed(&[99; 32]);
+    for n in 0..2000_u32 {
+        let header = Header { sequence: 10_000, ..*template.header() };
+        let forged = thief.seal(&header, template.body()).unwrap();
+        let from = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + n).into(), 4860);
+        net.machine(0).handle_datagram(now, from, &forged);
+    }
+    net.with(1, |machine, now| machine.set_group_state(now, group_state(2)));
+    let hello = net.last(1, Kind::Hello).bytes;
+    let machine = net.machine(0);
+    machine.handle_datagram(now, address(1), &hello);
+    machine.handle_datagram(now, address(1), &hello);
+    while machine.process(now) {}
+    let heard = std::iter::from_fn(|| machine.poll_event()).filter(|event| matches!(event, Event::Heard { .. }));
+    assert_eq!(heard.count(), 1);
+    assert_eq!(net.dropped(0, Dropped::Replayed), 1);
 }
 
 #[test]

@@ -82,6 +82,39 @@ fn a_change_of_the_groups_state_is_told_at_once_but_not_more_than_every_50_ms() 
 }
 
 #[test]
+fn newcomers_one_by_one_do_not_make_a_storm_of_answers() {
+    let mut net = Net::of(&[10_000]);
+    net.run(ms(300));
+    let since = net.now;
+    for seed in 2..27 {
+        let node = net.add(device(seed), 10_000);
+        net.start(node, 100);
+        net.run(ms(8));
+    }
+    net.run(ms(60));
+    let hellos = net.count(0, Kind::Hello, since);
+    assert!((5..=10).contains(&hellos), "{hellos} hellos in a quarter of a second");
+    assert_eq!(net.news(0).len(), 25);
+}
+
+#[test]
+fn hellos_do_not_overtake_each_other() {
+    let mut net = Net::of(&[1000, 1000]);
+    net.run(ms(500));
+    let hellos = [2, 3].map(|epoch| {
+        net.run(ms(60));
+        net.with(1, |machine, now| machine.set_group_state(now, group_state(epoch)));
+        let sent = net.last(1, Kind::Hello);
+        net.wire.clear();
+        sent
+    });
+    net.nodes[0].events.clear();
+    net.deliver(0, address(1), &hellos[1].bytes);
+    net.deliver(0, address(1), &hellos[0].bytes);
+    assert_eq!(net.nodes[0].events.len(), 1, "the older one is nothing");
+}
+
+#[test]
 fn a_flap_within_the_dead_time_is_no_event() {
     let mut net = Net::of(&[1000, 1000]);
     net.run(ms(3000));

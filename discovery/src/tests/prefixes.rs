@@ -68,6 +68,23 @@ fn they_are_repeated_until_acknowledged_ever_more_rarely() {
 }
 
 #[test]
+fn an_overtaken_version_does_not_come_back() {
+    let mut net = Net::of(&[1000, 1000]);
+    net.run(ms(300));
+    let versions: Vec<Sent> = ["10.1.0.0/16", "10.2.0.0/16"]
+        .map(|text| {
+            net.with(0, |machine, now| machine.set_prefixes(now, nets(&[text]))).unwrap();
+            net.last(0, Kind::Prefixes)
+        })
+        .to_vec();
+    net.wire.clear();
+    net.deliver(1, address(0), &versions[1].bytes);
+    net.deliver(1, address(0), &versions[0].bytes);
+    assert_eq!(told(&net, 1), Some(nets(&["10.2.0.0/16"])));
+    assert_eq!(net.status(1)[0].prefixes, nets(&["10.2.0.0/16"]));
+}
+
+#[test]
 fn a_neighbour_that_did_not_notice_its_absence_is_still_believed() {
     let mut net = Net::of(&[200, 200]);
     net.with(1, |machine, now| machine.set_prefixes(now, nets(&["2001:db8:b::/64"]))).unwrap();
