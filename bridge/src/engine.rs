@@ -1,0 +1,315 @@
+//! Discovery and key agreement as one machine: what one learns, the other is told. Pure: the daemon and the simulator
+//! both drive this.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use muster_certs::{Author, TrustStore};
+use muster_discovery::{Discovery, GoneReason, JoinKind, SetupError};
+use muster_keyagree::{EpochKeys, KeyAgreement};
+use muster_wire::{Hash, MemberId, Time, Transmit};
+
+use crate::event::{EventKind, Record};
+
+/// Which of the two ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Port {
+    /// Discovery.
+    Discovery,
+    /// Key agreement: the next one.
+    KeyAgreement,
+}
+
+/// What the driver does for the engine.
+pub enum Action {
+    /// Install the inbound SAs of this epoch, then say [`Engine::installed`].
+    Install(EpochKeys),
+    /// Send under this epoch.
+    Activate {
+        /// Its header.
+        header: Hash,
+    },
+    /// Stop receiving under this epoch.
+    Retire {
+        /// Its header.
+        header: Hash,
+    },
+    /// What a neighbour's red side is; empty when it is gone.
+    Prefixes {
+        /// The neighbour.
+        member: MemberId,
+        /// Its prefixes.
+        prefixes: Vec<IpNet>,
+    },
+    /// For the operator.
+    Record(Record),
+    /// The process can end.
+    Left,
+}
+
+/// What is known of a device from its certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceName {
+    /// Its name.
+    pub name: String,
+    /// Its nation.
+    pub organisation: String,
+    /// Its black address, when it was heard.
+    pub address: Option<SocketAddr>,
+}
+
+/// The two protocols of one device in one group.
+pub struct Engine {
+    discovery: Discovery,
+    keyagree: KeyAgreement,
+    names: BTreeMap<MemberId, DeviceName>,
+    actions: VecDeque<Action>,
+    left: bool,
+}
+
+/// What a start needs besides time: see [`Discovery::new`] and [`KeyAgreement::new`].
+pub struct Start {
+    /// Of discovery.
+    pub discovery: muster_discovery::Config,
+    /// Of the key agreement.
+    pub keyagree: muster_keyagree::Config,
+    /// The device in this group.
+    pub author: Author,
+    /// Its certificates.
+    pub chain: Vec<Vec<u8>>,
+    /// Whom it trusts.
+    pub trust: TrustStore,
+    /// Unpredictable, one for each of the two machines.
+    pub seeds: [[u8; 32]; 2],
+    /// Own red prefixes.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// Why an engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Discovery refuses its set-up.
+    #[error(transparent)]
+    Discovery(#[from] SetupError),
+    /// The own red prefixes.
+    #[error("red.prefixes: {0}")]
+    Prefixes(#[from] muster_discovery::PrefixError),
+    /// The key agreement refuses its set-up.
+    #[error(transparent)]
+    KeyAgreement(#[from] muster_keyagree::Refusal),
+}
+
+impl Engine {
+    /// Starts both machines.
+    pub fn new(start: Start, now: Time, unix: u64) -> Result<Engine, StartError> {
+        let Start { discovery, keyagree, author, chain, trust, seeds, prefixes } = start;
+        let me = author.member();
+        let mut discovery = Discovery::new(discovery, author.clone(), chain, trust, seeds[0], now, unix)?;
+        discovery.set_prefixes(now, prefixes)?;
+        let keyagree = KeyAgreement::new(keyagree, author, seeds[1], now)?;
+        let own = discovery.own_identity();
+        let own = DeviceName { name: own.name.clone(), organisation: own.organisation.clone(), address: None };
+        let mut engine =
+            Engine { discovery, keyagree, names: BTreeMap::from([(me, own)]), actions: VecDeque::new(), left: false };
+        engine.record(EventKind::Started, Some(me), String::new());
+        engine.settle(now);
+        Ok(engine)
+    }
+
+    /// A datagram from one of the two sockets.
+    pub fn handle_datagram(&mut self, now: Time, port: Port, from: SocketAddr, bytes: &[u8]) {
+        match port {
+            Port::Discovery => self.discovery.handle_datagram(now, from, bytes),
+            Port::KeyAgreement => self.keyagree.handle_datagram(from, bytes),
+        }
+    }
+
+    /// Handles one waiting datagram of each machine; `false` when none waits.
+    pub fn process(&mut self, now: Time) -> bool {
+        let discovered = self.discovery.process(now);
+        self.settle(now);
+        self.keyagree.set_hello_nonces(&self.discovery.recent_nonces());
+        let agreed = self.keyagree.process(now);
+        self.settle(now);
+        discovered || agreed
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.discovery.handle_timeout(now);
+        self.keyagree.handle_timeout(now);
+        self.settle(now);
+    }
+
+    /// When [`Engine::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        [self.discovery.poll_timeout(), self.keyagree.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<(Port, Transmit)> {
+        let discovery = self.discovery.poll_transmit().map(|transmit| (Port::Discovery, transmit));
+        discovery.or_else(|| self.keyagree.poll_transmit().map(|transmit| (Port::KeyAgreement, transmit)))
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The inbound SAs of an epoch are in place.
+    pub fn installed(&mut self, now: Time, header: Hash) {
+        self.keyagree.installed(now, header);
+        self.settle(now);
+    }
+
+    /// Asks for a new group key.
+    pub fn rekey(&mut self, now: Time) {
+        self.keyagree.rekey(now);
+        self.settle(now);
+    }
+
+    /// Leaves the group; [`Action::Left`] follows when the others have a key without us.
+    pub fn leave(&mut self, now: Time) {
+        self.keyagree.leave(now);
+        self.settle(now);
+    }
+
+    /// The wall clock was set.
+    pub fn set_wall_clock(&mut self, now: Time, unix: u64) {
+        self.discovery.set_wall_clock(now, unix);
+        self.settle(now);
+    }
+
+    /// Discovery, to look at.
+    pub fn discovery(&self) -> &Discovery {
+        &self.discovery
+    }
+
+    /// Key agreement, to look at.
+    pub fn keyagree(&self) -> &KeyAgreement {
+        &self.keyagree
+    }
+
+    /// What is known of a device.
+    pub fn name(&self, member: &MemberId) -> Option<&DeviceName> {
+        self.names.get(member)
+    }
+
+    /// Adds a record for the operator.
+    pub fn record(&mut self, kind: EventKind, member: Option<MemberId>, detail: String) {
+        let epoch = self.keyagree.group_state().epoch;
+        self.actions.push_back(Action::Record(Record { kind, member, epoch, detail }));
+    }
+
+    /// Carries events across until neither machine has any.
+    fn settle(&mut self, now: Time) {
+        loop {
+            if let Some(event) = self.discovery.poll_event() {
+                self.on_discovery(now, event);
+            } else if let Some(event) = self.keyagree.poll_event() {
+                self.on_keyagree(now, event);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn on_discovery(&mut self, now: Time, event: muster_discovery::Event) {
+        use muster_discovery::Event;
+        match event {
+            Event::SelfJoined => {
+                let me = self.discovery.own_identity().member;
+                self.record(EventKind::Join, Some(me), "self".into());
+            }
+            Event::HelloSent => self.record(EventKind::HelloSent, None, String::new()),
+            Event::Joined { member, identity, startup, address, kind } => {
+                let address = key_address(address);
+                let name =
+                    DeviceName { name: identity.name, organisation: identity.organisation, address: Some(address) };
+                let (event, restored) = match kind {
+                    JoinKind::Join => (EventKind::Join, false),
+                    JoinKind::Restore => (EventKind::Restore, true),
+                };
+                self.record(event, Some(member), name.name.clone());
+                self.names.insert(member, name);
+                self.keyagree.neighbour_up(now, member, identity.key, startup, address, restored);
+            }
+            Event::Heard { member, address, nonce, interval, group, .. } => {
+                let address = key_address(address);
+                if let Some(name) = self.names.get_mut(&member) {
+                    name.address = Some(address);
+                }
+                self.keyagree.neighbour_heard(now, member, address, nonce, interval, group);
+            }
+            Event::Gone { member, reason } => {
+                self.record(EventKind::Leave, Some(member), format!("{reason:?}").to_lowercase());
+                self.keyagree.neighbour_gone(now, member, reason == GoneReason::Goodbye);
+                self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
+                self.forget_strangers();
+            }
+            Event::Refused { member, address, reason } => {
+                self.record(EventKind::Refused, Some(member), format!("{address}: {reason}"));
+            }
+            Event::PrefixesChanged { member, prefixes } => {
+                let list = prefixes.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" ");
+                self.record(EventKind::Prefixes, Some(member), list);
+                self.actions.push_back(Action::Prefixes { member, prefixes });
+            }
+            Event::PrefixesRefused { member, reason } => {
+                self.record(EventKind::Refused, Some(member), format!("prefixes: {reason}"));
+            }
+        }
+    }
+
+    fn on_keyagree(&mut self, now: Time, event: muster_keyagree::Event) {
+        use muster_keyagree::Event;
+        match event {
+            Event::Epoch(keys) => {
+                let detail = format!("{} members", keys.members.len());
+                self.record(EventKind::Epoch, Some(keys.instance.tm), detail);
+                self.actions.push_back(Action::Install(keys));
+            }
+            Event::Activate { header } => {
+                self.actions.push_back(Action::Activate { header });
+                self.record(EventKind::Activated, None, String::new());
+            }
+            Event::Retire { header } => self.actions.push_back(Action::Retire { header }),
+            Event::State(state) => self.discovery.set_group_state(now, state),
+            Event::Election { tm, .. } => {
+                let name = self.names.get(&tm).map(|name| name.name.clone()).unwrap_or_default();
+                self.record(EventKind::Election, Some(tm), name);
+            }
+            Event::Excluded { by } => self.record(EventKind::Excluded, Some(by), String::new()),
+            Event::Refused { member, reason } => {
+                self.record(EventKind::Refused, Some(member), reason.to_string());
+            }
+            // Its own hello brings discovery to ask for it.
+            Event::NeedCertificate { .. } => {}
+            Event::Left => {
+                if !self.left {
+                    self.left = true;
+                    self.discovery.shutdown(now);
+                    self.actions.push_back(Action::Left);
+                }
+            }
+        }
+    }
+
+    /// Names of devices that are neither neighbours nor members are kept up to a bound.
+    fn forget_strangers(&mut self) {
+        const MAX_NAMES: usize = 4096;
+        if self.names.len() > MAX_NAMES {
+            let members: Vec<MemberId> = self.keyagree.members().map(|(_, member)| member).collect();
+            let discovery = &self.discovery;
+            self.names.retain(|member, _| members.contains(member) || discovery.certificate_key(member).is_some());
+        }
+    }
+}
+
+/// Key agreement listens on the port after discovery's.
+fn key_address(mut address: SocketAddr) -> SocketAddr {
+    address.set_port(address.port().wrapping_add(1));
+    address
+}
