@@ -205,9 +205,13 @@ fn only_the_owner_of_a_certificate_comes_up_with_it() {
         net.run(ms(130_000));
         assert!(net.news(0).is_empty());
     }
-    // The same by the owner is right.
+    // A hello of the owner, recorded elsewhere, and a forged answer.
     let mut author = Author::new(victim.key, GROUP, victim.member, 7);
     let probe = greet(&mut net, &mut author, from, 1).unwrap();
+    let mut forger = Author::new(SigningKey::from_seed(&[99; 32]), GROUP, victim.member, 7);
+    net.deliver(0, from, &forger.seal(&answer(probe.nonce, &victim.chain)).unwrap());
+    assert!(!net.nodes[0].events.iter().any(|(_, e)| matches!(e, Event::Joined { .. })));
+    // The same by the owner is right.
     net.deliver(0, from, &author.seal(&answer(probe.nonce, &victim.chain)).unwrap());
     assert_eq!(net.nodes[0].events.iter().filter(|(_, e)| matches!(e, Event::Joined { .. })).count(), 1);
 }
