@@ -92,24 +92,19 @@ impl Black {
         self.sender.send_to(esp, &at(destination, self.ifindex)).map(drop)
     }
 
-    /// The next ESP packet for the group, without outer header, in `buffer`; `None` if none is waiting. Own ones
-    /// that the network sends back are passed over.
+    /// The next ESP packet for the group, without outer header, in `buffer`; `None` if none is waiting. Empty stands
+    /// for one to pass over: an own one that the network sent back, or an outer header that is none.
     pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a mut [u8]>> {
-        loop {
-            let (len, source) = match recvfrom::<SockaddrStorage>(self.receiver.as_raw_fd(), buffer) {
-                Ok(received) => received,
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::EINTR) => continue,
-                Err(e) => return Err(e.into()),
-            };
-            if source.as_ref().and_then(ip_of) == Some(self.address) {
-                continue;
-            }
-            let start = if self.group.is_ipv4() { outer_header_len(&buffer[..len]) } else { Some(0) };
-            if let Some(start) = start {
-                return Ok(Some(&mut buffer[start..len]));
-            }
+        let (len, source) = match recvfrom::<SockaddrStorage>(self.receiver.as_raw_fd(), buffer) {
+            Ok(received) => received,
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        if source.as_ref().and_then(ip_of) == Some(self.address) {
+            return Ok(Some(&mut []));
         }
+        let start = if self.group.is_ipv4() { outer_header_len(&buffer[..len]).unwrap_or(len) } else { 0 };
+        Ok(Some(&mut buffer[start..len]))
     }
 }
 

@@ -52,6 +52,9 @@ pub(super) fn black_to_red(device: &SyncDevice, black: &Black, sad: &Sad, stop: 
                 Err(e) if is_transient(&e) => break,
                 Err(e) => return Err(Error::io(|| "receiving ESP".into())(e)),
             };
+            if esp.is_empty() {
+                continue;
+            }
             let Some(inner) = sad.open(black.group(), esp) else { continue };
             let count = match device.send(inner) {
                 Ok(_) => &sad.counts.rx_packets,

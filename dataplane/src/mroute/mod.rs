@@ -27,6 +27,9 @@ use kernel::{Family, Flow, MAX_VIFS, RoutingSocket, Upcall};
 /// The tunnel's number among the interfaces of the table; red ones follow.
 const TUNNEL: u16 = 0;
 
+/// Upcalls answered before the wish to stop is looked at again.
+const BATCH: usize = 64;
+
 /// The routing sockets of both families; dropped with the threads that serve them.
 pub(crate) struct Forwarding(Vec<Arc<Router>>);
 
@@ -121,7 +124,7 @@ impl Router {
 
     fn run(&self, stop: &Stop) -> Result<(), Error> {
         while stop.wait(self.socket.as_fd()).map_err(Error::io(|| "waiting for upcalls".into()))? {
-            loop {
+            for _ in 0..BATCH {
                 match self.socket.next_upcall() {
                     Ok(Some(upcall)) => self.answer(&upcall),
                     Ok(None) => break,

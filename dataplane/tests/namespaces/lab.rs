@@ -23,7 +23,8 @@ pub(crate) fn skip() -> bool {
         },
         other => format!("no network namespace can be made ({other:?}); run as root"),
     };
-    let _ = writeln!(io::stderr(), "SKIP: {}: {reason}", thread::current().name().unwrap_or("test"));
+    let line = format!("SKIP: {}: {reason}\n", thread::current().name().unwrap_or("test"));
+    let _ = io::stderr().write_all(line.as_bytes());
     true
 }
 
