@@ -51,6 +51,8 @@ impl Coalition {
         if coalition.routers.len() > RESOLVED_BY_ASKING {
             coalition.introduce_all()?;
         }
+        // At the end, so that the kernel gets ready with all of them at the same time.
+        coalition.wait_for_links()?;
         Ok(coalition)
     }
 
@@ -85,12 +87,15 @@ impl Coalition {
         self.black.set_up(&self.router(router)?.plan.black_port(), false)
     }
 
-    /// Puts the plug back.
+    /// Puts the plug back; the link carries when this returns.
     ///
     /// # Errors
     /// When there is no such router.
     pub fn mend(&self, router: usize) -> Result<()> {
-        self.black.set_up(&self.router(router)?.plan.black_port(), true)
+        let Router { plan, namespace, .. } = self.router(router)?;
+        self.black.set_up(&plan.black_port(), true)?;
+        self.black.wait_for_link(&plan.black_port())?;
+        namespace.wait_for_link(BLACK_DEVICE)
     }
 
     /// Splits the black network without a sign to the routers: each group in `islands` gets a bridge of its own, cut
@@ -140,6 +145,16 @@ impl Coalition {
     fn router(&self, index: usize) -> Result<&Router> {
         let count = self.routers.len();
         self.routers.get(index).ok_or_else(|| Error::Invalid(format!("no router {index}: there are {count}, from 0")))
+    }
+
+    fn wait_for_links(&self) -> Result<()> {
+        for Router { plan, namespace, host } in &self.routers {
+            self.black.wait_for_link(&plan.black_port())?;
+            namespace.wait_for_link(BLACK_DEVICE)?;
+            namespace.wait_for_link(RED_DEVICE)?;
+            host.wait_for_link(HOST_DEVICE)?;
+        }
+        self.black.wait_for_link(BRIDGE)
     }
 
     fn introduce_all(&self) -> Result<()> {

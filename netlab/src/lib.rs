@@ -21,6 +21,7 @@ mod namespace;
 mod pcap;
 mod plan;
 mod process;
+mod readiness;
 mod traffic;
 mod user;
 mod wait;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
@@ -12,7 +13,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, Add
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::{Namespace, Result};
+use crate::{Namespace, Result, readiness};
 
 /// Bridges get interface numbers from here on, all else stays below: so the capture's filter can tell them apart.
 pub(crate) const FIRST_BRIDGE_INDEX: u32 = 1_000_000;
@@ -56,7 +57,8 @@ impl Namespace {
         self.sysctl("ipv6/conf/default/disable_ipv6", "1")
     }
 
-    /// Creates a pair of devices, `near` in this namespace and `far` in `peer`, both up.
+    /// Creates a pair of devices, `near` in this namespace and `far` in `peer`, both up. Use
+    /// [`Namespace::wait_for_link`] on both before sending.
     ///
     /// # Errors
     /// When a name is taken or the kernel has no veth.
@@ -87,6 +89,25 @@ impl Namespace {
         })?;
         // Not in the same request: the kernel refuses to raise an end that has no other end yet (ENOTCONN).
         peer.set_up(&far.device, true)
+    }
+
+    /// Waits until a device carries and all its addresses, the link-local one among them, receive. The kernel works
+    /// off carrier changes and new IPv6 addresses in the background, and until then drops what is sent.
+    ///
+    /// # Errors
+    /// When there is no such device, or it is not ready after half a minute.
+    pub fn wait_for_link(&self, device: &str) -> Result<()> {
+        self.try_run(&format!("wait for link {device}"), || {
+            let deadline = Instant::now() + READY_LIMIT;
+            while let Some(missing) = readiness::missing(device)? {
+                if Instant::now() > deadline {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, missing));
+                }
+                // On a thread of its own: nobody else is held up.
+                std::thread::sleep(READY_POLL);
+            }
+            Ok(())
+        })
     }
 
     /// Moves a port to another bridge of this namespace.
@@ -150,7 +171,8 @@ impl Namespace {
         self.try_run(&format!("find device {device}"), || Ok(if_nametoindex(device)?))
     }
 
-    /// Adds an address with its prefix length; usable at once.
+    /// Adds an address with its prefix length, to be used at once; packets to it are received after
+    /// [`Namespace::wait_for_link`].
     ///
     /// # Errors
     /// When there is no such device or the address is there already.
@@ -221,6 +243,10 @@ impl Namespace {
         })
     }
 }
+
+/// Long, since a loaded machine that takes down hundreds of namespaces keeps the kernel's one network lock for seconds.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const READY_POLL: Duration = Duration::from_millis(1);
 
 fn with_mac<T>(message: LinkMessageBuilder<T>, end: &VethEnd) -> LinkMessageBuilder<T> {
     match end.mac {
