@@ -1,7 +1,24 @@
-#![doc = env!("CARGO_PKG_DESCRIPTION")]
+//! The daemon: joins discovery, key agreement and data plane.
+//!
+//! [`Engine`] carries events between the two protocols and is as pure as they are; `daemon` drives it with sockets,
+//! time, the control socket and a data plane.
 
+mod addresses;
+mod check;
+pub mod control;
+mod daemon;
 mod engine;
 mod event;
+mod plane;
+mod privileges;
+mod settings;
+mod sockets;
+mod startup;
+mod status;
+mod trust;
 
+pub use check::{Finding, check};
+pub use daemon::{RunError, block, run, unblock};
 pub use engine::{Action, DeviceName, Engine, Port, Start, StartError};
 pub use event::{EventKind, EventLine, EventLog, Record};
+pub use settings::{File, Settings, SettingsError};

@@ -30,3 +30,4 @@ pub use epoch::EpochKeys;
 pub use event::{Counters, Event};
 pub use machine::KeyAgreement;
 pub use refusal::Refusal;
+pub use secret::group_tag;

@@ -141,6 +141,14 @@ impl SealContext {
     }
 }
 
+/// How datagrams name a group: black does not learn its name.
+pub fn group_tag(name: &str) -> GroupTag {
+    let Hash(hash) = hash("group tag", &[name.as_bytes()]);
+    let mut tag = [0; 16];
+    tag.copy_from_slice(&hash[..16]);
+    GroupTag(tag)
+}
+
 /// SHA-256 over a label and length-prefixed parts.
 pub(crate) fn hash(label: &str, parts: &[&[u8]]) -> Hash {
     Hash(Sha256::digest(prefixed(label, parts)).into())

@@ -1,0 +1,57 @@
+//! What is wrong with a configuration, and whether this machine can run it.
+
+use std::path::Path;
+
+use crate::addresses::{addresses, black_address, interface_index};
+use crate::settings::Settings;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Nothing stands in the way.
+    pub ok: bool,
+    /// What was looked at, and what is to be done.
+    pub what: String,
+}
+
+/// Looks at everything and changes nothing.
+pub fn check(path: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let settings = match Settings::load(path) {
+        Ok(settings) => settings,
+        Err(error) => return vec![Finding { ok: false, what: error.to_string() }],
+    };
+    let mut add = |ok, what: String| findings.push(Finding { ok, what });
+    add(true, format!("{}: understood", path.display()));
+    let file = &settings.file;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    match settings.trust().map(|mut trust| trust.validate(&settings.device.chain, now)) {
+        Ok(Ok(identity)) => add(true, format!("certificate of {} ({})", identity.name, identity.organisation)),
+        Ok(Err(error)) => add(false, format!("{}: {error}", file.device.certificate.display())),
+        Err(error) => add(false, error.to_string()),
+    }
+    let black = &file.black;
+    match interface_index(&black.interface).and_then(|_| addresses(&black.interface)) {
+        Err(error) => add(false, format!("black.interface {}: {error}", black.interface)),
+        Ok(all) => match black_address(&all, black.address, file.discovery.group.is_ipv4()) {
+            Some(address) => add(true, format!("black address {address} on {}", black.interface)),
+            None => add(false, format!("black.interface {} has no usable address yet", black.interface)),
+        },
+    }
+    for red in &file.red.interfaces {
+        match interface_index(red) {
+            Ok(_) => add(true, format!("red interface {red}")),
+            Err(error) => add(false, format!("red.interfaces {red}: {error}")),
+        }
+    }
+    let probe = muster_dataplane::probe();
+    for (what, result) in
+        [("/dev/net/tun", &probe.tun), ("CAP_NET_ADMIN", &probe.net_admin), ("CAP_NET_RAW", &probe.net_raw)]
+    {
+        match result {
+            Ok(()) => add(true, what.to_owned()),
+            Err(why) => add(false, why.clone()),
+        }
+    }
+    findings
+}

@@ -1,0 +1,473 @@
+//! The daemon: one task that owns everything and turns inputs into actions.
+//!
+//! ```text
+//!  UDP sockets ──► Engine (discovery + key agreement) ──► UDP sockets
+//!  time        ──►        │ actions                   ──► Plane ──► Dataplane (threads of its own)
+//!  control     ──►        └ records                   ──► event log, `events --follow`, log
+//! ```
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use muster_certs::Author;
+use muster_dataplane::{EspConfig, KeyLedger, Userspace, enable_forwarding};
+use muster_wire::{Hash, MemberId, Time};
+use nix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc};
+use tracing::{info, warn};
+
+use crate::addresses::{addresses, black_address, red_prefixes};
+use crate::control::{self, Asked, Request, Server};
+use crate::engine::{Action, Engine, Start, StartError};
+use crate::event::{EventKind, EventLine, EventLog, Record};
+use crate::plane::Plane;
+use crate::privileges::{drop_all_but_network, forbid_core_dumps};
+use crate::settings::{Settings, SettingsError};
+use crate::sockets::{Sockets, Where};
+use crate::startup::next_stamp;
+use crate::status::{self, Status};
+use crate::trust::Bounds;
+
+/// Datagrams taken from each socket, and handled, before the others get a turn.
+const BURST: usize = 32;
+/// How often what no event announces is looked at: the data plane's health, the wall clock.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// An address that is not there yet is looked for this often.
+const ADDRESS_POLL: Duration = Duration::from_millis(50);
+
+/// Why a daemon did not start, or ended.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A thing of the configuration that shows only now.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The own certificate, the own prefixes.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Devices, sockets, rules.
+    #[error(transparent)]
+    Dataplane(#[from] muster_dataplane::Error),
+    /// The rest of the machine.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What came of it.
+        error: io::Error,
+    },
+    /// The data plane has ended by itself.
+    #[error("the data plane has ended: {0}")]
+    Ended(String),
+}
+
+/// Sets the fail-closed rules.
+pub fn block(settings: &Settings) -> Result<(), RunError> {
+    let blocked = muster_dataplane::block(&settings.block_config(own_prefixes(settings)?))?;
+    if !blocked.pending.is_empty() {
+        info!(pending = ?blocked.pending, "own red prefixes without an address on a red interface stay blocked");
+    }
+    Ok(())
+}
+
+/// Removes the fail-closed rules.
+pub fn unblock(settings: &Settings) -> Result<(), RunError> {
+    Ok(muster_dataplane::unblock(settings.file.dataplane.instance)?)
+}
+
+/// Runs the daemon in the foreground until it is told to leave. The block stays.
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
+    // Fail closed before anything else.
+    block(&settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io_error("cannot start the event loop"))?;
+    runtime.block_on(async {
+        let mut stop = Stop::listen().map_err(io_error("cannot listen for signals"))?;
+        let started = tokio::select! {
+            started = Daemon::start(settings) => started?,
+            () = stop.asked() => return Ok(()),
+        };
+        started.run(stop).await
+    })
+}
+
+/// SIGTERM or SIGINT.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn listen() -> io::Result<Stop> {
+        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
+}
+
+struct Daemon {
+    settings: Settings,
+    engine: Engine,
+    plane: Plane,
+    bounds: Bounds,
+    sockets: Sockets,
+    address: IpAddr,
+    own_prefixes: Vec<IpNet>,
+    log: EventLog,
+    followers: broadcast::Sender<String>,
+    asked: mpsc::Receiver<Asked>,
+    /// When each member was first seen in the group, and the current epoch's beginning (Unix milliseconds).
+    member_since: BTreeMap<MemberId, u64>,
+    epoch_since: (Hash, u64),
+    begun: Instant,
+    left: bool,
+    leaving: bool,
+    unsent: u64,
+}
+
+impl Daemon {
+    async fn start(settings: Settings) -> Result<Daemon, RunError> {
+        let file = &settings.file;
+        let address = usable_address(&settings).await?;
+        let own = own_prefixes(&settings)?;
+        let state_dir = settings.resolve(&file.device.state_dir);
+        let stamp = next_stamp(&state_dir, SystemTime::now())
+            .map_err(io_error(&format!("device.state_dir {}", state_dir.display())))?;
+        let server = Server::bind(&settings.resolve(&file.device.control)).map_err(io_error("control socket"))?;
+        drop_all_but_network()
+            .map_err(|error| RunError::Io { what: "capabilities".into(), error: io::Error::other(error) })?;
+        enable_forwarding(&file.black.interface)?;
+        let sockets = Sockets::open(&Where {
+            interface: &file.black.interface,
+            address,
+            group: file.discovery.group,
+            port: file.discovery.port,
+            hop_limit: file.dataplane.hop_limit,
+        })
+        .map_err(io_error("cannot open the protocols' sockets"))?;
+        let dataplane = Userspace::start(EspConfig {
+            device: file.dataplane.device.clone(),
+            black_interface: file.black.interface.clone(),
+            black_address: address,
+            group_address: file.group.address,
+            hop_limit: file.dataplane.hop_limit,
+            reds: file.red.interfaces.clone(),
+            red_multicast: file.red.multicast.clone(),
+            own_prefixes: own.clone(),
+            instance: file.dataplane.instance,
+            ledger: KeyLedger::new(),
+        })?;
+        // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
+        muster_dataplane::block(&settings.block_config(own.clone()))?;
+        let engine = Engine::new(start_of(&settings, stamp, own.clone())?, now(), unix_seconds())?;
+        let (ask, asked) = mpsc::channel(16);
+        let (followers, _) = broadcast::channel(256);
+        tokio::spawn(server.serve(ask, followers.clone()));
+        info!(device = %settings.device.name, member = %settings.device.member, %address, "started");
+        let bounds = Bounds::new(&settings.file.trust, own.clone());
+        let plane = Plane::new(Box::new(dataplane), settings.file.group.address);
+        let mut daemon = Daemon {
+            engine,
+            plane,
+            bounds,
+            sockets,
+            address,
+            own_prefixes: own,
+            log: EventLog::default(),
+            followers,
+            asked,
+            member_since: BTreeMap::new(),
+            epoch_since: (Hash::NONE, unix_millis()),
+            begun: Instant::now(),
+            left: false,
+            leaving: false,
+            unsent: 0,
+            settings,
+        };
+        let blocked = Record { kind: EventKind::Blocked, member: None, epoch: 0, detail: String::new() };
+        daemon.report(&blocked);
+        Ok(daemon)
+    }
+
+    async fn run(mut self, mut stop: Stop) -> Result<(), RunError> {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut more = false;
+        loop {
+            self.act();
+            if self.left {
+                let stopped = Record { kind: EventKind::Stopped, member: None, epoch: 0, detail: String::new() };
+                self.report(&stopped);
+                info!("left the group; the block stays");
+                return Ok(());
+            }
+            let deadline = self.engine.poll_timeout();
+            tokio::select! {
+                () = self.sockets.readable() => {}
+                () = tokio::task::yield_now(), if more => {}
+                () = sleep_until(deadline) => self.engine.handle_timeout(now()),
+                Some((request, answer)) = self.asked.recv() => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(self.answer(&request));
+                }
+                () = stop.asked() => {
+                    if self.leaving {
+                        return Ok(());
+                    }
+                    self.leave();
+                }
+                _ = housekeeping.tick() => self.keep_house()?,
+            }
+            more = self.take_datagrams();
+        }
+    }
+
+    /// Receives and handles a bounded number of datagrams; whether more wait.
+    fn take_datagrams(&mut self) -> bool {
+        let (engine, now) = (&mut self.engine, now());
+        self.sockets.receive(BURST, |port, from, bytes| engine.handle_datagram(now, port, from, bytes));
+        (0..BURST).all(|_| self.engine.process(now))
+    }
+
+    /// Does what the engine wants, until it wants nothing more.
+    fn act(&mut self) {
+        loop {
+            if let Some(action) = self.engine.poll_action() {
+                self.carry_out(action);
+            } else if let Some((port, transmit)) = self.engine.poll_transmit() {
+                if let Err(error) = self.sockets.send(port, &transmit) {
+                    self.unsent += 1;
+                    if self.unsent.is_power_of_two() {
+                        warn!(%error, count = self.unsent, to = ?transmit.to, "a datagram could not be sent");
+                    }
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        let done = match action {
+            Action::Install(keys) => {
+                let header = keys.header;
+                self.note_members(&keys);
+                let engine = &self.engine;
+                let address_of = |member: &MemberId| Some(engine.name(member)?.address?.ip());
+                let installed = self.plane.install(keys, address_of);
+                if installed.is_ok() {
+                    self.engine.record(EventKind::Installed, None, String::new());
+                    self.engine.installed(now(), header);
+                }
+                installed
+            }
+            Action::Activate { header } => self.plane.activate(&header, Some(self.address)),
+            Action::Retire { header } => self.plane.retire(&header),
+            Action::Prefixes { member, prefixes } => {
+                let organisation = self.engine.name(&member).map(|name| name.organisation.clone()).unwrap_or_default();
+                let (accepted, refused) = self.bounds.judge(member, &organisation, prefixes);
+                for (prefix, why) in refused {
+                    self.engine.record(EventKind::Refused, Some(member), format!("prefix {prefix}: {why}"));
+                }
+                self.plane.accept(member, accepted);
+                Ok(())
+            }
+            Action::Record(record) => {
+                self.report(&record);
+                Ok(())
+            }
+            Action::Left => {
+                self.left = true;
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            // Traffic under this epoch fails closed; the next one gets another chance.
+            warn!(%error, "the data plane refused");
+            self.engine.record(EventKind::Refused, None, format!("data plane: {error}"));
+        }
+    }
+
+    fn leave(&mut self) {
+        if !self.leaving {
+            self.leaving = true;
+            info!("leaving the group");
+            self.engine.leave(now());
+        }
+    }
+
+    fn keep_house(&mut self) -> Result<(), RunError> {
+        if let Some(why) = self.plane.dataplane().failure() {
+            return Err(RunError::Ended(why));
+        }
+        if self.plane.dataplane().wants_rekey() {
+            self.engine.rekey(now());
+        }
+        self.engine.set_wall_clock(now(), unix_seconds());
+        Ok(())
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<Value, String> {
+        let json = |value: Result<Value, serde_json::Error>| value.map_err(|error| error.to_string());
+        match request {
+            Request::Status => json(serde_json::to_value(self.status())),
+            Request::Members => {
+                let since = |member: &MemberId| self.member_since.get(member).copied().unwrap_or_default();
+                let own = (self.address, self.own_prefixes.as_slice());
+                json(serde_json::to_value(status::members(&self.engine, &self.plane, own, since)))
+            }
+            Request::Neighbors => json(serde_json::to_value(status::neighbors(&self.engine, now()))),
+            Request::Sas { show_keys } if *show_keys && !self.settings.file.dataplane.allow_key_export => {
+                Err("keys are not shown: dataplane.allow_key_export is false in the configuration".into())
+            }
+            Request::Sas { show_keys } => Ok(status::sas(&self.plane, *show_keys)),
+            Request::Routes => Ok(status::routes(&self.engine, &self.plane)),
+            Request::Events => json(serde_json::to_value(self.log.lines().collect::<Vec<_>>())),
+            Request::Rekey => {
+                self.engine.rekey(now());
+                Ok(json!({}))
+            }
+            Request::Leave => {
+                self.leave();
+                Ok(json!({}))
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let own = self.engine.discovery().own_identity();
+        let members = self.engine.keyagree().members().count();
+        Status {
+            device: own.name.clone(),
+            organisation: own.organisation.clone(),
+            member_id: own.member.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_ms: self.begun.elapsed().as_millis() as u64,
+            state: match members {
+                _ if self.engine.keyagree().is_joining() => "joining",
+                1 => "alone",
+                _ => "member",
+            },
+            black_address: self.address,
+            group: status::group(&self.engine, &self.settings.file.group.name, self.epoch_since.1),
+            dataplane: status::dataplane(&self.plane),
+            datagrams: status::datagrams(&self.engine),
+        }
+    }
+
+    fn note_members(&mut self, keys: &muster_keyagree::EpochKeys) {
+        let at = unix_millis();
+        self.epoch_since = (keys.header, at);
+        let members: Vec<MemberId> = keys.members.iter().map(|(_, member)| *member).collect();
+        self.member_since.retain(|member, _| members.contains(member));
+        for member in members {
+            self.member_since.entry(member).or_insert(at);
+        }
+    }
+
+    fn report(&mut self, record: &Record) {
+        let member = record.member.map(|member| member.to_string()).unwrap_or_default();
+        let short = &member[..member.len().min(12)];
+        info!(event = ?record.kind, member = short, epoch = record.epoch, detail = %record.detail);
+        let line = EventLine::new(record, now().0, SystemTime::now());
+        // Nobody may be following.
+        let _ = self.followers.send(control::notification(&line));
+        self.log.push(line);
+    }
+}
+
+fn start_of(settings: &Settings, stamp: u64, prefixes: Vec<IpNet>) -> Result<Start, RunError> {
+    let file = &settings.file;
+    let author = Author::new(
+        settings.device.key.clone(),
+        muster_keyagree::group_tag(&file.group.name),
+        settings.device.member,
+        stamp,
+    );
+    let mut seeds = [[0; 32]; 2];
+    for seed in &mut seeds {
+        aws_lc_rs::rand::fill(seed)
+            .map_err(|_| io_error("random numbers")(io::Error::other("the system gives none")))?;
+    }
+    Ok(Start {
+        discovery: muster_discovery::Config { hello_interval: file.discovery.hello_interval },
+        keyagree: muster_keyagree::Config {
+            name: file.group.name.clone(),
+            hello_interval: file.discovery.hello_interval,
+            batch_window: file.group.batch_window,
+            activation_delay: file.group.activation_delay,
+            deactivation_delay: file.group.deactivation_delay,
+            lifetime: file.group.lifetime,
+        },
+        author,
+        chain: settings.device.chain.clone(),
+        trust: settings.trust()?,
+        seeds,
+        prefixes,
+    })
+}
+
+/// The own red prefixes: as configured, or those of the red interfaces.
+fn own_prefixes(settings: &Settings) -> Result<Vec<IpNet>, RunError> {
+    let red = &settings.file.red;
+    if !red.prefixes.is_empty() {
+        return Ok(red.prefixes.iter().map(IpNet::trunc).collect());
+    }
+    red_prefixes(&red.interfaces).map_err(io_error("red.interfaces"))
+}
+
+/// Waits for an address on black that duplicate address detection has let through.
+async fn usable_address(settings: &Settings) -> Result<IpAddr, RunError> {
+    let (black, ipv4) = (&settings.file.black, settings.file.discovery.group.is_ipv4());
+    let mut told = false;
+    loop {
+        crate::addresses::interface_index(&black.interface)
+            .map_err(io_error(&format!("black.interface {}", black.interface)))?;
+        let all = addresses(&black.interface).map_err(io_error(&format!("black.interface {}", black.interface)))?;
+        if let Some(address) = black_address(&all, black.address, ipv4) {
+            return Ok(address);
+        }
+        if !told {
+            told = true;
+            info!(interface = %black.interface, "waiting for a usable address");
+        }
+        tokio::time::sleep(ADDRESS_POLL).await;
+    }
+}
+
+async fn sleep_until(deadline: Option<Time>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(deadline.since(now())).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// CLOCK_MONOTONIC in microseconds: events of several daemons on one machine can be compared.
+fn now() -> Time {
+    // The clock exists on every Linux; the call has no other way to fail.
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC");
+    Time(time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000)
+}
+
+fn unix_seconds() -> u64 {
+    unix_millis() / 1000
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn io_error(what: &str) -> impl Fn(io::Error) -> RunError {
+    let what = what.to_owned();
+    move |error| RunError::Io { what: what.clone(), error }
+}

@@ -1,0 +1,99 @@
+//! From epochs to security associations.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use muster_dataplane::{Dataplane, Error, Sa, SaId, SaKey, SaKind};
+use muster_keyagree::EpochKeys;
+use muster_wire::{Hash, MemberId};
+
+/// Carries epochs to a data plane: inbound SAs first, the outbound one at the switch, the old ones away at the end.
+pub(crate) struct Plane {
+    dataplane: Box<dyn Dataplane>,
+    group: IpAddr,
+    epochs: BTreeMap<Hash, Installed>,
+    /// What each sender may send from.
+    accepted: HashMap<MemberId, Vec<IpNet>>,
+}
+
+struct Installed {
+    keys: EpochKeys,
+    inbound: Vec<SaId>,
+}
+
+impl Plane {
+    pub(crate) fn new(dataplane: Box<dyn Dataplane>, group: IpAddr) -> Self {
+        Self { dataplane, group, epochs: BTreeMap::new(), accepted: HashMap::new() }
+    }
+
+    pub(crate) fn dataplane(&self) -> &dyn Dataplane {
+        self.dataplane.as_ref()
+    }
+
+    /// Installs one inbound SA for each other member, in one batch.
+    pub(crate) fn install(
+        &mut self,
+        keys: EpochKeys,
+        address_of: impl Fn(&MemberId) -> Option<IpAddr>,
+    ) -> Result<(), Error> {
+        let others = keys.members.iter().filter(|(slot, _)| *slot != keys.slot);
+        let sas: Vec<Sa> = others.map(|(slot, member)| self.sa(&keys, *slot, *member, address_of(member))).collect();
+        let inbound = sas.iter().map(Sa::id).collect();
+        self.dataplane.install_inbound(sas)?;
+        self.epochs.insert(keys.header, Installed { keys, inbound });
+        Ok(())
+    }
+
+    /// Sends under an installed epoch. Alone there is nobody to send to.
+    pub(crate) fn activate(&mut self, header: &Hash, own: Option<IpAddr>) -> Result<(), Error> {
+        let Some(installed) = self.epochs.get(header) else { return self.dataplane.clear_outbound() };
+        let keys = &installed.keys;
+        let me = keys.members.iter().find(|(slot, _)| *slot == keys.slot);
+        match me {
+            Some((slot, member)) if keys.members.len() > 1 => {
+                self.dataplane.set_outbound(self.sa(keys, *slot, *member, own))
+            }
+            _ => self.dataplane.clear_outbound(),
+        }
+    }
+
+    /// Receives no longer under an epoch, and forgets its key.
+    pub(crate) fn retire(&mut self, header: &Hash) -> Result<(), Error> {
+        match self.epochs.remove(header) {
+            Some(installed) => self.dataplane.remove_inbound(&installed.inbound),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets what a sender may send from.
+    pub(crate) fn accept(&mut self, member: MemberId, prefixes: Vec<IpNet>) {
+        if prefixes.is_empty() {
+            self.accepted.remove(&member);
+        } else {
+            self.accepted.insert(member, prefixes);
+        }
+        self.dataplane.set_senders(self.accepted.clone());
+    }
+
+    /// What a sender may send from.
+    pub(crate) fn accepted(&self, member: &MemberId) -> &[IpNet] {
+        self.accepted.get(member).map_or(&[], Vec::as_slice)
+    }
+
+    fn sa(&self, keys: &EpochKeys, slot: u32, sender: MemberId, source: Option<IpAddr>) -> Sa {
+        let address = match self.group {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        Sa {
+            spi: keys.spi(slot),
+            kind: SaKind::Group,
+            source,
+            destination: self.group,
+            epoch: keys.epoch,
+            sender,
+            key: SaKey::new(&keys.sender_key(&address, slot)),
+        }
+    }
+}

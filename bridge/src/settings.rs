@@ -1,0 +1,357 @@
+//! The configuration file: read whole, checked, then used.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use muster_certs::{Device, TrustStore};
+use muster_dataplane::BlockConfig;
+use serde::Deserialize;
+use thiserror::Error;
+
+/// What is wrong with a configuration.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// A file that cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Not TOML, an unknown key, a value of the wrong form.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        message: String,
+    },
+    /// A value that cannot be.
+    #[error("{}: {key}: {message}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A certificate, key, trust anchor or revocation list.
+    #[error("{}: {message}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A configuration with everything that it names.
+pub struct Settings {
+    /// The file.
+    pub path: PathBuf,
+    /// What it says.
+    pub file: File,
+    /// The device's certificates and key.
+    pub device: Device,
+    /// Trust anchors (DER).
+    pub anchors: Vec<Vec<u8>>,
+    /// Revocation lists (DER).
+    pub crls: Vec<Vec<u8>>,
+}
+
+macro_rules! sections {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
+    )*};
+}
+sections! {
+    /// The file as it stands.
+    File {
+        /// `[device]`
+        device: DeviceSection,
+        /// `[black]`
+        black: BlackSection,
+        /// `[discovery]`
+        #[serde(default)] discovery: DiscoverySection,
+        /// `[red]`
+        #[serde(default)] red: RedSection,
+        /// `[group]`
+        #[serde(default)] group: GroupSection,
+        /// `[dataplane]`
+        #[serde(default)] dataplane: DataplaneSection,
+        /// `[trust."ORG"]`
+        #[serde(default)] trust: BTreeMap<String, TrustSection>,
+        /// `[log]`
+        #[serde(default)] log: LogSection,
+        /// `[metrics]`
+        metrics: Option<MetricsSection>,
+    }
+    /// The device.
+    DeviceSection {
+        /// Must be the certificate's.
+        name: Option<String>,
+        /// Leaf, then intermediates.
+        certificate: PathBuf,
+        /// PKCS#8.
+        private_key: PathBuf,
+        /// National roots.
+        trust_anchors: Vec<PathBuf>,
+        /// Revocation lists.
+        #[serde(default)] crls: Vec<PathBuf>,
+        /// The control socket.
+        #[serde(default = "default_control")] control: PathBuf,
+        /// Where the startup stamp is kept.
+        #[serde(default = "default_state_dir")] state_dir: PathBuf,
+    }
+    /// The hostile side.
+    BlackSection {
+        /// Its interface.
+        interface: String,
+        /// Its address, if not the first.
+        address: Option<IpAddr>,
+    }
+    /// Bounds of what an organisation may announce.
+    TrustSection {
+        /// Its red prefixes lie in these.
+        prefixes: Vec<IpNet>,
+    }
+    /// `[metrics]`
+    MetricsSection {
+        /// Where Prometheus asks.
+        listen: std::net::SocketAddr,
+    }
+}
+
+macro_rules! defaulted {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty = $default:expr,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    )*};
+}
+defaulted! {
+    /// `[discovery]`
+    DiscoverySection {
+        /// Its family is that of the black side.
+        group: IpAddr = IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d75]),
+        /// Key agreement uses the next.
+        port: u16 = 4860,
+        /// 50 ms to 60 s.
+        #[serde(with = "humantime_serde")] hello_interval: Duration = Duration::from_secs(1),
+    }
+    /// `[red]`
+    RedSection {
+        /// Interfaces of the protected side.
+        interfaces: Vec<String> = Vec::new(),
+        /// Default: the interfaces' global prefixes.
+        prefixes: Vec<IpNet> = Vec::new(),
+        /// Red groups carried.
+        multicast: Vec<IpNet> = default_multicast(),
+        /// Only `flood` so far.
+        membership: String = "flood".into(),
+    }
+    /// `[group]`
+    GroupSection {
+        /// The group's name.
+        name: String = "coalition".into(),
+        /// Black destination of the multicast ESP.
+        address: IpAddr = IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d76]),
+        /// Only `agreement` so far.
+        mode: String = "agreement".into(),
+        /// See SPEC.
+        #[serde(with = "humantime_serde")] batch_window: Duration = Duration::from_millis(20),
+        /// See SPEC.
+        #[serde(with = "humantime_serde")] activation_delay: Duration = Duration::from_millis(200),
+        /// See SPEC.
+        #[serde(with = "humantime_serde")] deactivation_delay: Duration = Duration::from_secs(2),
+        /// See SPEC.
+        #[serde(with = "humantime_serde")] lifetime: Duration = Duration::from_secs(3600),
+        /// See SPEC.
+        #[serde(with = "humantime_serde")] leaf_refresh: Duration = Duration::from_secs(3600),
+    }
+    /// `[dataplane]`
+    DataplaneSection {
+        /// `auto` or `userspace` so far.
+        backend: String = "auto".into(),
+        /// The tunnel's device.
+        device: String = "muster0".into(),
+        /// 0 to 15.
+        instance: u8 = 0,
+        /// Of everything that leaves on black.
+        hop_limit: u8 = 64,
+        /// `sas --show-keys` answers.
+        allow_key_export: bool = false,
+    }
+    /// `[log]`
+    LogSection {
+        /// error, warn, info, debug or trace.
+        level: String = "info".into(),
+    }
+}
+
+impl Settings {
+    /// Reads a configuration and everything that it names.
+    pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+        let text = read(path)?;
+        let parse = |message: String| SettingsError::Parse { path: path.to_owned(), message };
+        let file: File =
+            toml::from_str(&text).map_err(|error| parse(error.to_string().trim_end().replace('\n', " ")))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        check_values(path, &file)?;
+        let at = |relative: &Path| folder.join(relative);
+
+        let certificate_path = at(&file.device.certificate);
+        let key_path = at(&file.device.private_key);
+        let (certificate, key) = (read(&certificate_path)?, zeroize::Zeroizing::new(read(&key_path)?));
+        let device = Device::from_pem(&certificate, &key).map_err(|error| SettingsError::Certificate {
+            path: certificate_path,
+            message: format!("{error} (private key: {})", key_path.display()),
+        })?;
+        if file.device.name.as_ref().is_some_and(|name| *name != device.name) {
+            return Err(SettingsError::Value {
+                path: path.to_owned(),
+                key: "device.name",
+                message: format!("the certificate is of {:?}: make them equal, or leave it out", device.name),
+            });
+        }
+        let certificate = |path: &Path, error: muster_certs::CertError| SettingsError::Certificate {
+            path: path.to_owned(),
+            message: error.to_string(),
+        };
+        let mut anchors = Vec::new();
+        for path in file.device.trust_anchors.iter().map(|path| at(path)) {
+            anchors.extend(muster_certs::certificates_from_pem(&read(&path)?).map_err(|e| certificate(&path, e))?);
+        }
+        let mut crls = Vec::new();
+        for path in file.device.crls.iter().map(|path| at(path)) {
+            crls.extend(muster_certs::crls_from_pem(&read(&path)?).map_err(|error| certificate(&path, error))?);
+        }
+        let settings = Settings { path: path.to_owned(), file, device, anchors, crls };
+        settings.trust()?;
+        Ok(settings)
+    }
+
+    /// Whom this device trusts.
+    pub fn trust(&self) -> Result<TrustStore, SettingsError> {
+        TrustStore::new(self.anchors.clone(), self.crls.clone()).map_err(|error| SettingsError::Value {
+            path: self.path.clone(),
+            key: "device.trust_anchors",
+            message: error.to_string(),
+        })
+    }
+
+    /// A path as the configuration means it.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new(".")).join(path)
+    }
+
+    /// What the block needs to know; `own` are the red prefixes.
+    pub fn block_config(&self, own: Vec<IpNet>) -> BlockConfig {
+        BlockConfig {
+            instance: self.file.dataplane.instance,
+            black: self.file.black.interface.clone(),
+            reds: self.file.red.interfaces.clone(),
+            device: self.file.dataplane.device.clone(),
+            own_prefixes: own,
+        }
+    }
+}
+
+fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
+    let value = |key, message: String| Err(SettingsError::Value { path: path.to_owned(), key, message });
+    let (discovery, group) = (&file.discovery, &file.group);
+    if !discovery.group.is_multicast() {
+        return value("discovery.group", format!("{} is not a multicast address", discovery.group));
+    }
+    if !group.address.is_multicast() || group.address.is_ipv4() != discovery.group.is_ipv4() {
+        let family = if discovery.group.is_ipv4() { "IPv4" } else { "IPv6" };
+        return value("group.address", format!("{} is not an {family} multicast address", group.address));
+    }
+    if group.address == discovery.group {
+        return value("group.address", "must differ from discovery.group".into());
+    }
+    if file.black.address.is_some_and(|address| address.is_ipv4() != discovery.group.is_ipv4()) {
+        return value("black.address", "is not of the family of discovery.group".into());
+    }
+    if discovery.port == 0 || discovery.port == u16::MAX {
+        return value("discovery.port", "must be 1 to 65534: key agreement uses the next".into());
+    }
+    if !(Duration::from_millis(50)..=Duration::from_secs(60)).contains(&discovery.hello_interval) {
+        return value("discovery.hello_interval", "must be 50ms to 60s".into());
+    }
+    if group.name.is_empty() || group.name.len() > 128 {
+        return value("group.name", "must be 1 to 128 bytes long".into());
+    }
+    for (key, duration, least, most) in [
+        ("group.batch_window", group.batch_window, 0, 10_000),
+        ("group.activation_delay", group.activation_delay, 10, 60_000),
+        ("group.deactivation_delay", group.deactivation_delay, 100, 600_000),
+        ("group.lifetime", group.lifetime, 1_000, 7 * 86_400_000),
+        ("group.leaf_refresh", group.leaf_refresh, 1_000, 7 * 86_400_000),
+    ] {
+        if !(Duration::from_millis(least)..=Duration::from_millis(most)).contains(&duration) {
+            return value(key, format!("must be {least}ms to {}s", most / 1000));
+        }
+    }
+    if file.red.interfaces.contains(&file.black.interface) {
+        return value("red.interfaces", format!("{} is the black interface", file.black.interface));
+    }
+    if file.red.multicast.iter().any(|net| !net.addr().is_multicast()) {
+        return value("red.multicast", "holds a network that is not multicast".into());
+    }
+    if !matches!(file.log.level.as_str(), "error" | "warn" | "info" | "debug" | "trace") {
+        return value("log.level", "must be error, warn, info, debug or trace".into());
+    }
+    // What the interface names and this version does not do yet is refused, not ignored.
+    if file.red.membership != "flood" {
+        return value("red.membership", "only \"flood\" is there in this version".into());
+    }
+    if group.mode != "agreement" {
+        return value("group.mode", "only \"agreement\" is there in this version".into());
+    }
+    if !matches!(file.dataplane.backend.as_str(), "auto" | "userspace") {
+        return value("dataplane.backend", "only \"auto\" and \"userspace\" are there in this version".into());
+    }
+    if file.metrics.is_some() {
+        return value("metrics.listen", "metrics are not there in this version; leave the section out".into());
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, SettingsError> {
+    const MAX_FILE: u64 = 1 << 20;
+    let error = |error| SettingsError::Read { path: path.to_owned(), error };
+    if fs::metadata(path).map_err(error)?.len() > MAX_FILE {
+        return Err(error(std::io::Error::other("larger than 1 MiB")));
+    }
+    fs::read_to_string(path).map_err(error)
+}
+
+fn default_control() -> PathBuf {
+    "/run/muster/control.sock".into()
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/muster".into()
+}
+
+fn default_multicast() -> Vec<IpNet> {
+    // The texts are constants.
+    ["ff1e::/16", "239.10.0.0/16"].iter().map(|net| net.parse().expect("a constant")).collect()
+}

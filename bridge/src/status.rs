@@ -1,0 +1,209 @@
+//! What the daemon holds, as JSON. The fields are a contract: they only grow.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use muster_dataplane::{ALGORITHM, Counters, Dropped};
+use muster_wire::MemberId;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::engine::Engine;
+use crate::plane::Plane;
+
+/// `muster status`
+#[derive(Serialize)]
+pub(crate) struct Status {
+    pub(crate) device: String,
+    pub(crate) organisation: String,
+    pub(crate) member_id: String,
+    pub(crate) version: &'static str,
+    pub(crate) uptime_ms: u64,
+    pub(crate) state: &'static str,
+    pub(crate) black_address: IpAddr,
+    pub(crate) group: Group,
+    pub(crate) dataplane: DataplaneStatus,
+    /// Datagrams of the two protocols that led to nothing, by reason.
+    pub(crate) datagrams: Map<String, Value>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Group {
+    name: String,
+    epoch: u64,
+    members: usize,
+    transaction_manager: String,
+    key_fingerprint: String,
+    state_tag: String,
+    active: bool,
+    since_ms: u64,
+}
+
+#[derive(Serialize)]
+pub(crate) struct DataplaneStatus {
+    backend: &'static str,
+    sas: usize,
+    rx_packets: u64,
+    tx_packets: u64,
+    dropped: Map<String, Value>,
+}
+
+/// A line of `muster members`.
+#[derive(Serialize)]
+pub(crate) struct Member {
+    name: String,
+    organisation: String,
+    member_id: String,
+    slot: u32,
+    address: Option<IpAddr>,
+    is_transaction_manager: bool,
+    #[serde(rename = "self")]
+    own: bool,
+    prefixes: Vec<IpNet>,
+    since_ms: u64,
+}
+
+/// A line of `muster neighbors`.
+#[derive(Serialize)]
+pub(crate) struct Neighbor {
+    name: String,
+    member_id: String,
+    address: IpAddr,
+    state: String,
+    reason: Option<String>,
+    last_hello_ms: u64,
+    hello_interval_ms: u64,
+}
+
+pub(crate) fn group(engine: &Engine, name: &str, since_ms: u64) -> Group {
+    let (keys, state) = (engine.keyagree().keys(), engine.keyagree().group_state());
+    Group {
+        name: name.to_owned(),
+        epoch: state.epoch,
+        members: keys.members.len(),
+        transaction_manager: state.instance.tm.to_string(),
+        key_fingerprint: keys.fingerprint(),
+        state_tag: keys.state_tag(),
+        active: state.active,
+        since_ms,
+    }
+}
+
+pub(crate) fn dataplane(plane: &Plane) -> DataplaneStatus {
+    let Counters { rx_packets, tx_packets, dropped } = plane.dataplane().counters();
+    let Dropped { replay, auth, unknown_spi, spoofed, too_big, no_sa, malformed, io } = dropped;
+    let dropped = json!({
+        "replay": replay, "auth": auth, "unknown_spi": unknown_spi, "spoofed": spoofed, "too_big": too_big,
+        "no_sa": no_sa, "malformed": malformed, "io": io,
+    });
+    let Value::Object(dropped) = dropped else { unreachable!("an object literal") };
+    let sas = plane.dataplane().sas().len();
+    DataplaneStatus { backend: plane.dataplane().backend(), sas, rx_packets, tx_packets, dropped }
+}
+
+/// Both machines' counters under names of their own.
+pub(crate) fn datagrams(engine: &Engine) -> Map<String, Value> {
+    let mut all = Map::new();
+    for (reason, count) in engine.discovery().counters().iter() {
+        all.insert(format!("discovery_{}", reason.name()), count.into());
+    }
+    let counters = engine.keyagree().counters();
+    for (name, count) in [
+        ("malformed", counters.malformed),
+        ("other_group", counters.other_group),
+        ("reflected", counters.reflected),
+        ("unknown", counters.unknown),
+        ("replayed", counters.replayed),
+        ("queue_full", counters.queue_full),
+        ("signature", counters.signature),
+        ("refused", counters.refused),
+    ] {
+        all.insert(format!("keyagree_{name}"), count.into());
+    }
+    all
+}
+
+pub(crate) fn members(
+    engine: &Engine,
+    plane: &Plane,
+    own: (IpAddr, &[IpNet]),
+    since: impl Fn(&MemberId) -> u64,
+) -> Vec<Member> {
+    let me = engine.discovery().own_identity().member;
+    let tm = engine.keyagree().instance().tm;
+    engine
+        .keyagree()
+        .members()
+        .map(|(slot, member)| {
+            let name = engine.name(&member);
+            let is_own = member == me;
+            let address = name.and_then(|name| Some(name.address?.ip()));
+            Member {
+                name: name.map(|name| name.name.clone()).unwrap_or_default(),
+                organisation: name.map(|name| name.organisation.clone()).unwrap_or_default(),
+                member_id: member.to_string(),
+                slot,
+                address: if is_own { Some(own.0) } else { address },
+                is_transaction_manager: member == tm,
+                own: is_own,
+                prefixes: if is_own { own.1.to_vec() } else { plane.accepted(&member).to_vec() },
+                since_ms: since(&member),
+            }
+        })
+        .collect()
+}
+
+pub(crate) fn neighbors(engine: &Engine, now: muster_wire::Time) -> Vec<Neighbor> {
+    engine
+        .discovery()
+        .neighbors(now)
+        .map(|neighbor| Neighbor {
+            name: neighbor.name,
+            member_id: neighbor.member.to_string(),
+            address: neighbor.address.ip(),
+            state: neighbor.state.to_string(),
+            reason: neighbor.reason.map(|reason| reason.to_string()),
+            last_hello_ms: neighbor.last_hello.as_millis() as u64,
+            hello_interval_ms: neighbor.interval.as_millis() as u64,
+        })
+        .collect()
+}
+
+/// The security associations; with their keys only when asked for, and only where the operator allows it.
+pub(crate) fn sas(plane: &Plane, show_keys: bool) -> Value {
+    let keys = if show_keys { plane.dataplane().export_keys() } else { Vec::new() };
+    let lines = plane.dataplane().sas().into_iter().map(|sa| {
+        let mut line = json!({
+            "direction": sa.direction.as_str(),
+            "kind": sa.kind.as_str(),
+            "source": sa.source,
+            "destination": sa.destination,
+            "spi": sa.spi,
+            "epoch": sa.epoch,
+            "sender": sa.sender.to_string(),
+            "packets": sa.packets,
+            "bytes": sa.bytes,
+            "replay_drops": sa.replay_drops,
+            "auth_failures": sa.auth_failures,
+        });
+        if let Some(key) = keys.iter().find(|key| key.id.spi == sa.spi && key.id.destination == sa.destination) {
+            line["algorithm"] = json!(ALGORITHM);
+            line["key"] = json!(key.key_hex.as_str());
+        }
+        line
+    });
+    Value::Array(lines.collect())
+}
+
+/// What lies behind which neighbour.
+pub(crate) fn routes(engine: &Engine, plane: &Plane) -> Value {
+    let routes = engine.keyagree().members().flat_map(|(_, member)| {
+        let name = engine.name(&member).map(|name| name.name.clone()).unwrap_or_default();
+        plane
+            .accepted(&member)
+            .iter()
+            .map(move |prefix| json!({"prefix": prefix, "member": member.to_string(), "name": name.clone()}))
+            .collect::<Vec<_>>()
+    });
+    Value::Array(routes.collect())
+}
