@@ -1,1 +1,11 @@
-#![doc = env!("CARGO_PKG_DESCRIPTION")]
+//! Real daemons in real network namespaces, black box through the command line.
+//!
+//! A [`Lab`] is a coalition of `netlab` with a daemon on every router. Tests look at it as an operator does, through
+//! `muster … --json`, and as an enemy does, on the black side.
+
+mod lab;
+mod traffic;
+
+pub use lab::{Answer, Lab, muster};
+pub use muster_netlab::{skip, wait_until};
+pub use traffic::{Flows, red_group};

@@ -1,0 +1,322 @@
+//! A coalition with daemons.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use muster_netlab::{Capture, Coalition, Plan, Process, wait_until};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The default port of discovery and the one after it.
+const PORTS: [u16; 2] = [4860, 4861];
+/// Short, so that dead times are; every bound below follows from it.
+const HELLO: Duration = Duration::from_millis(250);
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Answer {
+    /// Exit status; -1 when a signal ended it.
+    pub status: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Answer {
+    /// Standard output as JSON.
+    ///
+    /// # Panics
+    /// When the command failed or printed something else.
+    pub fn json(&self) -> Value {
+        assert_eq!(self.status, 0, "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs the program with these arguments, outside any laboratory.
+pub fn muster(arguments: &[&str]) -> Answer {
+    run(Command::new(binary()).args(arguments))
+}
+
+/// Routers with daemons; everything is gone when it is dropped, also by a panic.
+pub struct Lab {
+    daemons: Vec<Option<Process>>,
+    /// The network.
+    pub coalition: Coalition,
+    /// What is on the black side.
+    pub capture: Capture,
+    folder: TempDir,
+}
+
+impl Lab {
+    /// A network of `routers` routers of three nations with certificates and configurations; no daemon runs yet.
+    pub fn new(routers: usize) -> Lab {
+        let folder = TempDir::new().expect("a temporary folder");
+        let coalition = Coalition::build(Plan::new(routers, 3.min(routers)).expect("a plan")).expect("a coalition");
+        let capture = Capture::start(coalition.black(), coalition.watch(PORTS)).expect("a capture");
+        let lab = Lab { daemons: (0..routers).map(|_| None).collect(), coalition, capture, folder };
+        for nation in lab.nations() {
+            lab.pki(&["init", lab.path(&nation).to_str().expect("UTF-8"), "--name", &nation]);
+        }
+        for router in 0..routers {
+            lab.issue(router);
+            lab.configure(router, |_| {});
+        }
+        lab
+    }
+
+    /// A network in which all daemons run and are one group.
+    pub fn group(routers: usize) -> Lab {
+        let mut lab = Lab::new(routers);
+        (0..routers).for_each(|router| lab.start(router));
+        lab.wait_for_group(&(0..routers).collect::<Vec<_>>());
+        lab
+    }
+
+    /// Four of the hello intervals that all daemons here have.
+    pub fn dead_time() -> Duration {
+        HELLO * 4
+    }
+
+    /// A file of this laboratory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A router's device name.
+    pub fn name(&self, router: usize) -> String {
+        self.coalition.routers()[router].plan.name()
+    }
+
+    /// Writes a router's configuration; `change` may replace parts of the text.
+    pub fn configure(&self, router: usize, change: impl FnOnce(&mut String)) {
+        let name = self.name(router);
+        let plan = &self.coalition.routers()[router].plan;
+        let anchors: Vec<String> = self.nations().iter().map(|nation| format!("\"{nation}/ca.pem\"")).collect();
+        let mut text = String::new();
+        let nation = plan.nation.name;
+        write!(
+            text,
+            r#"[device]
+name = "{name}"
+certificate = "{nation}/{name}.pem"
+private_key = "{nation}/{name}.key"
+trust_anchors = [{}]
+control = "{name}.sock"
+state_dir = "{name}.state"
+
+[black]
+interface = "black0"
+
+[discovery]
+hello_interval = "{}ms"
+
+[red]
+interfaces = ["red0"]
+prefixes = ["{}", "{}"]
+
+[group]
+name = "coalition"
+
+[dataplane]
+allow_key_export = true
+"#,
+            anchors.join(", "),
+            HELLO.as_millis(),
+            plan.red_v6(),
+            plan.red_v4(),
+        )
+        .expect("a string takes everything");
+        change(&mut text);
+        fs::write(self.path(&format!("{name}.toml")), text).expect("the configuration is written");
+    }
+
+    /// Starts a router's daemon.
+    pub fn start(&mut self, router: usize) {
+        let name = self.name(router);
+        let log = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log");
+        let mut command = Command::new(binary());
+        command.arg("run").arg("--config").arg(self.path(&format!("{name}.toml")));
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let process = self.coalition.routers()[router].namespace.spawn(command).expect("the daemon starts");
+        self.daemons[router] = Some(process);
+    }
+
+    /// Ends a daemon without a word.
+    pub fn kill(&mut self, router: usize) {
+        if let Some(mut process) = self.daemons[router].take() {
+            process.kill().expect("it can be killed");
+        }
+    }
+
+    /// Ends a daemon in order; it must do so within three seconds and with status 0.
+    pub fn terminate(&mut self, router: usize) {
+        self.signal(router, Signal::SIGTERM);
+        let mut process = self.daemons[router].take().expect("the daemon runs");
+        let status = process.wait(Duration::from_secs(3)).expect("it can be waited for");
+        assert_eq!(status.and_then(|status| status.code()), Some(0), "{}", self.log(router));
+    }
+
+    /// Sends a signal to a daemon.
+    pub fn signal(&mut self, router: usize, signal: Signal) {
+        self.daemons[router].as_mut().expect("the daemon runs").signal(signal).expect("it can be signalled");
+    }
+
+    /// Waits until a daemon has ended by itself.
+    ///
+    /// # Panics
+    /// When it has not within five seconds.
+    pub fn wait_for_end(&mut self, router: usize) {
+        let ended = wait_until(Duration::from_secs(5), || !self.runs(router));
+        assert!(ended, "it still runs\n{}", self.log(router));
+    }
+
+    /// The program.
+    pub fn program(&self) -> &'static Path {
+        binary()
+    }
+
+    /// Whether a daemon still runs.
+    pub fn runs(&mut self, router: usize) -> bool {
+        self.daemons[router].as_mut().is_some_and(|process| process.exited().expect("it can be asked").is_none())
+    }
+
+    /// Resident memory of a daemon in bytes.
+    pub fn resident(&self, router: usize) -> u64 {
+        let id = self.daemons[router].as_ref().expect("the daemon runs").id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// Asks a daemon, as its operator does.
+    pub fn ask(&self, router: usize, arguments: &[&str]) -> Answer {
+        let control = self.path(&format!("{}.sock", self.name(router)));
+        run(Command::new(binary()).args(arguments).arg("--control").arg(control))
+    }
+
+    /// Asks a daemon and reads its JSON.
+    pub fn get(&self, router: usize, command: &str) -> Value {
+        self.ask(router, &[command, "--json"]).json()
+    }
+
+    /// A daemon's key fingerprint, epoch and number of members; `None` while it does not answer.
+    pub fn state(&self, router: usize) -> Option<(String, u64, u64)> {
+        let answer = self.ask(router, &["status", "--json"]);
+        let status: Value = serde_json::from_str(&answer.stdout).ok()?;
+        let group = &status["group"];
+        Some((group["key_fingerprint"].as_str()?.to_owned(), group["epoch"].as_u64()?, group["members"].as_u64()?))
+    }
+
+    /// Whether these are one group of nobody else, and send under its key.
+    pub fn is_group(&self, routers: &[usize]) -> bool {
+        let mut key = None;
+        routers.iter().all(|router| {
+            let answer = self.ask(*router, &["status", "--json"]);
+            let Ok(status) = serde_json::from_str::<Value>(&answer.stdout) else { return false };
+            let group = &status["group"];
+            let same = key.get_or_insert_with(|| group["key_fingerprint"].clone()) == &group["key_fingerprint"];
+            same && group["members"] == routers.len() as u64 && group["active"] == true
+        })
+    }
+
+    /// Waits until these are one group; gives its key's fingerprint.
+    ///
+    /// # Panics
+    /// When that takes longer than ten seconds.
+    pub fn wait_for_group(&self, routers: &[usize]) -> String {
+        self.wait(Duration::from_secs(10), &format!("routers {routers:?} to be one group"), || self.is_group(routers));
+        self.state(routers[0]).expect("it answered just now").0
+    }
+
+    /// Waits for a condition.
+    ///
+    /// # Panics
+    /// With the state of all daemons when it does not come.
+    pub fn wait(&self, limit: Duration, what: &str, condition: impl FnMut() -> bool) -> Duration {
+        let begun = Instant::now();
+        assert!(wait_until(limit, condition), "waited {limit:?} for {what}\n{}", self.describe());
+        begun.elapsed()
+    }
+
+    /// Which router is transaction manager, by the word of `router`.
+    pub fn manager(&self, router: usize) -> usize {
+        let status = self.get(router, "status");
+        let tm = status["group"]["transaction_manager"].as_str().expect("a member id").to_owned();
+        let members = self.get(router, "members");
+        let member = members.as_array().into_iter().flatten().find(|member| member["member_id"] == tm.as_str());
+        let name = member.expect("it is a member")["name"].as_str().expect("a name").to_owned();
+        (0..self.daemons.len()).find(|router| self.name(*router) == name).expect("it is one of ours")
+    }
+
+    /// What a daemon wrote to its log.
+    pub fn log(&self, router: usize) -> String {
+        fs::read_to_string(self.path(&format!("{}.log", self.name(router)))).unwrap_or_default()
+    }
+
+    /// Makes a router's certificate anew.
+    pub fn issue(&self, router: usize) {
+        let nation = self.coalition.routers()[router].plan.nation.name;
+        self.pki(&["issue", self.path(nation).to_str().expect("UTF-8"), "--name", &self.name(router)]);
+    }
+
+    /// Runs a `pki` command that must succeed.
+    pub fn pki(&self, arguments: &[&str]) {
+        let answer = muster(&[&["pki"], arguments].concat());
+        assert_eq!(answer.status, 0, "pki {arguments:?}: {answer:?}");
+    }
+
+    fn nations(&self) -> Vec<String> {
+        let mut nations: Vec<String> =
+            self.coalition.routers().iter().map(|router| router.plan.nation.name.to_owned()).collect();
+        nations.sort();
+        nations.dedup();
+        nations
+    }
+
+    fn describe(&self) -> String {
+        let one = |router: usize| {
+            let tail: Vec<&str> = Vec::new();
+            let log = self.log(router);
+            let tail = log.lines().rev().take(12).fold(tail, |mut tail, line| {
+                tail.insert(0, line);
+                tail
+            });
+            format!("{}: {:?}\n  {}\n", self.name(router), self.state(router), tail.join("\n  "))
+        };
+        (0..self.daemons.len()).map(one).collect()
+    }
+}
+
+fn run(command: &mut Command) -> Answer {
+    let output = command.stdin(Stdio::null()).output().expect("the program runs");
+    Answer {
+        status: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The program, built once for each run of the tests with the profile that they were built with.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "muster", "--manifest-path"]);
+        build.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
+        // target/<profile>/deps/<this test>
+        let test = std::env::current_exe().expect("the test's own path");
+        let target = test.ancestors().nth(2).expect("target/<profile>").to_owned();
+        if target.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the program does not build");
+        target.join("muster")
+    })
+}

@@ -1,0 +1,73 @@
+//! Fail closed: what must not pass does not, whatever the daemons do.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use muster_netlab::{HOST_DEVICE, Marker, Receiver};
+use muster_netns_tests::{Flows, Lab, skip, wait_until};
+
+/// Clear datagrams from black to a red host; how many arrive. The last one goes out a while after the others, so
+/// that what was slow would be seen.
+fn clear_from_black(lab: &Lab, router: usize) -> u64 {
+    let marker = Marker::random().unwrap();
+    let target = &lab.coalition.routers()[router];
+    let local: SocketAddr = (target.plan.host_v6(), 5001).into();
+    let receiver = Receiver::start(&target.host, HOST_DEVICE, local, marker).unwrap();
+    let mut payload = marker.0.to_vec();
+    payload.extend([0; 16]);
+    for _ in 0..20 {
+        lab.coalition.black().send_udp("br0", local, &payload).unwrap();
+    }
+    wait_until(Duration::from_millis(200), || receiver.unique() > 0);
+    receiver.unique()
+}
+
+#[test]
+fn clear_text_from_black_never_reaches_red() {
+    if skip("clear_text_from_black_never_reaches_red") {
+        return;
+    }
+    let mut lab = Lab::group(3);
+    assert_eq!(clear_from_black(&lab, 0), 0, "daemon running");
+    lab.kill(0);
+    assert_eq!(clear_from_black(&lab, 0), 0, "daemon killed");
+    lab.terminate(1);
+    assert_eq!(clear_from_black(&lab, 1), 0, "daemon stopped");
+
+    // The check can fail: without the block it passes.
+    let config = lab.path(&format!("{}.toml", lab.name(1)));
+    let mut command = std::process::Command::new(lab.program());
+    command.args(["unblock", "--config"]).arg(config);
+    let router = &lab.coalition.routers()[1];
+    let status = router.namespace.spawn(command).unwrap().wait(Duration::from_secs(5)).unwrap();
+    assert!(status.unwrap().success());
+    router.namespace.sysctl("ipv6/conf/all/forwarding", "1").unwrap();
+    assert!(clear_from_black(&lab, 1) > 0, "nothing blocks, and still nothing passes: the test is blind");
+}
+
+#[test]
+fn red_traffic_never_shows_on_black() {
+    if skip("red_traffic_never_shows_on_black") {
+        return;
+    }
+    let mut lab = Lab::group(3);
+    let unknown: SocketAddr = "[2001:db8:dead::1]:5000".parse().unwrap();
+    let host: SocketAddr = (lab.coalition.routers()[1].plan.host_v6(), 5000).into();
+    let other_group: SocketAddr = "[ff1d::1]:5000".parse().unwrap();
+    let try_all = |lab: &Lab, what: &str| {
+        for to in [unknown, host, other_group] {
+            Flows::to_group(lab, 0, &[], to, 20, 1000).received();
+        }
+        assert!(lab.capture.settle(Duration::from_secs(5)));
+        assert_eq!(lab.capture.stats().cleartext, 0, "{what}: {:?}", lab.capture.examples());
+    };
+    try_all(&lab, "daemons running");
+    (0..3).for_each(|router| lab.kill(router));
+    try_all(&lab, "daemons killed");
+    let carried = muster_netns_tests::red_group();
+    let esp = lab.capture.stats().esp;
+    Flows::to_group(&lab, 0, &[], carried, 20, 1000).received();
+    assert!(lab.capture.settle(Duration::from_secs(5)));
+    assert_eq!(lab.capture.stats().esp, esp, "nobody encrypts any more");
+    assert_eq!(lab.capture.stats().cleartext, 0, "{:?}", lab.capture.examples());
+}

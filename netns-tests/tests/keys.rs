@@ -1,0 +1,90 @@
+//! An independent reader decrypts the ESP with the exported keys, and an excluded member's keys open nothing later.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use muster_netns_tests::{Flows, Lab, skip};
+use serde_json::Value;
+
+/// The rows of tshark's table of ESP SAs for the inbound and outbound SAs of a router.
+fn rows(sas: &Value) -> Vec<String> {
+    let row = |sa: &Value| {
+        format!(
+            "uat:esp_sa:\"IPv6\",\"*\",\"*\",\"0x{:08x}\",\"AES-GCM [RFC4106]\",\"0x{}\",\"NULL\",\"\"",
+            sa["spi"].as_u64().unwrap(),
+            sa["key"].as_str().unwrap()
+        )
+    };
+    sas.as_array().unwrap().iter().map(row).collect()
+}
+
+/// How many UDP datagrams of red traffic tshark sees in the capture, given these keys.
+fn decrypted(lab: &Lab, rows: &BTreeSet<String>) -> usize {
+    let file = lab.path("black.pcap");
+    assert!(lab.capture.settle(Duration::from_secs(5)));
+    lab.capture.write_pcap(&file).unwrap();
+    let mut tshark = Command::new("tshark");
+    tshark.arg("-r").arg(&file).args(["-o", "esp.enable_encryption_decode:TRUE"]);
+    for row in rows {
+        tshark.args(["-o", row]);
+    }
+    let output = tshark.args(["-Y", "esp && udp.dstport == 5000", "-T", "fields", "-e", "frame.number"]).output();
+    let output = output.expect("tshark runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().count()
+}
+
+fn no_tshark(test: &str) -> bool {
+    let missing = Command::new("tshark").arg("-v").output().is_err();
+    if missing {
+        eprintln!("SKIP {test}: tshark is not installed");
+    }
+    missing
+}
+
+#[test]
+fn tshark_decrypts_with_the_exported_keys() {
+    if skip("tshark_decrypts_with_the_exported_keys") || no_tshark("tshark_decrypts_with_the_exported_keys") {
+        return;
+    }
+    let lab = Lab::group(3);
+    let keys = rows(&lab.ask(1, &["sas", "--show-keys", "--json"]).json()).into_iter().collect();
+    for from in 0..3 {
+        let to: Vec<usize> = (0..3).filter(|to| *to != from).collect();
+        Flows::start(&lab, from, &to, 40, 1000).arrive(&lab);
+    }
+    assert_eq!(decrypted(&lab, &BTreeSet::new()), 0, "without keys nothing is read");
+    assert_eq!(decrypted(&lab, &keys), 120);
+}
+
+#[test]
+fn an_excluded_member_reads_what_was_and_nothing_that_comes() {
+    let test = "an_excluded_member_reads_what_was_and_nothing_that_comes";
+    if skip(test) || no_tshark(test) {
+        return;
+    }
+    let mut lab = Lab::group(4);
+    let victim = (0..4).find(|router| *router != lab.manager(0)).unwrap();
+    let rest: Vec<usize> = (0..4).filter(|router| *router != victim).collect();
+    Flows::start(&lab, rest[0], &rest[1..], 50, 1000).arrive(&lab);
+    let keys: BTreeSet<String> = rows(&lab.ask(victim, &["sas", "--show-keys", "--json"]).json()).into_iter().collect();
+    lab.kill(victim);
+    lab.wait_for_group(&rest);
+    Flows::start(&lab, rest[0], &rest[1..], 70, 1000).arrive(&lab);
+    assert_eq!(decrypted(&lab, &keys), 50, "all before the exclusion, none after");
+}
+
+#[test]
+fn keys_are_shown_only_where_allowed() {
+    if skip("keys_are_shown_only_where_allowed") {
+        return;
+    }
+    let mut lab = Lab::new(1);
+    lab.configure(0, |text| *text = text.replace("allow_key_export = true", ""));
+    lab.start(0);
+    lab.wait_for_group(&[0]);
+    let answer = lab.ask(0, &["sas", "--show-keys"]);
+    assert_eq!(answer.status, 1);
+    assert!(answer.stderr.contains("allow_key_export"), "{answer:?}");
+}
