@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -41,7 +41,7 @@ pub(crate) fn addresses(interface: &str) -> io::Result<Vec<Assigned>> {
         .collect();
     for entry in nix::ifaddrs::getifaddrs()?.filter(|entry| entry.interface_name == interface) {
         let v4 = |storage: Option<nix::sys::socket::SockaddrStorage>| {
-            storage.and_then(|storage| storage.as_sockaddr_in().map(|address| Ipv4Addr::from(address.ip())))
+            storage.and_then(|storage| storage.as_sockaddr_in().map(|address| address.ip()))
         };
         if let (Some(address), Some(mask)) = (v4(entry.address), v4(entry.netmask))
             && let Ok(network) = Ipv4Net::with_netmask(address, mask)

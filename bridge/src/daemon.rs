@@ -266,7 +266,8 @@ impl Daemon {
                 let address_of = |member: &MemberId| Some(engine.name(member)?.address?.ip());
                 let installed = self.plane.install(keys, address_of);
                 if installed.is_ok() {
-                    self.engine.record(EventKind::Installed, None, String::new());
+                    let epoch = self.engine.keyagree().group_state().epoch;
+                    self.report(&Record { kind: EventKind::Installed, member: None, epoch, detail: String::new() });
                     self.engine.installed(now(), header);
                 }
                 installed

@@ -1,1 +1,213 @@
-//! Messages that lie.
+//! Messages that lie: refused, with no change of state and no answer larger than they are.
+
+use muster_wire::mike::{
+    Ack, Activate, CHUNK_LEN, Chunk, Commit, EpochHeader, Handover, Leave, MessageKind, RekeyRequest, Request, Snapshot,
+};
+use muster_wire::{Envelope, Kind, List, codec};
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::Message;
+
+/// A group of three, and everything that was sent in its making.
+fn group_with_recording() -> (Net, Vec<Vec<u8>>) {
+    let recording = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let mut net = Net::new(4);
+    let tape = recording.clone();
+    net.filter = Box::new(move |_, _, bytes| {
+        tape.borrow_mut().push(bytes.to_vec());
+        true
+    });
+    net.connect(&[0, 1, 2]);
+    net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    net.run_for(Duration::from_secs(3));
+    net.filter = Box::new(|_, _, _| true);
+    let tape = recording.take();
+    (net, tape)
+}
+
+fn states(net: &Net) -> Vec<(GroupState, String)> {
+    net.devices.iter().map(|d| (d.machine.group_state(), d.machine.keys().fingerprint())).collect()
+}
+
+/// Datagrams of device 1, made by the test with its key: it is a member that lies.
+struct Insider(Author);
+
+impl Insider {
+    fn new(net: &Net) -> Insider {
+        let mut author = Author::new(net.devices[1].key.clone(), GroupTag([9; 16]), member(1), 1);
+        (0..1_000_000).for_each(|_| _ = author.next_sequence());
+        Insider(author)
+    }
+
+    fn message(&mut self, kind: MessageKind, bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        let message = Message::new(kind, Hash([0xaa; 32]), bytes);
+        message.chunks(None).map(|chunk| self.0.seal(&chunk).unwrap()).collect()
+    }
+}
+
+#[test]
+fn everything_once_more_changes_nothing() {
+    let (mut net, tape) = group_with_recording();
+    let before = states(&net);
+    for bytes in &tape {
+        (0..4).for_each(|device| net.inject(device, bytes));
+    }
+    assert_eq!(states(&net), before);
+    net.run_for(Duration::from_secs(10));
+    assert_eq!(states(&net)[..3], before[..3]);
+}
+
+#[test]
+fn a_member_cannot_commit_exclude_or_activate_in_anothers_reign() {
+    let (mut net, _) = group_with_recording();
+    let before = states(&net);
+    let mut insider = Insider::new(&net);
+    let current = net.devices[0].machine.epoch.public.header.clone();
+    let hash = net.devices[0].machine.epoch.public.hash;
+    let (instance, epoch) = (current.instance, current.epoch);
+
+    // A header in the transaction manager's name, under the member's own signature.
+    let forged = EpochHeader { epoch: epoch + 1, parent: hash, ..current.clone() };
+    let signed = insider.0.key().sign_value(&forged).unwrap();
+    let commit = Commit { header: signed.clone(), handovers: List::default(), body: Default::default() };
+    let mut junk = insider.message(MessageKind::Commit, codec::encode(&commit).unwrap());
+    // A claim while the transaction manager is there, with nothing behind it.
+    let mut claim = forged.clone();
+    claim.instance.tm = member(1);
+    let body = muster_wire::mike::CommitBody { removed: List::new(vec![0]).unwrap(), ..Default::default() };
+    claim.body = crate::commit::body_hash(&body).unwrap();
+    let commit = Commit { header: insider.0.key().sign_value(&claim).unwrap(), handovers: List::default(), body };
+    junk.extend(insider.message(MessageKind::Commit, codec::encode(&commit).unwrap()));
+    // A snapshot of the future that leaves everybody out.
+    let snapshot = Snapshot {
+        header: signed,
+        handovers: List::default(),
+        slots: 1,
+        leaves: List::default(),
+        parents: List::default(),
+        sealed: List::default(),
+        fills: List::default(),
+    };
+    junk.extend(insider.message(MessageKind::Snapshot, codec::encode(&snapshot).unwrap()));
+    junk.push(insider.0.seal(&Activate { instance, epoch, header: Hash([1; 32]) }).unwrap());
+    junk.push(insider.0.seal(&Ack { instance, epoch, header: Hash([1; 32]) }).unwrap());
+    junk.push(insider.0.seal(&RekeyRequest { instance, epoch: epoch - 1, header: Hash([1; 32]) }).unwrap());
+    // A hand-over of a group that is not the member's own.
+    let handover = Handover {
+        group: GroupTag([9; 16]),
+        from: instance,
+        epoch,
+        header: hash,
+        target: instance,
+        tags: List::default(),
+        leaves: List::default(),
+    };
+    let signed = insider.0.key().sign_value(&handover).unwrap();
+    junk.extend(insider.message(MessageKind::Handover, codec::encode(&signed).unwrap()));
+
+    for bytes in &junk {
+        net.inject(0, bytes);
+        net.inject(2, bytes);
+    }
+    net.run_for(Duration::from_secs(5));
+    assert_eq!(states(&net)[..3], before[..3]);
+}
+
+#[test]
+fn an_outsider_cannot_make_another_leave() {
+    let (mut net, _) = group_with_recording();
+    let before = states(&net);
+    let state = net.devices[0].machine.group_state();
+    let leave = Leave { instance: state.instance, epoch: state.epoch, header: state.header };
+    // Device 3 is known to nobody; device 2's name under device 3's signature.
+    let mut unknown = Author::new(net.devices[3].key.clone(), GroupTag([9; 16]), member(3), 1);
+    let mut forged = Author::new(net.devices[3].key.clone(), GroupTag([9; 16]), member(2), 1);
+    (0..1_000_000).for_each(|_| _ = forged.next_sequence());
+    net.inject(0, &unknown.seal(&leave).unwrap());
+    net.inject(0, &forged.seal(&leave).unwrap());
+    net.run_for(Duration::from_secs(5));
+    assert_eq!(states(&net)[..3], before[..3]);
+    assert!(net.devices[0].machine.counters().unknown > 0);
+    assert!(net.devices[0].machine.counters().signature > 0);
+}
+
+#[test]
+fn a_request_without_a_recent_nonce_is_not_answered() {
+    let (mut net, _) = group_with_recording();
+    let mut insider = Insider::new(&net);
+    for (nonce, answered) in [(Nonce([0x77; 16]), false), (nonce(0), true)] {
+        let request = Request { hello_nonce: nonce, message: Hash::NONE, missing: List::default() };
+        let bytes = insider.0.seal(&request).unwrap();
+        let machine = &mut net.devices[0].machine;
+        machine.handle_datagram(address(1), &bytes);
+        while machine.process(net.now) {}
+        assert_eq!(machine.poll_transmit().is_some(), answered);
+        while machine.poll_transmit().is_some() {}
+        // Another at once is one too many.
+        let bytes = insider.0.seal(&request).unwrap();
+        machine.handle_datagram(address(1), &bytes);
+        while machine.process(net.now) {}
+        assert!(machine.poll_transmit().is_none());
+    }
+}
+
+#[test]
+fn a_flood_of_parts_is_bounded() {
+    let (mut net, _) = group_with_recording();
+    let before = states(&net);
+    let mut insider = Insider::new(&net);
+    for n in 0..2000_u32 {
+        let mut message = [0; 32];
+        message[..4].copy_from_slice(&n.to_be_bytes());
+        let chunk = Chunk {
+            message: Hash(message),
+            kind: MessageKind::Snapshot,
+            header: Hash([7; 32]),
+            length: 1 << 20,
+            index: 0,
+            data: muster_wire::Bytes::new(vec![0; CHUNK_LEN]).unwrap(),
+        };
+        let bytes = insider.0.seal(&chunk).unwrap();
+        net.inject(0, &bytes);
+    }
+    net.run_for(Duration::from_secs(10));
+    assert_eq!(states(&net)[..3], before[..3]);
+}
+
+#[test]
+fn what_is_not_for_this_port_is_refused_before_any_work() {
+    let (mut net, _) = group_with_recording();
+    let mut insider = Insider::new(&net);
+    let hello = insider.0.seal(&muster_wire::idp::Goodbye {}).unwrap();
+    assert!(Envelope::parse(&hello).unwrap().header().kind < Kind::Chunk);
+    let malformed = net.devices[0].machine.counters().malformed;
+    net.inject(0, &hello);
+    net.inject(0, &[]);
+    net.inject(0, &[0xff; 2000]);
+    assert_eq!(net.devices[0].machine.counters().malformed, malformed + 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn mutated_datagrams_change_nothing(
+        picks in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..8_u32), 50),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let (mut net, tape) = group_with_recording();
+        let before = states(&net);
+        for (which, byte, bit) in picks {
+            let mut bytes = which.get(&tape).clone();
+            let at = byte.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            (0..4).for_each(|device| net.inject(device, &bytes));
+            bytes.truncate(cut.index(bytes.len()));
+            (0..4).for_each(|device| net.inject(device, &bytes));
+        }
+        prop_assert_eq!(&states(&net), &before);
+        net.run_for(Duration::from_secs(4));
+        prop_assert_eq!(&states(&net)[..3], &before[..3]);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod hostile;
+mod knowledge;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
@@ -47,6 +48,8 @@ enum Input {
     Gone(usize, bool),
 }
 
+type Filter = Box<dyn FnMut(usize, usize, &[u8]) -> bool>;
+
 /// Devices, and what is on its way between them.
 pub(super) struct Net {
     pub(super) now: Time,
@@ -57,7 +60,7 @@ pub(super) struct Net {
     order: u64,
     next_hello: Time,
     /// Sees every datagram on its way (from, to, bytes); `false` loses it.
-    pub(super) filter: Box<dyn FnMut(usize, usize, &[u8]) -> bool>,
+    pub(super) filter: Filter,
 }
 
 pub(super) fn address(device: usize) -> SocketAddr {

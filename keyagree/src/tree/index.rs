@@ -63,7 +63,7 @@ impl ParentIndex {
 impl Node {
     /// The node with this number.
     pub(crate) fn from_number(number: u32) -> Node {
-        if number % 2 == 0 { Node::Leaf(Slot(number / 2)) } else { Node::Parent(ParentIndex(number)) }
+        if number.is_multiple_of(2) { Node::Leaf(Slot(number / 2)) } else { Node::Parent(ParentIndex(number)) }
     }
 
     /// The root of a tree of `slots` slots.
