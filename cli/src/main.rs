@@ -1,2 +1,49 @@
 #![doc = env!("CARGO_PKG_DESCRIPTION")]
-fn main() {}
+//!
+//! The command line. Read `args.rs` for what there is, then the file of the command: `daemon.rs` (run, check, block),
+//! `client.rs` and `show.rs` (what a running daemon holds), `pki.rs`, `demo/`.
+
+mod args;
+mod client;
+mod daemon;
+mod demo;
+mod output;
+mod pki;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::output::Failure;
+
+fn main() -> ExitCode {
+    // Wrong use ends here, with exit status 2.
+    let Args { command } = Args::parse();
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    // Daemons that the demo started must not outlive it.
+    muster_netlab::die_with_parent()?;
+    match command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Pki { command } => pki::run(&command),
+        Command::Block(args) => daemon::block(&args.config),
+        Command::Unblock(args) => daemon::unblock(&args.config),
+        Command::Run(args) => daemon::run(&args.config),
+        Command::Check { config, json } => daemon::check(&config.config, json),
+        Command::Status(args) => client::status(&args),
+        Command::Members(args) => client::members(&args),
+        Command::Neighbors(args) => client::neighbors(&args),
+        Command::Sas { args, show_keys } => client::sas(&args, show_keys),
+        Command::Routes(args) => client::routes(&args),
+        Command::Events { args, follow } => client::events(&args, follow),
+        Command::Rekey(socket) => client::order(&socket, "rekey"),
+        Command::Leave(socket) => client::order(&socket, "leave"),
+    }
+}

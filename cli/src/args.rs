@@ -1,0 +1,196 @@
+//! What can be said to `muster`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Automatic group encryption for coalition border routers
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show everything on this machine: a coalition of three nations in network namespaces
+    ///
+    /// Makes the certificates, starts the daemons, waits for one group, sends red multicast, looks for clear text in a
+    /// capture of the black side, kills a router without a word and brings it back. Needs root, or a system that
+    /// allows users to create namespaces and to open /dev/net/tun.
+    Demo(DemoArgs),
+    /// Make a nation's certificates
+    Pki {
+        #[command(subcommand)]
+        command: PkiCommand,
+    },
+    /// Set the fail-closed rules: nothing between red and black but through the tunnel
+    Block(ConfigArg),
+    /// Remove the fail-closed rules
+    Unblock(ConfigArg),
+    /// Run the daemon in the foreground; SIGTERM: leave the group and end, the block stays
+    Run(ConfigArg),
+    /// Say what is wrong with a configuration and whether this machine can run it
+    Check {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Device, group and data plane at a glance
+    Status(ReadArgs),
+    /// Members of the group
+    Members(ReadArgs),
+    /// Devices heard on the black side
+    Neighbors(ReadArgs),
+    /// Security associations
+    Sas {
+        #[command(flatten)]
+        args: ReadArgs,
+        /// With their keys, for debugging; the configuration must allow it
+        #[arg(long)]
+        show_keys: bool,
+    },
+    /// Red prefixes learned from the members
+    Routes(ReadArgs),
+    /// What has happened, one line each
+    Events {
+        #[command(flatten)]
+        args: ReadArgs,
+        /// Go on with what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Order a new group key
+    Rekey(Socket),
+    /// Order the daemon to leave the group and to end
+    Leave(Socket),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArg {
+    /// The configuration (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+/// Of every command that talks to a daemon.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Socket {
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", env = "MUSTER_CONTROL", default_value = "/run/muster/control.sock")]
+    pub(crate) control: PathBuf,
+}
+
+/// Of every command that reads from a daemon.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReadArgs {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PkiCommand {
+    /// Make a nation's root: DIR/ca.pem, ca.key and an empty crl.pem
+    Init {
+        /// Where to; created if missing
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The nation: organisation in all its certificates
+        #[arg(long, value_name = "ORG")]
+        name: String,
+    },
+    /// Make a device's certificate and key: DEVICE.pem, DEVICE.key
+    Issue {
+        /// Folder of the root
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The device
+        #[arg(long, value_name = "DEVICE")]
+        name: String,
+        /// Validity in days, at most the root's
+        #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+        /// Where to, instead of DIR; a copy of the certificate stays in DIR, so that it can be revoked
+        #[arg(long, value_name = "DIR2")]
+        out: Option<PathBuf>,
+    },
+    /// Revoke a device's certificate: adds DIR/DEVICE.pem to DIR/crl.pem
+    Revoke {
+        /// Folder of the root
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// The device
+        #[arg(long, value_name = "DEVICE")]
+        name: String,
+    },
+    /// Subject, issuer, validity and fingerprint of a certificate
+    Show {
+        /// The certificate (PEM)
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// Number of routers, 2 to 50
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(2..=MOST_ROUTERS))]
+    pub(crate) routers: u8,
+    /// What carries the traffic: auto or userspace
+    #[arg(long, value_name = "BACKEND", default_value = "auto", value_parser = backend)]
+    pub(crate) dataplane: String,
+    /// Print one JSON object at the end, and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Keep certificates, configurations, logs and the capture, and say where they are
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// For the tests: break something and see that the demo notices
+    #[arg(long, hide = true)]
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+/// What a test breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sabotage {
+    /// One router is in a group of another name.
+    GroupName,
+    /// One red payload goes over black in the clear.
+    ClearPacket,
+    /// One router's tunnel delivers nothing.
+    NoSa,
+    /// The router to be excluded is not, and holds the next key, too.
+    NoExclusion,
+}
+
+const MOST_ROUTERS: i64 = 50;
+const _: () = assert!(MOST_ROUTERS as usize <= muster_netlab::MAX_ROUTERS, "the laboratory is large enough");
+
+fn backend(name: &str) -> Result<String, String> {
+    match name {
+        "auto" | "userspace" => Ok(name.to_owned()),
+        "kernel" => Err("the kernel data plane is not there yet in this version; choose auto or userspace".into()),
+        _ => Err("choose auto or userspace".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,48 @@
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn durations_have_two_units() {
+    assert_eq!(duration(Duration::from_millis(7)), "7ms");
+    assert_eq!(duration(Duration::from_millis(1700)), "1s");
+    assert_eq!(duration(Duration::from_secs(3725)), "1h 2m");
+    assert_eq!(duration(Duration::ZERO), "0s");
+}
+
+#[test]
+fn tables_are_aligned_and_ids_short() {
+    let id = "0123456789abcdef".repeat(4);
+    let table = members(&json!([
+        {"name": "alpha-1", "organisation": "Alpha", "member_id": id, "slot": 0, "address": null, "self": true,
+         "is_transaction_manager": true, "prefixes": ["10.0.0.0/8"], "since_ms": 0},
+        {"name": "bravo-1", "slot": 10, "self": false},
+    ]));
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 3);
+    let at = lines[0].find("NAME").unwrap();
+    assert_eq!(lines[1].find("alpha-1"), Some(at));
+    assert_eq!(lines[2].find("bravo-1"), Some(at));
+    assert!(lines[1].contains(" 0123456789ab ") && lines[1].contains("manager, self"), "{table}");
+}
+
+#[test]
+fn no_control_character_reaches_the_terminal() {
+    let table = neighbors(&json!([{"name": "a\u{1b}[2Jb\nc", "last_hello_ms": 20}]));
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert!(!table.contains('\u{1b}'));
+    assert!(!event(&json!({"detail": "\u{1b}[2J"})).contains('\u{1b}'));
+}
+
+#[test]
+fn a_status_with_nothing_in_it_still_shows() {
+    assert!(status(&json!({})).contains("device"));
+    assert!(status(&json!({"dataplane": {"dropped": {"auth": 3, "replay": 0}}})).ends_with("auth 3"));
+}
+
+#[test]
+fn keys_show_only_when_asked_for() {
+    let answer = json!([{"spi": 255, "key": "c0ffee", "algorithm": "AES-GCM-256"}]);
+    assert!(!sas(&answer, false).contains("c0ffee"));
+    assert!(sas(&answer, true).contains("c0ffee") && sas(&answer, true).contains("0x000000ff"));
+}
