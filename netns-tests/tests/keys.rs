@@ -12,7 +12,7 @@ use serde_json::Value;
 fn rows(sas: &Value) -> Vec<String> {
     let row = |sa: &Value| {
         format!(
-            "uat:esp_sa:\"IPv6\",\"*\",\"*\",\"0x{:08x}\",\"AES-GCM [RFC4106]\",\"0x{}\",\"NULL\",\"\"",
+            "uat:esp_sa:\"IPv6\",\"*\",\"*\",\"0x{:08x}\",\"AES-GCM with 16 octet ICV [RFC4106]\",\"0x{}\",\"NULL\",\"\"",
             sa["spi"].as_u64().unwrap(),
             sa["key"].as_str().unwrap()
         )
