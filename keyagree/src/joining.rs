@@ -34,6 +34,11 @@ enum Stage {
 }
 
 impl Join {
+    /// Its snapshot has been asked for.
+    pub(crate) fn is_fetching(&self) -> bool {
+        matches!(self.stage, Stage::Fetching { .. })
+    }
+
     /// The hand-over is on its way: what our group is must not change now.
     pub(crate) fn is_offered(&self) -> bool {
         matches!(self.stage, Stage::Offered { .. })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_certs::{Author, Intake, PublicKey};
 use muster_wire::idp::GroupState;
-use muster_wire::mike::MessageKind;
+use muster_wire::mike::{Chunk, MessageKind};
 use muster_wire::{Destination, Envelope, Hash, Instance, Kind, MemberId, Nonce, Time, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -364,6 +364,15 @@ impl KeyAgreement {
         self.handled.push_back(hash);
     }
 
+    /// A part of a message that was handled, unless we have asked for it again: a snapshot that led to nothing when it
+    /// came may now.
+    pub(crate) fn is_handled(&self, chunk: &Chunk) -> bool {
+        let asked = chunk.kind == MessageKind::Snapshot
+            && !self.entered.contains(&chunk.header)
+            && (self.recovery.is_some() || self.join.as_ref().is_some_and(Join::is_fetching));
+        !asked && self.handled.contains(&chunk.message)
+    }
+
     fn keep_leaves_for(&self) -> Duration {
         self.config.deactivation_delay + self.config.hello_interval * 4
     }
@@ -404,12 +413,12 @@ impl KeyAgreement {
         if envelope.header().kind != Kind::Chunk {
             return false;
         }
-        match envelope.decode::<muster_wire::mike::Chunk>() {
+        match envelope.decode::<Chunk>() {
             Ok(chunk) => {
                 let current = chunk.header == self.epoch.public.hash;
                 // The current commit once more: its author misses our acknowledgement.
                 let repeated = current && chunk.kind == MessageKind::Commit;
-                !repeated && (self.handled.contains(&chunk.message) || (current && chunk.kind == MessageKind::Snapshot))
+                !repeated && (self.is_handled(&chunk) || (current && chunk.kind == MessageKind::Snapshot))
             }
             Err(_) => false,
         }

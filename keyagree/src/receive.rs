@@ -29,7 +29,7 @@ impl KeyAgreement {
             }
             return Ok(());
         }
-        if self.handled.contains(&chunk.message) {
+        if self.is_handled(&chunk) {
             return Ok(());
         }
         if let Some(message) = self.assembly.add(now, sender, chunk)? {

@@ -183,3 +183,19 @@ fn no_key_is_used_twice_and_sender_keys_differ() {
         assert!(keys.members.iter().all(|(slot, _)| keys.sender_key(b"a", *slot) == other.sender_key(b"a", *slot)));
     }
 }
+
+#[test]
+fn a_snapshot_that_led_to_nothing_is_read_again_when_it_is_asked_for_again() {
+    // Seed 1 of the simulator: 0 refuses 1, which it does not hear yet, and 1 never again got over the fetching.
+    let mut net = Net::new(2);
+    net.devices[0].up = true;
+    net.devices[1].up = true;
+    net.put(0, DELAY, Input::Up(1, false));
+    net.put(0, DELAY, Input::Gone(1, false));
+    net.put(1, DELAY, Input::Up(0, false));
+    net.hello(0);
+    net.run_for(Duration::from_millis(500));
+    assert!(!net.is_one_group());
+    net.put(0, DELAY, Input::Up(1, true));
+    net.run_until_true(Duration::from_secs(4), Net::is_one_group);
+}
