@@ -8,6 +8,9 @@ use muster_wire::{Destination, Hash, MemberId, Time};
 use crate::epoch::Epoch;
 use crate::{Event, KeyAgreement, Refusal};
 
+/// Of 4,095 tags some must stay free.
+const MAX_REPORTED_TAGS: usize = 1024;
+
 /// An epoch whose SAs are installed.
 pub(crate) struct LiveEpoch {
     pub(crate) header: Hash,
@@ -22,7 +25,12 @@ impl KeyAgreement {
         for live in self.live.iter_mut().filter(|live| live.header == header) {
             live.installed = true;
         }
-        if header == self.epoch.public.hash && !self.is_tm() {
+        if header != self.epoch.public.hash {
+            return;
+        }
+        if self.is_tm() {
+            self.acknowledged(now, self.me());
+        } else {
             self.acknowledge_soon(now);
         }
     }
@@ -52,10 +60,28 @@ impl KeyAgreement {
             self.pending.forget_reign();
             self.roster.forget_astray();
         }
+        self.note_reported_tags(now);
         self.announce_epoch(now);
         if self.epoch.tm() != old_tm {
             self.events.push_back(Event::Election { tm: self.epoch.tm(), epoch: self.epoch.number() });
         }
+    }
+
+    /// SPI tags in use among the members, the newest first.
+    pub(crate) fn tags(&self, now: Time) -> impl Iterator<Item = u16> {
+        let reported = self.reported_tags.iter().rev().filter(move |(_, until)| *until > now).map(|(tag, _)| *tag);
+        self.live.iter().rev().map(|live| live.spi_tag).chain(reported)
+    }
+
+    /// Who has just joined receives under its old epochs for a while yet, whoever commits next.
+    fn note_reported_tags(&mut self, now: Time) {
+        let until = now + self.config.activation_delay * 2 + self.config.deactivation_delay;
+        self.reported_tags.retain(|(_, until)| *until > now);
+        let handovers = self.epoch.public.handovers.iter().filter_map(|signed| signed.decode().ok());
+        let tags = handovers.flat_map(|handover| handover.tags.into_vec());
+        self.reported_tags.extend(tags.map(|tag| (tag, until)));
+        let surplus = self.reported_tags.len().saturating_sub(MAX_REPORTED_TAGS);
+        self.reported_tags.drain(..surplus);
     }
 
     /// Tells the driver of the current epoch.

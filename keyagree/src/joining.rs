@@ -130,7 +130,7 @@ impl KeyAgreement {
             .tree()
             .members()
             .map(|(_, node)| if node.leaf.member == me { own.signed.clone() } else { node.signed.clone() });
-        let tags = self.live.iter().rev().map(|live| live.spi_tag).take(MAX_TAGS).collect();
+        let tags = self.tags(now).take(MAX_TAGS).collect();
         let handover = Handover {
             group: self.author.group(),
             from: self.epoch.instance(),

@@ -55,6 +55,8 @@ pub struct KeyAgreement {
     pub(crate) retire_after: Duration,
     /// All epochs whose SAs are installed, the current one last.
     pub(crate) live: Vec<LiveEpoch>,
+    /// SPI tags that devices reported when they joined, and until when these may still receive under them.
+    pub(crate) reported_tags: Vec<(u16, Time)>,
     /// Every header ever entered: a key is installed once in a process's life.
     pub(crate) entered: BTreeSet<Hash>,
     pub(crate) acknowledge_at: Option<Time>,
@@ -99,6 +101,7 @@ impl KeyAgreement {
             entered_at: now,
             retire_after,
             live: Vec::new(),
+            reported_tags: Vec::new(),
             entered: BTreeSet::new(),
             acknowledge_at: None,
             pending: Pending::default(),

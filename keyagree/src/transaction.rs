@@ -100,7 +100,7 @@ impl KeyAgreement {
     ) -> Result<(), Refusal> {
         let mut joined = Vec::new();
         let mut number = self.epoch.number();
-        let mut tags: BTreeSet<u16> = self.live.iter().map(|live| live.spi_tag).collect();
+        let mut tags: BTreeSet<u16> = self.tags(now).collect();
         for signed in &handovers {
             let handover = signed.decode()?;
             joined.extend(handover_leaves(&handover, &mut self.roster)?);
@@ -131,11 +131,10 @@ impl KeyAgreement {
             let snapshot = self.snapshot_message()?;
             self.send_message(Destination::Group, &snapshot, None);
         }
-        let me = self.me();
         let members: BTreeSet<MemberId> = self.members().map(|(_, member)| member).collect();
         self.pending.leaving.retain(|member| members.contains(member));
         self.pending.unresponsive.retain(|member| members.contains(member));
-        let awaiting = members.into_iter().filter(|m| *m != me && !self.pending.unresponsive.contains(m)).collect();
+        let awaiting = members.into_iter().filter(|m| !self.pending.unresponsive.contains(m)).collect();
         self.transaction = Some(Transaction {
             message,
             awaiting,
@@ -152,13 +151,18 @@ impl KeyAgreement {
 
     pub(crate) fn handle_ack(&mut self, now: Time, sender: MemberId, ack: &Ack) -> Result<(), Refusal> {
         if self.is_tm() && ack.header == self.epoch.public.hash {
-            self.pending.unresponsive.remove(&sender);
-            if let Some(transaction) = &mut self.transaction {
-                transaction.awaiting.remove(&sender);
-            }
-            self.finish_if_acknowledged(now);
+            self.acknowledged(now, sender);
         }
         Ok(())
+    }
+
+    /// A member, or the transaction manager itself, receives under the current epoch.
+    pub(crate) fn acknowledged(&mut self, now: Time, member: MemberId) {
+        self.pending.unresponsive.remove(&member);
+        if let Some(transaction) = &mut self.transaction {
+            transaction.awaiting.remove(&member);
+        }
+        self.finish_if_acknowledged(now);
     }
 
     pub(crate) fn handle_rekey_request(&mut self, sender: MemberId, named: &RekeyRequest) -> Result<(), Refusal> {
@@ -352,7 +356,7 @@ impl Draft {
     }
 }
 
-/// A tag from 1 to 4095 that is not in use. At most a few dozen are.
+/// A tag from 1 to 4095 that is not in use. About half are at most.
 fn free_tag(tags: &BTreeSet<u16>, rng: &mut impl Rng) -> u16 {
     loop {
         let tag = (rng.next_u32() % 4095 + 1) as u16;

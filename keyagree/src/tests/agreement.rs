@@ -199,3 +199,20 @@ fn a_snapshot_that_led_to_nothing_is_read_again_when_it_is_asked_for_again() {
     net.put(0, DELAY, Input::Up(1, true));
     net.run_until_true(Duration::from_secs(4), Net::is_one_group);
 }
+
+#[test]
+fn tags_that_joiners_reported_are_avoided_while_they_are_in_use() {
+    let mut net = Net::new(3);
+    let alone: Vec<u16> = net.devices.iter().map(|device| device.machine.keys().spi_tag).collect();
+    net.connect(&[0, 1, 2]);
+    net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    // Whoever commits next, and whatever was committed in between.
+    net.command(0, KeyAgreement::rekey);
+    net.run_for(Duration::from_millis(100));
+    for device in &net.devices[1..] {
+        let avoided: Vec<u16> = device.machine.tags(net.now).collect();
+        assert!(alone[1..].iter().all(|tag| avoided.contains(tag)), "{avoided:?} without {alone:?}");
+    }
+    net.run_for(Duration::from_secs(3));
+    assert_eq!(net.devices[1].machine.tags(net.now).count(), 1);
+}
