@@ -38,6 +38,8 @@ use crate::trust::Bounds;
 const BURST: usize = 32;
 /// How often what no event announces is looked at: the data plane's health, the wall clock.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// What the connections' tasks get to write their last lines.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// An address that is not there yet is looked for this often.
 const ADDRESS_POLL: Duration = Duration::from_millis(50);
 
@@ -209,6 +211,8 @@ impl Daemon {
                 let stopped = Record { kind: EventKind::Stopped, member: None, epoch: 0, detail: String::new() };
                 self.report(&stopped);
                 info!("left the group; the block stays");
+                // Answers under way, that to `leave` itself, and the last events are still to be written.
+                tokio::time::sleep(LAST_WORDS).await;
                 return Ok(());
             }
             let deadline = self.engine.poll_timeout();

@@ -1,8 +1,9 @@
 //! Discovery and key agreement as one machine: what one learns, the other is told. Pure: the daemon and the simulator
 //! both drive this.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use muster_certs::{Author, TrustStore};
@@ -64,6 +65,12 @@ pub struct Engine {
     discovery: Discovery,
     keyagree: KeyAgreement,
     names: BTreeMap<MemberId, DeviceName>,
+    /// Devices whose red prefixes are known. A link that was down does not change them.
+    announced: BTreeSet<MemberId>,
+    /// An installed epoch, some of whose members have not announced their prefixes here yet.
+    unannounced: Option<(Hash, Time)>,
+    /// How long an acknowledgement waits for announcements.
+    patience: Duration,
     actions: VecDeque<Action>,
     left: bool,
 }
@@ -107,11 +114,20 @@ impl Engine {
         let me = author.member();
         let mut discovery = Discovery::new(discovery, author.clone(), chain, trust, seeds[0], now, unix)?;
         discovery.set_prefixes(now, prefixes)?;
+        let patience = keyagree.activation_delay / 2;
         let keyagree = KeyAgreement::new(keyagree, author, seeds[1], now)?;
         let own = discovery.own_identity();
         let own = DeviceName { name: own.name.clone(), organisation: own.organisation.clone(), address: None };
-        let mut engine =
-            Engine { discovery, keyagree, names: BTreeMap::from([(me, own)]), actions: VecDeque::new(), left: false };
+        let mut engine = Engine {
+            discovery,
+            keyagree,
+            names: BTreeMap::from([(me, own)]),
+            announced: BTreeSet::from([me]),
+            unannounced: None,
+            patience,
+            actions: VecDeque::new(),
+            left: false,
+        };
         engine.record(EventKind::Started, Some(me), String::new());
         engine.settle(now);
         Ok(engine)
@@ -140,11 +156,19 @@ impl Engine {
         self.discovery.handle_timeout(now);
         self.keyagree.handle_timeout(now);
         self.settle(now);
+        if let Some((header, until)) = self.unannounced
+            && until <= now
+        {
+            self.unannounced = None;
+            self.keyagree.installed(now, header);
+            self.settle(now);
+        }
     }
 
     /// When [`Engine::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.discovery.poll_timeout(), self.keyagree.poll_timeout()].into_iter().flatten().min()
+        let unannounced = self.unannounced.map(|(_, until)| until);
+        [self.discovery.poll_timeout(), self.keyagree.poll_timeout(), unannounced].into_iter().flatten().min()
     }
 
     /// The next datagram to send.
@@ -159,8 +183,12 @@ impl Engine {
     }
 
     /// The inbound SAs of an epoch are in place.
+    ///
+    /// To receive under it takes also the senders' prefixes: while some are missing the key agreement is not told, for
+    /// a while, so that nobody sends yet.
     pub fn installed(&mut self, now: Time, header: Hash) {
-        self.keyagree.installed(now, header);
+        self.unannounced = Some((header, now + self.patience));
+        self.confirm_installed(now);
         self.settle(now);
     }
 
@@ -201,6 +229,13 @@ impl Engine {
     pub fn record(&mut self, kind: EventKind, member: Option<MemberId>, detail: String) {
         let epoch = self.keyagree.group_state().epoch;
         self.actions.push_back(Action::Record(Record { kind, member, epoch, detail }));
+    }
+
+    fn confirm_installed(&mut self, now: Time) {
+        let complete = self.keyagree.members().all(|(_, member)| self.announced.contains(&member));
+        if complete && let Some((header, _)) = self.unannounced.take() {
+            self.keyagree.installed(now, header);
+        }
     }
 
     /// Carries events across until neither machine has any.
@@ -246,7 +281,11 @@ impl Engine {
             Event::Gone { member, reason } => {
                 self.record(EventKind::Leave, Some(member), format!("{reason:?}").to_lowercase());
                 self.keyagree.neighbour_gone(now, member, reason == GoneReason::Goodbye);
-                self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
+                // Who is silent may be back in a moment; nothing is received from it without an SA.
+                if reason != GoneReason::Silent {
+                    self.announced.remove(&member);
+                    self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
+                }
                 self.forget_strangers();
             }
             Event::Refused { member, address, reason } => {
@@ -255,7 +294,9 @@ impl Engine {
             Event::PrefixesChanged { member, prefixes } => {
                 let list = prefixes.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" ");
                 self.record(EventKind::Prefixes, Some(member), list);
+                self.announced.insert(member);
                 self.actions.push_back(Action::Prefixes { member, prefixes });
+                self.confirm_installed(now);
             }
             Event::PrefixesRefused { member, reason } => {
                 self.record(EventKind::Refused, Some(member), format!("prefixes: {reason}"));
@@ -303,7 +344,13 @@ impl Engine {
         if self.names.len() > MAX_NAMES {
             let members: Vec<MemberId> = self.keyagree.members().map(|(_, member)| member).collect();
             let discovery = &self.discovery;
-            self.names.retain(|member, _| members.contains(member) || discovery.certificate_key(member).is_some());
+            let known = |member: &MemberId| members.contains(member) || discovery.certificate_key(member).is_some();
+            self.names.retain(|member, _| known(member));
+            let silent: Vec<MemberId> = self.announced.iter().filter(|member| !known(member)).copied().collect();
+            for member in silent {
+                self.announced.remove(&member);
+                self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
+            }
         }
     }
 }

@@ -288,7 +288,11 @@ allow_key_export = true
                 tail.insert(0, line);
                 tail
             });
-            format!("{}: {:?}\n  {}\n", self.name(router), self.state(router), tail.join("\n  "))
+            let plane = self.ask(router, &["status", "--json"]).stdout;
+            let plane = serde_json::from_str::<Value>(&plane).map(|status| status["dataplane"].to_string());
+            let routes = self.ask(router, &["routes"]).stdout;
+            let (name, state) = (self.name(router), self.state(router));
+            format!("{name}: {state:?} {plane:?}\n{routes}\n  {}\n", tail.join("\n  "))
         };
         (0..self.daemons.len()).map(one).collect()
     }
