@@ -160,7 +160,7 @@ impl<'a> Story<'a> {
                 )))
             }
             _ => self.timeline.note(format!(
-                "{sent} red datagrams from the LAN of {from} to {}: all arrived on all {} other LANs",
+                "{sent} red datagrams from the LAN of {from} to {}: all received on {} other LAN(s)",
                 RED_GROUP.ip(),
                 receivers.len()
             )),

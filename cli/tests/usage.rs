@@ -1,0 +1,90 @@
+//! Exit statuses and errors: 0 done, 1 failed, 2 wrong use.
+
+mod common;
+
+use std::process::Stdio;
+
+use common::{muster, run};
+
+#[test]
+fn wrong_use_is_two() {
+    for args in [
+        &[][..],
+        &["no-such-command"],
+        &["run"],
+        &["status", "--no-such-flag"],
+        &["demo", "--routers", "1"],
+        &["demo", "--routers", "51"],
+        &["demo", "--routers", "x"],
+        &["demo", "--dataplane", "kernel"],
+        &["pki", "init", "somewhere"],
+        &["pki", "issue", "somewhere", "--name", "d", "--days", "0"],
+    ] {
+        let ran = run(args);
+        assert_eq!(ran.status, 2, "{args:?}: {}", ran.err);
+        assert!(ran.out.is_empty() && !ran.err.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn the_kernel_data_plane_is_said_to_be_missing() {
+    assert!(run(["demo", "--dataplane", "kernel"]).err.contains("not there yet"));
+}
+
+#[test]
+fn help_and_version_are_done() {
+    let help = run(["--help"]).done();
+    for command in ["demo", "pki", "run", "check", "block", "status", "members", "neighbors", "sas", "routes", "events"]
+    {
+        assert!(help.contains(command), "{command}");
+    }
+    assert!(run(["--version"]).done().starts_with("muster "));
+    assert!(!run(["demo", "--help"]).done().contains("sabotage"));
+}
+
+#[test]
+fn without_a_daemon_it_is_one_and_names_the_socket() {
+    for command in ["status", "members", "neighbors", "sas", "routes", "events", "rekey", "leave"] {
+        run([command, "--control", "/no/such/socket"]).failed(&["/no/such/socket", "is the daemon running"]);
+    }
+    let by_environment = muster().arg("status").env("MUSTER_CONTROL", "/no/such/other").output().unwrap();
+    common::ran(by_environment).failed(&["/no/such/other"]);
+}
+
+#[test]
+fn a_missing_or_broken_configuration_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("muster.toml");
+    let file = path.to_str().unwrap();
+    for command in ["run", "block", "unblock"] {
+        run([command, "--config", file]).failed(&[file]);
+    }
+    std::fs::write(&path, "[device]\nno_such_key = 1\n").unwrap();
+    for command in ["run", "block", "unblock"] {
+        run([command, "--config", file]).failed(&[file, "no_such_key"]);
+    }
+    let check = run(["check", "--config", file]);
+    assert_eq!(check.status, 1);
+    assert!(check.out.starts_with("not ok") && check.out.contains("no_such_key"), "{}", check.out);
+    let findings = run(["check", "--config", file, "--json"]);
+    assert_eq!(findings.status, 1);
+    let findings: serde_json::Value = serde_json::from_str(&findings.out).unwrap();
+    assert_eq!(findings[0]["ok"], false);
+}
+
+#[test]
+fn nobody_reading_is_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    run(["pki", "init", folder.path().to_str().unwrap(), "--name", "Alpha"]).done();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let show = muster()
+        .args(["pki", "show", "ca.pem"])
+        .current_dir(folder.path())
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let show = common::ran(show);
+    assert_eq!((show.status, show.err.as_str()), (1, ""));
+}
