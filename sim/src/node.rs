@@ -1,0 +1,222 @@
+//! A device: its engine while it runs, driven as the daemon drives it.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use muster_bridge::{Action, Engine, Port, Start};
+use muster_certs::Author;
+use muster_keyagree::{Counters, group_tag};
+use muster_wire::{Time, Transmit};
+
+use crate::devices::{Device, UNIX, trust};
+use crate::{Entered, Fact, NodeView};
+
+/// The hello interval of all nodes.
+pub(crate) const HELLO: Duration = Duration::from_secs(1);
+
+const GROUP: &str = "coalition";
+const DISCOVERY_PORT: u16 = 4860;
+/// What the sockets hold while the process sleeps.
+const SOCKET_BUFFER: usize = 200;
+
+/// A datagram at a socket.
+pub(crate) type Datagram = (Port, SocketAddr, Rc<[u8]>);
+
+/// What a node does.
+pub enum Output {
+    /// Something happened.
+    Fact(Fact),
+    /// It sends.
+    Send(Port, Transmit),
+}
+
+/// A device and its process, if that runs.
+pub struct Node {
+    index: usize,
+    device: &'static Device,
+    engine: Option<Engine>,
+    startup: u64,
+    /// The process sleeps; these wait.
+    asleep: Option<Vec<Datagram>>,
+    timer: Option<Time>,
+}
+
+impl Node {
+    /// Not started.
+    pub fn new(index: usize, device: &'static Device) -> Self {
+        Self { index, device, engine: None, startup: 0, asleep: None, timer: None }
+    }
+
+    /// Starts the process; the startup stamp rises by at least one.
+    pub fn start(&mut self, now: Time, stamp: u64, seeds: [[u8; 32]; 2]) -> Vec<Output> {
+        self.startup = stamp.max(self.startup + 1);
+        let (key, member) = (self.device.key.clone(), self.device.member);
+        let net = Ipv6Addr::new(0xfd00, 0, 0, self.index as u16 + 1, 0, 0, 0, 0);
+        let start = Start {
+            discovery: muster_discovery::Config { hello_interval: HELLO },
+            keyagree: muster_keyagree::Config {
+                name: GROUP.into(),
+                hello_interval: HELLO,
+                batch_window: Duration::from_millis(20),
+                activation_delay: Duration::from_millis(200),
+                deactivation_delay: Duration::from_secs(2),
+                lifetime: Duration::from_secs(3600),
+            },
+            author: Author::new(key, group_tag(GROUP), member, self.startup),
+            chain: self.device.chain.clone(),
+            trust: trust(),
+            seeds,
+            prefixes: ipnet::Ipv6Net::new(net, 64).map(Into::into).into_iter().collect(),
+        };
+        // Certificate, key and prefix are ours and right.
+        self.engine = Some(Engine::new(start, now, UNIX + now.0 / 1_000_000).expect("a device that may start"));
+        self.asleep = None;
+        let mut outputs = vec![Output::Fact(Fact::Started { node: self.index, startup: self.startup })];
+        outputs.extend(self.drive(now));
+        outputs
+    }
+
+    /// Kill -9; gives what it had counted.
+    pub fn crash(&mut self) -> Option<Counters> {
+        self.timer = None;
+        self.asleep = None;
+        self.engine.take().map(|engine| engine.keyagree().counters())
+    }
+
+    /// A datagram arrives.
+    pub fn receive(&mut self, now: Time, datagram: Datagram) -> Vec<Output> {
+        let Some(engine) = &mut self.engine else { return Vec::new() };
+        if let Some(buffer) = &mut self.asleep {
+            if buffer.len() < SOCKET_BUFFER {
+                buffer.push(datagram);
+            }
+            return Vec::new();
+        }
+        let (port, from, bytes) = datagram;
+        engine.handle_datagram(now, port, from, &bytes);
+        self.drive(now)
+    }
+
+    /// Its timer has expired.
+    pub fn timeout(&mut self, now: Time) -> Vec<Output> {
+        self.command(|engine| engine.handle_timeout(now), now)
+    }
+
+    /// The process is stopped.
+    pub fn sleep(&mut self) {
+        if self.engine.is_some() {
+            self.asleep.get_or_insert_default();
+            self.timer = None;
+        }
+    }
+
+    /// It goes on: first what its timers say, or first what waits in the sockets.
+    pub fn wake(&mut self, now: Time, timers_first: bool) -> Vec<Output> {
+        let Some(buffer) = self.asleep.take() else { return Vec::new() };
+        let mut outputs = Vec::new();
+        if timers_first {
+            outputs.extend(self.timeout(now));
+        }
+        for datagram in buffer {
+            outputs.extend(self.receive(now, datagram));
+        }
+        outputs.extend(self.drive(now));
+        outputs
+    }
+
+    /// The operator does something.
+    pub fn command(&mut self, command: impl FnOnce(&mut Engine), now: Time) -> Vec<Output> {
+        match &mut self.engine {
+            Some(engine) if self.asleep.is_none() => {
+                command(engine);
+                self.drive(now)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// When [`Node::timeout`] is to be called.
+    pub fn timer(&self) -> Option<Time> {
+        self.timer
+    }
+
+    /// Its process runs and is awake.
+    pub fn is_awake(&self) -> bool {
+        self.engine.is_some() && self.asleep.is_none()
+    }
+
+    /// Its process exists.
+    pub fn is_running(&self) -> bool {
+        self.engine.is_some()
+    }
+
+    /// How it looks.
+    pub fn view(&self, now: Time) -> Option<NodeView> {
+        Some(NodeView::new(self.index, self.device.member, self.engine.as_ref()?, now))
+    }
+
+    /// What its key agreement has counted.
+    pub fn counters(&self) -> Counters {
+        self.engine.as_ref().map(|engine| engine.keyagree().counters()).unwrap_or_default()
+    }
+
+    /// Datagrams that its process has turned away.
+    pub fn dropped(&self) -> u64 {
+        let Some(engine) = &self.engine else { return 0 };
+        let c = engine.keyagree().counters();
+        let agreed = c.malformed + c.other_group + c.reflected + c.unknown + c.replayed + c.queue_full + c.signature;
+        agreed + c.refused + engine.discovery().counters().iter().map(|(_, count)| count).sum::<u64>()
+    }
+
+    /// Where its sockets are.
+    pub fn address(index: usize, port: Port) -> SocketAddr {
+        let port = DISCOVERY_PORT + u16::from(port == Port::KeyAgreement);
+        SocketAddr::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, index as u16 + 1).into(), port)
+    }
+
+    /// The node with this address.
+    pub fn at(address: SocketAddr) -> Option<usize> {
+        match address {
+            SocketAddr::V6(v6) => usize::from(v6.ip().segments()[7]).checked_sub(1),
+            SocketAddr::V4(_) => None,
+        }
+    }
+
+    /// Handles what waits, and does what the engine wants, until it wants nothing more.
+    fn drive(&mut self, now: Time) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        let Some(engine) = &mut self.engine else { return outputs };
+        let (node, member) = (self.index, self.device.member);
+        let mut left = false;
+        loop {
+            while engine.process(now) {}
+            if let Some(action) = engine.poll_action() {
+                let fact = match action {
+                    Action::Install(keys) => {
+                        engine.installed(now, keys.header);
+                        Fact::Entered(Box::new(Entered::new(node, member, &keys)))
+                    }
+                    Action::Activate { header } => Fact::Activated { node, header },
+                    Action::Retire { header } => Fact::Retired { node, header },
+                    Action::Record(record) => Fact::Recorded { node, record },
+                    Action::Prefixes { .. } => continue,
+                    Action::Left => {
+                        left = true;
+                        continue;
+                    }
+                };
+                outputs.push(Output::Fact(fact));
+            } else if let Some((port, transmit)) = engine.poll_transmit() {
+                outputs.push(Output::Send(port, transmit));
+            } else {
+                break;
+            }
+        }
+        self.timer = engine.poll_timeout();
+        if left {
+            outputs.push(Output::Fact(Fact::Stopped { node }));
+        }
+        outputs
+    }
+}

@@ -1,0 +1,375 @@
+//! Nodes on a network, and time: what is next, happens; the checkers look on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use muster_bridge::Port;
+use muster_wire::{Destination, Hash, Time, Transmit};
+use sha2::{Digest, Sha256};
+
+use crate::checks::{Attack, Check, Reaction};
+use crate::devices::{UNIX, device};
+use crate::node::Datagram;
+use crate::run::Failure;
+use crate::totals::Tally;
+use crate::{Dice, Fact, Fault, Network, Node, Output, Plan, Totals, View};
+
+/// The checkers look at all nodes this often.
+const LOOK: Duration = Duration::from_millis(100);
+/// Datagrams kept for attacks.
+const CAPTURED: usize = 100;
+/// A timer that has been served so often at one instant does not go away.
+const MAX_SERVED: u32 = 100;
+
+/// Something planted to see that a checker finds it.
+pub trait Defect {
+    /// What the checkers are told in place of a fact.
+    fn fact(&mut self, fact: Fact) -> Vec<Fact> {
+        vec![fact]
+    }
+
+    /// Changes what they see.
+    fn view(&mut self, _view: &mut View) {}
+
+    /// Drops a datagram that has arrived at a node.
+    fn drops(&mut self, _to: usize, _datagram: &[u8]) -> bool {
+        false
+    }
+
+    /// Makes the operator of a node ask for a new key.
+    fn rekeys(&mut self, _at: Time) -> Option<usize> {
+        None
+    }
+}
+
+/// None.
+impl Defect for () {}
+
+/// A run as it runs.
+pub struct World {
+    plan: Plan,
+    now: Time,
+    agenda: BTreeMap<(Time, u64), Event>,
+    order: u64,
+    nodes: Vec<Node>,
+    network: Network,
+    dice: Dice,
+    attacks: Dice,
+    captured: VecDeque<(usize, Datagram)>,
+    checks: Vec<Box<dyn Check>>,
+    defect: Box<dyn Defect>,
+    tally: Tally,
+    served: u32,
+    calm_since: Option<Time>,
+    trace: Sha256,
+    failure: Option<Failure>,
+}
+
+enum Event {
+    Arrive(usize, Datagram),
+    Start(usize),
+    Begin(usize),
+    End(usize),
+    Look,
+    Attack,
+}
+
+impl World {
+    /// Before the beginning of `plan`.
+    pub fn new(plan: Plan, checks: Vec<Box<dyn Check>>, defect: Box<dyn Defect>) -> World {
+        let count = plan.devices.len();
+        let mut world = World {
+            now: Time(0),
+            agenda: BTreeMap::new(),
+            order: 0,
+            nodes: plan.devices.iter().enumerate().map(|(index, number)| Node::new(index, device(*number))).collect(),
+            network: Network::new(count, plan.conditions.clone(), Dice::new(plan.seed, "network")),
+            dice: Dice::new(plan.seed, "world"),
+            attacks: Dice::new(plan.seed, "attacks"),
+            captured: VecDeque::new(),
+            checks,
+            defect,
+            tally: Tally::new(count),
+            served: 0,
+            calm_since: None,
+            trace: Sha256::new(),
+            failure: None,
+            plan,
+        };
+        for (node, at) in world.plan.starts.clone().into_iter().enumerate() {
+            world.put(at, Event::Start(node));
+        }
+        for (index, fault) in world.plan.faults.clone().into_iter().enumerate() {
+            world.put(fault.at, Event::Begin(index));
+            if let Some(lasts) = fault.lasts {
+                world.put(fault.at + lasts, Event::End(index));
+            }
+        }
+        world.put(Time(0), Event::Look);
+        world.put(Time(0), Event::Attack);
+        world
+    }
+
+    /// Runs to the end, or until a checker complains.
+    pub fn run(mut self) -> (Totals, Hash, Option<Failure>) {
+        while self.failure.is_none() && !(self.now >= self.plan.end && self.checks.iter().all(|c| c.is_content())) {
+            self.step();
+        }
+        for node in &self.nodes {
+            self.tally.process_ended(node.counters());
+        }
+        let totals = Totals {
+            runs: 1,
+            seconds: self.now.0 / 1_000_000,
+            nodes: self.nodes.len() as u64,
+            faults: self.plan.faults.len() as u64,
+            ..self.tally.totals
+        };
+        (totals, Hash(self.trace.finalize().into()), self.failure)
+    }
+
+    fn step(&mut self) {
+        let timers = self.nodes.iter().enumerate().filter_map(|(index, node)| Some((node.timer()?, index)));
+        let timer = timers.min();
+        // The checkers' looks keep the agenda from ever being empty.
+        let Some(next) = self.agenda.first_key_value().map(|((at, _), _)| *at) else { return };
+        if let Some((at, node)) = timer.filter(|(at, _)| *at <= next) {
+            self.advance(at);
+            self.served += 1;
+            if self.served > MAX_SERVED {
+                return self.fail("timers", format!("node {node} has a timer that does not go away"));
+            }
+            let outputs = self.nodes[node].timeout(self.now);
+            return self.carry_out(node, outputs);
+        }
+        let Some((_, event)) = self.agenda.pop_first() else { return };
+        self.advance(next);
+        match event {
+            Event::Arrive(node, datagram) => self.arrive(node, datagram),
+            Event::Start(node) => self.start(node),
+            Event::Begin(index) => self.begin(index),
+            Event::End(index) => self.end(index),
+            Event::Look => self.look(),
+            Event::Attack => self.attack(),
+        }
+    }
+
+    fn advance(&mut self, to: Time) {
+        if to > self.now {
+            self.now = to;
+            self.served = 0;
+        }
+    }
+
+    fn put(&mut self, at: Time, event: Event) {
+        self.order += 1;
+        self.agenda.insert((at, self.order), event);
+    }
+
+    // --- What happens ---
+
+    fn arrive(&mut self, node: usize, datagram: Datagram) {
+        self.note(b"arrive", &[&(node as u64).to_be_bytes(), &datagram.2]);
+        if self.defect.drops(node, &datagram.2) {
+            self.capture(node, datagram);
+            return;
+        }
+        let (awake, dropped) = (self.nodes[node].is_awake(), self.nodes[node].dropped());
+        let outputs = self.nodes[node].receive(self.now, datagram.clone());
+        // What it has not accepted it may accept later: to bring that again is no replay.
+        if awake && self.nodes[node].dropped() == dropped {
+            self.capture(node, datagram);
+        }
+        self.carry_out(node, outputs);
+    }
+
+    fn start(&mut self, node: usize) {
+        if self.nodes[node].is_running() {
+            return;
+        }
+        // A router without a clock has the last stamp only.
+        let stamp = if self.dice.chance(20) { 0 } else { UNIX * 1_000_000 + self.now.0 };
+        let seeds = [self.dice.seed(), self.dice.seed()];
+        let outputs = self.nodes[node].start(self.now, stamp, seeds);
+        self.unsettle();
+        self.carry_out(node, outputs);
+    }
+
+    fn begin(&mut self, index: usize) {
+        let now = self.now;
+        self.note(b"begin", &[&(index as u64).to_be_bytes()]);
+        let (node, outputs) = match self.plan.faults[index].fault.clone() {
+            Fault::Crash(node) => (node, vec![Output::Fact(Fact::Stopped { node })]),
+            Fault::Leave(node) => (node, self.nodes[node].command(|engine| engine.leave(now), now)),
+            Fault::Sleep(node) => {
+                self.nodes[node].sleep();
+                (node, Vec::new())
+            }
+            Fault::Disturb(disturbance) => {
+                self.network.disturb(index, disturbance);
+                (0, Vec::new())
+            }
+            Fault::Rekey(node) => (node, self.nodes[node].command(|engine| engine.rekey(now), now)),
+            Fault::Clock(node, by) => {
+                let unix = (UNIX + now.0 / 1_000_000).saturating_add_signed(by);
+                (node, self.nodes[node].command(|engine| engine.set_wall_clock(now, unix), now))
+            }
+        };
+        self.unsettle();
+        self.carry_out(node, outputs);
+    }
+
+    fn end(&mut self, index: usize) {
+        self.note(b"end", &[&(index as u64).to_be_bytes()]);
+        match self.plan.faults[index].fault {
+            Fault::Crash(node) | Fault::Leave(node) => self.start(node),
+            Fault::Sleep(node) => {
+                let timers_first = self.dice.chance(50);
+                let outputs = self.nodes[node].wake(self.now, timers_first);
+                self.carry_out(node, outputs);
+            }
+            Fault::Disturb(_) => self.network.calm(index),
+            Fault::Rekey(_) | Fault::Clock(..) => {}
+        }
+        self.unsettle();
+    }
+
+    /// Something has changed: whether it is calm now, begins anew.
+    fn unsettle(&mut self) {
+        let asleep = self.nodes.iter().any(|node| node.is_running() && !node.is_awake());
+        self.calm_since = if self.network.is_calm() && !asleep { Some(self.now) } else { None };
+    }
+
+    // --- What comes of it ---
+
+    fn carry_out(&mut self, node: usize, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Send(port, transmit) => self.send(node, port, transmit),
+                Output::Fact(fact) => self.happened(fact),
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, port: Port, transmit: Transmit) {
+        self.tally.totals.sent += 1;
+        let now = self.now;
+        self.check(|check| check.sent(now, from, &transmit));
+        let bytes: Rc<[u8]> = transmit.bytes.into();
+        let to: Vec<usize> = match transmit.to {
+            Destination::Group => (0..self.nodes.len()).filter(|to| *to != from).collect(),
+            Destination::Unicast(address) => {
+                Node::at(address).filter(|to| *to < self.nodes.len()).into_iter().collect()
+            }
+        };
+        // Replies on a port go to the port that a datagram came from.
+        let address = Node::address(from, port);
+        for to in to {
+            for delay in self.network.carry(from, to, port) {
+                self.put(self.now + delay, Event::Arrive(to, (port, address, bytes.clone())));
+            }
+        }
+    }
+
+    fn happened(&mut self, fact: Fact) {
+        match &fact {
+            Fact::Entered(entered) => {
+                self.note(b"entered", &[&(entered.node as u64).to_be_bytes(), entered.fingerprint.as_bytes()]);
+                self.tally.entered(entered);
+            }
+            Fact::Stopped { node } => {
+                if let Some(counters) = self.nodes[*node].crash() {
+                    self.tally.process_ended(counters);
+                }
+                self.tally.stopped(*node);
+                self.captured.retain(|(captured, _)| captured != node);
+                self.unsettle();
+            }
+            Fact::Started { node, .. } => self.tally.started(*node),
+            Fact::Activated { .. } | Fact::Retired { .. } | Fact::Recorded { .. } => {}
+        }
+        for fact in self.defect.fact(fact) {
+            let now = self.now;
+            self.check(|check| check.fact(now, &fact));
+        }
+    }
+
+    fn look(&mut self) {
+        let mut view = View {
+            at: self.now,
+            calm_since: self.calm_since,
+            over: self.now > self.plan.over,
+            loss: self.plan.conditions.loss,
+            sent: self.tally.totals.sent,
+            nodes: self.nodes.iter().filter_map(|node| node.view(self.now)).collect(),
+        };
+        self.defect.view(&mut view);
+        self.check(|check| check.look(&view));
+        if let Some(node) = self.defect.rekeys(self.now) {
+            let now = self.now;
+            let outputs = self.nodes[node].command(|engine| engine.rekey(now), now);
+            self.carry_out(node, outputs);
+        }
+        self.put(self.now + LOOK, Event::Look);
+    }
+
+    /// Puts a forged or repeated datagram to a node.
+    fn attack(&mut self) {
+        let pause = self.attacks.ms(50, 500);
+        self.put(self.now + pause, Event::Attack);
+        // When all is over, it is to be quiet.
+        if self.captured.is_empty() || self.now > self.plan.over {
+            return;
+        }
+        let (to, (port, from, bytes)) = self.captured[self.attacks.below(self.captured.len())].clone();
+        let attack = Attack::ALL[self.attacks.below(Attack::ALL.len())];
+        let to = if attack == Attack::Reflect { Node::at(from).unwrap_or(to) } else { to };
+        let bytes = attack.forge(bytes.to_vec(), &mut self.attacks);
+        // First what is due anyway.
+        let due = self.nodes[to].timeout(self.now);
+        self.carry_out(to, due);
+        let Some(before) = self.nodes[to].view(self.now).filter(|_| self.nodes[to].is_awake()) else { return };
+        let datagram = Reaction::describe(&bytes);
+        let outputs = self.nodes[to].receive(self.now, (port, from, bytes.into()));
+        let Some(after) = self.nodes[to].view(self.now) else { return };
+        let sent = outputs.iter().filter_map(|output| match output {
+            Output::Send(_, transmit) => Some(transmit.bytes.len()),
+            Output::Fact(_) => None,
+        });
+        let sent: Vec<usize> = sent.collect();
+        let tells = |output: &&Output| matches!(output, Output::Fact(fact) if !matches!(fact, Fact::Recorded { .. }));
+        let facts = outputs.iter().filter(tells).count();
+        let reaction = Reaction { before, after, facts, datagram, sent };
+        self.tally.totals.attacks += 1;
+        self.check(|check| check.attack(&attack, &reaction));
+        self.carry_out(to, outputs);
+    }
+
+    fn capture(&mut self, node: usize, datagram: Datagram) {
+        if self.captured.len() >= CAPTURED {
+            self.captured.pop_front();
+        }
+        self.captured.push_back((node, datagram));
+    }
+
+    fn check(&mut self, mut ask: impl FnMut(&mut dyn Check) -> Result<(), String>) {
+        for check in &mut self.checks {
+            if let Err(what) = ask(check.as_mut()) {
+                let name = check.name();
+                return self.fail(name, what);
+            }
+        }
+    }
+
+    fn fail(&mut self, check: &'static str, what: String) {
+        let failure = Failure { seed: self.plan.seed, at: self.now, check, what };
+        self.failure.get_or_insert(failure);
+    }
+
+    fn note(&mut self, what: &[u8], parts: &[&[u8]]) {
+        self.trace.update(self.now.0.to_be_bytes());
+        self.trace.update(what);
+        parts.iter().for_each(|part| self.trace.update(part));
+    }
+}

@@ -1,0 +1,48 @@
+//! Three hundred networks, each with faults of several sorts, under all checkers.
+
+use std::time::Instant;
+
+use muster_sim::{Plan, Scope, replay, run, run_seeds};
+
+#[test]
+fn three_hundred_seeds() {
+    let begun = Instant::now();
+    let seeds = 0..300;
+    for seed in seeds.clone() {
+        let plan = Plan::new(seed, Scope::default());
+        assert!(plan.faults.len() >= 5 && plan.kinds().len() >= 2 && (2..=10).contains(&plan.devices.len()));
+    }
+    let (totals, failures) = run_seeds(seeds.clone(), Scope::default(), |_, _| {});
+    println!("{totals}\nin {:.1} s", begun.elapsed().as_secs_f64());
+    for failure in &failures {
+        println!("{failure}\n  MUSTER_SEED={} cargo test -p muster-sim replay -- --nocapture", failure.seed);
+    }
+    assert!(failures.is_empty(), "{} of {} runs failed", failures.len(), totals.runs);
+    assert_eq!(totals.runs, seeds.end);
+    assert!(totals.seconds >= 60 * totals.runs);
+    for (name, number) in totals.list() {
+        assert_ne!(number, 0, "the runs contained no {name}");
+    }
+}
+
+/// `MUSTER_SEED=n cargo test -p muster-sim replay -- --nocapture` prints all that happens in the run of seed n.
+#[test]
+fn replay_of_a_seed() {
+    let seed = std::env::var("MUSTER_SEED").map_or(0, |seed| seed.parse().expect("MUSTER_SEED is a number"));
+    let report = replay(seed, Scope::default());
+    println!("{}", report.totals);
+    if let Some(failure) = report.failure {
+        panic!("{failure}");
+    }
+}
+
+/// In another process, too.
+#[test]
+fn a_seed_determines_everything_that_happens() {
+    let [first, second, other] = [7, 7, 8].map(|seed| run(seed, Scope::default()).trace.to_string());
+    assert_eq!(first, second);
+    assert_ne!(first, other);
+    let again = std::process::Command::new(env!("CARGO_BIN_EXE_muster-sim")).args(["--trace", "7"]).output();
+    let again = String::from_utf8(again.expect("the simulator runs").stdout).expect("it prints text");
+    assert_eq!(again.trim(), first);
+}
