@@ -87,7 +87,7 @@ impl EventLine {
     }
 }
 
-/// The last [`KEPT`] lines.
+/// The last 1,000 lines.
 #[derive(Default)]
 pub struct EventLog(VecDeque<EventLine>);
 
