@@ -187,9 +187,14 @@ allow_key_export = true
         self.daemons[router].as_mut().is_some_and(|process| process.exited().expect("it can be asked").is_none())
     }
 
+    /// A daemon's process id.
+    pub fn process(&self, router: usize) -> u32 {
+        self.daemons[router].as_ref().expect("the daemon runs").id()
+    }
+
     /// Resident memory of a daemon in bytes.
     pub fn resident(&self, router: usize) -> u64 {
-        let id = self.daemons[router].as_ref().expect("the daemon runs").id();
+        let id = self.process(router);
         let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line VmRSS");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024

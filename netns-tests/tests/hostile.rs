@@ -121,11 +121,13 @@ fn what_cannot_work_ends_with_one_clear_line() {
     let lab = Lab::new(2);
     let config = lab.path(&format!("{}.toml", lab.name(0)));
     let good = fs::read_to_string(&config).unwrap();
-    let run = |text: &str, expect: &str| {
+    let under = |wrapper: &[&str], text: &str, expect: &str| {
         fs::write(&config, text).unwrap();
-        let mut command = std::process::Command::new(lab.program());
+        let program = lab.program().to_str().unwrap();
+        let words: Vec<&str> = wrapper.iter().copied().chain([program]).collect();
+        let mut command = std::process::Command::new(words[0]);
         let log = lab.path("wrong.log");
-        command.args(["run", "--config"]).arg(&config).stdout(std::process::Stdio::null());
+        command.args(&words[1..]).args(["run", "--config"]).arg(&config).stdout(std::process::Stdio::null());
         command.stderr(fs::File::create(&log).unwrap());
         let mut process = lab.coalition.routers()[0].namespace.spawn(command).unwrap();
         let status = process.wait(Duration::from_secs(5)).unwrap();
@@ -136,6 +138,7 @@ fn what_cannot_work_ends_with_one_clear_line() {
         assert_eq!(lines.len(), 1, "{expect}: {said}");
         assert!(lines[0].contains(expect), "{expect}: {said}");
     };
+    let run = |text: &str, expect: &str| under(&[], text, expect);
     run("[device", "alpha-1.toml");
     run(&good.replace("[black]", "[black]\ncolour = 1"), "colour");
     run(&good.replace("interface = \"black0\"", "interface = \"nosuch0\""), "nosuch0");
@@ -146,6 +149,10 @@ fn what_cannot_work_ends_with_one_clear_line() {
     run(&good.replace("\"Alpha/ca.pem\", ", ""), "trust anchor");
     run(&good.replace("state_dir = \"alpha-1.state\"", "state_dir = \"/proc/none\""), "state_dir");
     run(&good.replace("[dataplane]", "[dataplane]\nbackend = \"kernel\""), "backend");
+    under(&["setpriv", "--bounding-set=-net_raw"], &good, "CAP_NET_RAW");
+    under(&["setpriv", "--bounding-set=-net_admin"], &good, "CAP_NET_ADMIN");
+    let without_tun = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$0\" \"$@\""];
+    under(&without_tun, &good, "/dev/net/tun");
     fs::write(&config, &good).unwrap();
     let answer = muster(&["check", "--config", lab.path("absent.toml").to_str().unwrap()]);
     assert_eq!(answer.status, 1, "{answer:?}");
@@ -170,4 +177,22 @@ fn a_port_in_use_and_a_second_daemon_are_named() {
     drop(taken);
     lab.start(0);
     lab.wait_for_group(&[0]);
+}
+
+#[test]
+fn the_daemon_keeps_two_capabilities() {
+    if skip("the_daemon_keeps_two_capabilities") {
+        return;
+    }
+    let lab = Lab::group(2);
+    let status = fs::read_to_string(format!("/proc/{}/status", lab.process(0))).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    // CAP_NET_ADMIN is 12, CAP_NET_RAW 13 (linux/capability.h).
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        assert_eq!(field(set), 0x3000, "{set}");
+    }
+    assert_eq!(field("CapInh:") | field("CapAmb:"), 0);
 }
