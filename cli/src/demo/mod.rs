@@ -3,12 +3,14 @@
 //! `phases.rs` is the story that is told; `laboratory.rs` builds the coalition and writes what its daemons need,
 //! `router.rs` is one daemon, `view.rs` what it says of itself, `report.rs` what comes out.
 
+mod agreement;
 mod laboratory;
 mod patience;
 mod phases;
 mod report;
 mod router;
 mod timeline;
+mod traffic;
 mod view;
 
 use muster_netlab::{enter_user_namespace, unavailable};

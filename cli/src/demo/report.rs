@@ -31,7 +31,8 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
 }
 
-/// Three times the same number of datagrams is sent: to all, to those that remain, to all again.
+/// Three times the same number of datagrams is sent, after one that opens the flow: to all, to those that remain, to all
+/// again.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Multicast {
     /// Each time.

@@ -41,8 +41,9 @@ impl Router {
         let log_path = self.folder.join(LOG);
         let log = OpenOptions::new().create(true).append(true).open(&log_path);
         let log = log.map_err(|error| because(format!("{}: {error}", log_path.display())))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("run").arg("--config").arg(self.folder.join(CONFIG));
+        // This very program, also when another has been built in its place since.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("muster").arg("run").arg("--config").arg(self.folder.join(CONFIG));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Ctrl-C is for the demo alone.
         command.process_group(0);
