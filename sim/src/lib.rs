@@ -1,6 +1,6 @@
 #![doc = env!("CARGO_PKG_DESCRIPTION")]
 //!
-//! [`run`] makes a [`Plan`] from a seed (who takes part, what goes wrong when), builds a [`World`] of real engines on
+//! [`run()`] makes a [`Plan`] from a seed (who takes part, what goes wrong when), builds a [`World`] of real engines on
 //! a network of virtual time, lets it happen, and has every [`checks::Check`] look on. Everything follows from the
 //! seed: a run that fails, fails again.
 
