@@ -168,8 +168,8 @@ impl Coalition {
 }
 
 /// All namespaces of a machine share one table of about a thousand neighbours (`gc_thresh3`), which a full mesh of
-/// more routers than this would overflow; permanent entries do not count.
-const RESOLVED_BY_ASKING: usize = 24;
+/// two dozen routers, or a few smaller ones side by side, would overflow; permanent entries do not count.
+const RESOLVED_BY_ASKING: usize = 10;
 
 fn addresses_on_black(plan: &RouterPlan) -> [(IpAddr, [u8; 6]); 3] {
     let addresses: [IpAddr; 3] =
