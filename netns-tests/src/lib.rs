@@ -8,4 +8,4 @@ mod traffic;
 
 pub use lab::{Answer, Lab, muster};
 pub use muster_netlab::{skip, wait_until};
-pub use traffic::{Flows, red_group};
+pub use traffic::{attempt, carry, red_group};

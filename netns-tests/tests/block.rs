@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use muster_netlab::{HOST_DEVICE, Marker, Receiver};
-use muster_netns_tests::{Flows, Lab, skip, wait_until};
+use muster_netns_tests::{Lab, attempt, red_group, skip, wait_until};
 
 /// Clear datagrams from black to a red host; how many arrive. The last one goes out a while after the others, so
 /// that what was slow would be seen.
@@ -56,7 +56,7 @@ fn red_traffic_never_shows_on_black() {
     let other_group: SocketAddr = "[ff1d::1]:5000".parse().unwrap();
     let try_all = |lab: &Lab, what: &str| {
         for to in [unknown, host, other_group] {
-            Flows::to_group(lab, 0, &[], to, 20, 1000).received();
+            attempt(lab, 0, &[], to, 20);
         }
         assert!(lab.capture.settle(Duration::from_secs(5)));
         assert_eq!(lab.capture.stats().cleartext, 0, "{what}: {:?}", lab.capture.examples());
@@ -64,9 +64,9 @@ fn red_traffic_never_shows_on_black() {
     try_all(&lab, "daemons running");
     (0..3).for_each(|router| lab.kill(router));
     try_all(&lab, "daemons killed");
-    let carried = muster_netns_tests::red_group();
+    let carried = red_group();
     let esp = lab.capture.stats().esp;
-    Flows::to_group(&lab, 0, &[], carried, 20, 1000).received();
+    attempt(&lab, 0, &[], carried, 20);
     assert!(lab.capture.settle(Duration::from_secs(5)));
     assert_eq!(lab.capture.stats().esp, esp, "nobody encrypts any more");
     assert_eq!(lab.capture.stats().cleartext, 0, "{:?}", lab.capture.examples());

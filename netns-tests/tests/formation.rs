@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use muster_netns_tests::{Flows, Lab, skip};
+use muster_netns_tests::{Lab, carry, skip};
 
 fn forms(routers: usize) {
     let lab = Lab::group(routers);
     let all: Vec<usize> = (0..routers).collect();
     for from in [0, routers - 1] {
         let others: Vec<usize> = all.iter().copied().filter(|other| *other != from).collect();
-        Flows::start(&lab, from, &others, 100, 1000).arrive(&lab);
+        carry(&lab, from, &others, 100);
     }
     // The operator's picture is the same everywhere.
     let tag = |router: usize| lab.get(router, "status")["group"]["state_tag"].clone();
@@ -85,7 +85,7 @@ fn every_change_brings_a_new_key() {
     keys.push(lab.wait_for_group(&[0, 2, 3]));
     let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
     assert_eq!(distinct.len(), keys.len(), "{keys:?}");
-    Flows::start(&lab, 0, &[2, 3], 50, 1000).arrive(&lab);
+    carry(&lab, 0, &[2, 3], 50);
 }
 
 #[test]

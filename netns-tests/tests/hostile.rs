@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use muster_netns_tests::{Flows, Lab, muster, skip};
+use muster_netns_tests::{Lab, carry, muster, skip};
 use serde_json::Value;
 
 /// All counters of dropped datagrams and packets, added up.
@@ -78,7 +78,7 @@ fn junk_changes_nothing_and_is_counted() {
     assert_eq!(lab.state(0).unwrap(), before);
     assert!((0..3).all(|router| lab.runs(router)));
     assert!(lab.is_group(&[0, 1, 2]));
-    Flows::start(&lab, 0, &[1, 2], 50, 1000).arrive(&lab);
+    carry(&lab, 0, &[1, 2], 50);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn random_esp_is_dropped_and_counted() {
         return;
     }
     let lab = Lab::group(2);
-    Flows::start(&lab, 0, &[1], 20, 1000).arrive(&lab);
+    carry(&lab, 0, &[1], 20);
     assert!(lab.capture.settle(Duration::from_secs(5)));
     let frames = lab.capture.frames();
     let esp: Vec<&Vec<u8>> =
@@ -110,7 +110,7 @@ fn random_esp_is_dropped_and_counted() {
     lab.wait(Duration::from_secs(5), "them to be counted", || {
         of("replay") >= replay + 20 && of("auth") >= auth + 20 && of("unknown_spi") >= unknown + 20
     });
-    Flows::start(&lab, 0, &[1], 20, 1000).arrive(&lab);
+    carry(&lab, 0, &[1], 20);
 }
 
 #[test]

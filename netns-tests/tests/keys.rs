@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
-use muster_netns_tests::{Flows, Lab, skip};
+use muster_netns_tests::{Lab, carry, skip};
 use serde_json::Value;
 
 /// The rows of tshark's table of ESP SAs for the inbound and outbound SAs of a router.
@@ -54,10 +54,10 @@ fn tshark_decrypts_with_the_exported_keys() {
     let keys = rows(&lab.ask(1, &["sas", "--show-keys", "--json"]).json()).into_iter().collect();
     for from in 0..3 {
         let to: Vec<usize> = (0..3).filter(|to| *to != from).collect();
-        Flows::start(&lab, from, &to, 40, 1000).arrive(&lab);
+        carry(&lab, from, &to, 40);
     }
     assert_eq!(decrypted(&lab, &BTreeSet::new()), 0, "without keys nothing is read");
-    assert_eq!(decrypted(&lab, &keys), 120);
+    assert_eq!(decrypted(&lab, &keys), 3 * 41);
 }
 
 #[test]
@@ -69,12 +69,12 @@ fn an_excluded_member_reads_what_was_and_nothing_that_comes() {
     let mut lab = Lab::group(4);
     let victim = (0..4).find(|router| *router != lab.manager(0)).unwrap();
     let rest: Vec<usize> = (0..4).filter(|router| *router != victim).collect();
-    Flows::start(&lab, rest[0], &rest[1..], 50, 1000).arrive(&lab);
+    carry(&lab, rest[0], &rest[1..], 50);
     let keys: BTreeSet<String> = rows(&lab.ask(victim, &["sas", "--show-keys", "--json"]).json()).into_iter().collect();
     lab.kill(victim);
     lab.wait_for_group(&rest);
-    Flows::start(&lab, rest[0], &rest[1..], 70, 1000).arrive(&lab);
-    assert_eq!(decrypted(&lab, &keys), 50, "all before the exclusion, none after");
+    carry(&lab, rest[0], &rest[1..], 70);
+    assert_eq!(decrypted(&lab, &keys), 51, "all before the exclusion, none after");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_netns_tests::{Flows, Lab, skip};
+use muster_netns_tests::{Lab, attempt, carry, red_group, skip, wait_until};
 
 /// Those of `count` that are not `who`.
 fn others(count: usize, who: usize) -> Vec<usize> {
@@ -22,12 +22,12 @@ fn a_member_killed_without_a_word_is_excluded() {
     let rest = others(5, victim);
     let after = lab.wait_for_group(&rest);
     assert_ne!(before, after);
-    Flows::start(&lab, rest[0], &rest[1..], 100, 1000).arrive(&lab);
+    carry(&lab, rest[0], &rest[1..], 100);
 
     // It comes back as a new process and receives again.
     lab.start(victim);
     lab.wait_for_group(&[0, 1, 2, 3, 4]);
-    Flows::start(&lab, rest[0], &[victim], 100, 1000).arrive(&lab);
+    carry(&lab, rest[0], &[victim], 100);
 }
 
 #[test]
@@ -41,10 +41,10 @@ fn the_transaction_manager_killed_without_a_word_is_succeeded() {
     let rest = others(5, manager);
     lab.wait_for_group(&rest);
     assert_ne!(lab.manager(rest[0]), manager);
-    Flows::start(&lab, rest[0], &rest[1..], 100, 1000).arrive(&lab);
+    carry(&lab, rest[0], &rest[1..], 100);
     lab.start(manager);
     lab.wait_for_group(&[0, 1, 2, 3, 4]);
-    Flows::start(&lab, manager, &rest, 100, 1000).arrive(&lab);
+    carry(&lab, manager, &rest, 100);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_restart_within_the_dead_time_is_a_join() {
         lab.start(router);
         let after = lab.wait_for_group(&[0, 1, 2]);
         assert_ne!(before, after, "restart of {router}");
-        Flows::start(&lab, router, &others(3, router), 50, 1000).arrive(&lab);
+        carry(&lab, router, &others(3, router), 50);
     }
 }
 
@@ -91,7 +91,7 @@ fn leave_on_command_ends_the_daemon() {
     }
     let mut lab = Lab::group(3);
     assert_eq!(lab.ask(1, &["leave"]).status, 0);
-    assert!(muster_netns_tests::wait_until(Duration::from_secs(3), || !lab.runs(1)), "{}", lab.log(1));
+    assert!(wait_until(Duration::from_secs(3), || !lab.runs(1)), "{}", lab.log(1));
     lab.wait_for_group(&[0, 2]);
 }
 
@@ -121,7 +121,7 @@ fn a_link_down_for_less_than_the_dead_time_is_no_event() {
     lab.wait(Duration::from_secs(4), "two intervals of silence", || silent(2000));
     lab.coalition.mend(victim).unwrap();
     lab.wait(Duration::from_secs(4), "hellos again", || !silent(1000));
-    Flows::start(&lab, manager, &others(3, manager), 50, 1000).arrive(&lab);
+    carry(&lab, manager, &others(3, manager), 50);
     assert_eq!(lab.state(manager).unwrap(), (key.clone(), epoch, 3));
     assert_eq!(lab.state(victim).unwrap(), (key, epoch, 3));
 }
@@ -143,7 +143,7 @@ fn a_link_down_for_longer_is_an_exclusion_and_a_return() {
         lab.coalition.mend(victim).unwrap();
         let again = lab.wait_for_group(&[0, 1, 2, 3]);
         assert!(again != without && again != before);
-        Flows::start(&lab, victim, &others(4, victim), 50, 1000).arrive(&lab);
+        carry(&lab, victim, &others(4, victim), 50);
     }
 }
 
@@ -169,7 +169,7 @@ fn a_router_of_an_untrusted_root_stays_outside() {
         neighbors.as_array().unwrap().iter().any(|neighbor| neighbor["state"] == "refused")
     });
     lab.wait_for_group(&[2]);
-    assert_eq!(Flows::start(&lab, 0, &[2], 50, 1000).received(), [0]);
+    assert_eq!(attempt(&lab, 0, &[2], red_group(), 50), [0]);
     assert_eq!(lab.state(0).unwrap().0, key, "the stranger changed nothing");
 }
 
@@ -186,6 +186,6 @@ fn another_group_on_the_same_wire_stays_apart() {
     let one = lab.wait_for_group(&[0, 2]);
     let another = lab.wait_for_group(&[1, 3]);
     assert_ne!(one, another);
-    let flows = Flows::start(&lab, 0, &[1, 2, 3], 50, 1000);
-    assert_eq!(flows.received().iter().filter(|received| **received > 0).count(), 1);
+    let received = attempt(&lab, 0, &[1, 2, 3], red_group(), 50);
+    assert_eq!(received.iter().filter(|received| **received > 0).count(), 1);
 }
