@@ -17,6 +17,8 @@ use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 const MAX_LINE: u64 = 64 * 1024;
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
+/// A connection on which nothing moves for so long ends.
+const IDLE: Duration = Duration::from_secs(60);
 /// JSON-RPC 2.0, section 5.1.
 const PARSE_ERROR: i64 = -32700;
 const INVALID_REQUEST: i64 = -32600;
@@ -129,8 +131,11 @@ async fn serve_connection(
     loop {
         let mut line = Vec::new();
         let mut limited = (&mut reader).take(MAX_LINE);
-        if limited.read_until(b'\n', &mut line).await? == 0 {
-            return Ok(());
+        // A connection that asks nothing gives its place up.
+        match tokio::time::timeout(IDLE, limited.read_until(b'\n', &mut line)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(0)) | Err(_) => return Ok(()),
         }
         if line.last() != Some(&b'\n') {
             write_line(&mut writer, &failure(Value::Null, INVALID_REQUEST, "a request is one line of at most 64 KiB"))
@@ -179,7 +184,8 @@ async fn follow_events(
             // Whoever follows says nothing more: this is the end of the connection.
             _ = reader.read(&mut nothing) => return Ok(()),
             event = events.recv() => match event {
-                Ok(line) => writer.write_all(line.as_bytes()).await?,
+                // Whoever does not read gives its place up.
+                Ok(line) => tokio::time::timeout(IDLE, writer.write_all(line.as_bytes())).await??,
                 // Too slow: what was lost shows in the epochs; better than holding the daemon up.
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
@@ -212,7 +218,7 @@ fn failure(id: Value, code: i64, message: &str) -> Value {
 }
 
 async fn write_line(writer: &mut (impl tokio::io::AsyncWrite + Unpin), value: &Value) -> io::Result<()> {
-    writer.write_all(format!("{value}\n").as_bytes()).await
+    tokio::time::timeout(IDLE, writer.write_all(format!("{value}\n").as_bytes())).await?
 }
 
 /// Why a call to a daemon failed.

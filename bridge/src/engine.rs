@@ -71,6 +71,8 @@ pub struct Engine {
     unannounced: Option<(Hash, Time)>,
     /// How long an acknowledgement waits for announcements.
     patience: Duration,
+    /// Since when refusals are counted, and how many there were.
+    refusals: (Time, u32),
     actions: VecDeque<Action>,
     left: bool,
 }
@@ -125,6 +127,7 @@ impl Engine {
             announced: BTreeSet::from([me]),
             unannounced: None,
             patience,
+            refusals: (now, 0),
             actions: VecDeque::new(),
             left: false,
         };
@@ -238,6 +241,18 @@ impl Engine {
         }
     }
 
+    /// A record of something refused. Whoever can cause them must not fill the log, nor push everything else out of it.
+    fn record_refusal(&mut self, now: Time, member: MemberId, detail: String) {
+        const PER_SECOND: u32 = 10;
+        if now.since(self.refusals.0) >= Duration::from_secs(1) {
+            self.refusals = (now, 0);
+        }
+        self.refusals.1 += 1;
+        if self.refusals.1 <= PER_SECOND {
+            self.record(EventKind::Refused, Some(member), detail);
+        }
+    }
+
     /// Carries events across until neither machine has any.
     fn settle(&mut self, now: Time) {
         loop {
@@ -280,7 +295,12 @@ impl Engine {
             }
             Event::Gone { member, reason } => {
                 self.record(EventKind::Leave, Some(member), format!("{reason:?}").to_lowercase());
-                self.keyagree.neighbour_gone(now, member, reason == GoneReason::Goodbye);
+                match reason {
+                    GoneReason::CertificateExpired | GoneReason::CertificateRefused => {
+                        self.keyagree.certificate_refused(now, member);
+                    }
+                    _ => self.keyagree.neighbour_gone(now, member, reason == GoneReason::Goodbye),
+                }
                 // Who is silent may be back in a moment; nothing is received from it without an SA.
                 if reason != GoneReason::Silent {
                     self.announced.remove(&member);
@@ -289,7 +309,7 @@ impl Engine {
                 self.forget_strangers();
             }
             Event::Refused { member, address, reason } => {
-                self.record(EventKind::Refused, Some(member), format!("{address}: {reason}"));
+                self.record_refusal(now, member, format!("{address}: {reason}"));
             }
             Event::PrefixesChanged { member, prefixes } => {
                 let list = prefixes.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" ");
@@ -299,7 +319,7 @@ impl Engine {
                 self.confirm_installed(now);
             }
             Event::PrefixesRefused { member, reason } => {
-                self.record(EventKind::Refused, Some(member), format!("prefixes: {reason}"));
+                self.record_refusal(now, member, format!("prefixes: {reason}"));
             }
         }
     }
@@ -324,7 +344,7 @@ impl Engine {
             }
             Event::Excluded { by } => self.record(EventKind::Excluded, Some(by), String::new()),
             Event::Refused { member, reason } => {
-                self.record(EventKind::Refused, Some(member), reason.to_string());
+                self.record_refusal(now, member, reason.to_string());
             }
             // Its own hello brings discovery to ask for it.
             Event::NeedCertificate { .. } => {}

@@ -56,7 +56,6 @@ impl KeyAgreement {
         self.recovery = None;
         if self.epoch.instance() != was_instance {
             self.join = None;
-            self.left_alone.clear();
             self.pending.forget_reign();
             self.roster.forget_astray();
         }
@@ -114,8 +113,9 @@ impl KeyAgreement {
         self.active = true;
         self.switch_at = None;
         let current = self.epoch.public.hash;
-        for live in self.live.iter_mut().filter(|live| live.header != current && live.retire_at.is_none()) {
-            live.retire_at = Some(now + self.retire_after);
+        let retire_at = now + self.retire_after;
+        for live in self.live.iter_mut().filter(|live| live.header != current) {
+            live.retire_at = Some(live.retire_at.map_or(retire_at, |earlier| earlier.min(retire_at)));
         }
         self.events.push_back(Event::Activate { header: current });
         self.events.push_back(Event::State(self.epoch.state(true)));

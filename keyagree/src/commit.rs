@@ -3,12 +3,11 @@
 use muster_certs::SigningKey;
 use muster_wire::mike::{Ciphertext, CommitBody, Fill, Handover, MAX_DEPTH, Parent, ParentKind, SealedSecrets};
 use muster_wire::{Hash, List, MemberId, Signature, Signed, codec};
-use rand_core::Rng;
 use std::sync::Arc;
 
 use crate::Refusal;
 use crate::roster::Roster;
-use crate::secret::{SealContext, Secret, agreed, hash, lifted, sealed};
+use crate::secret::{SealContext, Secret, SecretSource, agreed, hash, lifted, sealed};
 use crate::tree::{LeafNode, Node, ParentIndex, ParentNode, PathSecrets, Slot, Tree, child, opposite};
 
 /// What changes, in the order of application.
@@ -87,9 +86,9 @@ pub(crate) fn key_path(
     leaf: &Secret,
     epoch: u64,
     key: &SigningKey,
-    rng: &mut impl Rng,
+    source: &mut SecretSource,
 ) -> Result<KeyedPath, Refusal> {
-    let ephemeral = Secret::random(rng);
+    let ephemeral = source.draw();
     let ephemeral_public = ephemeral.public();
     let (mut path, mut ciphertexts, mut secrets) = (Vec::new(), Vec::new(), PathSecrets::default());
     secrets.insert(Node::Leaf(slot), leaf.public(), leaf.clone());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use muster_wire::idp::GroupState;
 use muster_wire::mike::{EpochHeader, Handover, MAX_SLOTS, ParentKind, SealedSecrets, Snapshot};
 use muster_wire::{Hash, Instance, List, MemberId, Signed, codec};
+use zeroize::Zeroizing;
 
 use crate::Refusal;
 use crate::commit::handovers_hash;
@@ -16,6 +17,9 @@ use crate::tree::{Node, ParentIndex, ParentNode, PathSecrets, Slot, Tree};
 pub(crate) const SUITE: u8 = 1;
 /// Epochs from here on are refused: no honest group gets there, and a number near the end would leave no room to rise.
 pub(crate) const MAX_EPOCH: u64 = 1 << 63;
+
+/// How far ahead of the own epoch another's may be: more than any group gets through in years.
+pub(crate) const MAX_LEAP: u64 = 1 << 32;
 
 /// The hash by which a header is named.
 pub(crate) fn header_hash(signed: &Signed<EpochHeader>) -> Hash {
@@ -120,13 +124,16 @@ impl Public {
         })
     }
 
-    /// Whether a transaction manager handed `from`'s members over into this very epoch. Who signed is checked.
-    pub(crate) fn took_over(&self, from: &Instance, roster: &Roster) -> bool {
+    /// Whether the transaction manager of `from` handed that very epoch's members over into this one. Who signed is
+    /// checked; an older hand-over, never used, is no licence for ever.
+    pub(crate) fn took_over(&self, from: &Public, roster: &Roster) -> bool {
+        let tm = &from.header.instance.tm;
         self.handovers.iter().any(|signed| {
             signed.decode().is_ok_and(|handover| {
-                handover.from == *from
+                handover.from == from.header.instance
+                    && handover.header == from.hash
                     && handover.target == self.header.instance
-                    && roster.key(&from.tm).is_ok_and(|key| key.verify(signed).is_ok())
+                    && roster.key(tm).is_ok_and(|key| key.verify(signed).is_ok())
             })
         })
     }
@@ -251,10 +258,10 @@ impl EpochKeys {
     ///
     /// Two senders never share a key, so their counters cannot meet in one nonce (RFC 6054 lets them share it and
     /// divides the counter instead, which the kernel's generator cannot).
-    pub fn sender_key(&self, address: &[u8], slot: u32) -> [u8; 36] {
-        let mut key = [0; 36];
+    pub fn sender_key(&self, address: &[u8], slot: u32) -> Zeroizing<[u8; 36]> {
+        let mut key = Zeroizing::new([0; 36]);
         let context: [&[u8]; 4] = [self.name.as_bytes(), address, &self.epoch.to_be_bytes(), &slot.to_be_bytes()];
-        self.key.expand("esp", &context, &mut key);
+        self.key.expand("esp", &context, key.as_mut());
         key
     }
 

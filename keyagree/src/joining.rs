@@ -17,6 +17,8 @@ const MAX_FETCHES: u32 = 5;
 /// A target that refused is left alone this long, then twice as long, …
 const LEAVE_ALONE: Duration = Duration::from_millis(25);
 const MAX_DOUBLINGS: u32 = 10;
+/// … until it has not refused for so long.
+const FORGIVE_AFTER: Duration = Duration::from_secs(60);
 
 /// A greater group that we, a transaction manager, are bringing our members into.
 pub(crate) struct Join {
@@ -50,6 +52,8 @@ pub(crate) struct LeftAlone {
     /// `None`: not any longer; a further refusal counts on.
     until: Option<Time>,
     times: u32,
+    /// When it did so last.
+    last: Time,
 }
 
 /// How great a group is, by its size and then its transaction manager's lower id.
@@ -123,7 +127,7 @@ impl KeyAgreement {
         let Some(target) = self.join.as_ref().map(|join| join.target) else { return Ok(()) };
         let Some(to) = self.roster.get(&target.tm).map(|tm| (tm.address, tm.interval)) else { return Ok(()) };
         // A fresh key of our own: the greater group's secrets rest on nothing that the lesser's did.
-        let (own, _) = self.own.fresh(&self.author, &mut self.rng)?;
+        let (own, _) = self.own.fresh(&self.author, &mut self.secrets)?;
         let me = self.me();
         let leaves = self
             .epoch
@@ -162,6 +166,7 @@ impl KeyAgreement {
         if claimed.group != self.author.group() || claimed.from.tm != sender || claimed.epoch >= MAX_EPOCH {
             return Err(Refusal::Rule("a hand-over is its sender's own"));
         }
+        self.check_leap(claimed.epoch)?;
         let handover = self.roster.key(&sender)?.verify(&signed)?.into_inner();
         if handover.target != self.epoch.instance() {
             return Ok(());
@@ -233,8 +238,8 @@ impl KeyAgreement {
             return Ok(());
         };
         let public = self.apply(&base, commit, header)?;
-        if public.took_over(&from, &self.roster) {
-            return self.take(now, public, self.config.deactivation_delay);
+        if public.took_over(&self.epoch.public, &self.roster) {
+            return self.take(now, public);
         }
         self.observe(now, public);
         Ok(())
@@ -286,10 +291,11 @@ impl KeyAgreement {
     }
 
     pub(crate) fn leave_alone(&mut self, now: Time, tm: MemberId) {
-        let times = self.left_alone.get(&tm).map_or(0, |left| left.times);
+        let forgiven = |left: &&LeftAlone| now.since(left.last) < FORGIVE_AFTER;
+        let times = self.left_alone.get(&tm).filter(forgiven).map_or(0, |left| left.times);
         let wait = LEAVE_ALONE * 2_u32.pow(times.min(MAX_DOUBLINGS));
         let until = now + wait + self.random_below(wait);
-        self.left_alone.insert(tm, LeftAlone { until: Some(until), times: times + 1 });
+        self.left_alone.insert(tm, LeftAlone { until: Some(until), times: times + 1, last: now });
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_certs::{Author, Intake, PublicKey};
 use muster_wire::idp::GroupState;
-use muster_wire::mike::{Chunk, MessageKind};
+use muster_wire::mike::{CHUNK_LEN, Chunk, MessageKind};
 use muster_wire::{Destination, Envelope, Hash, Instance, Kind, MemberId, Nonce, Time, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -18,12 +18,16 @@ use crate::message::{Assembly, Message, Sent};
 use crate::own::OwnLeaves;
 use crate::recovery::Recovery;
 use crate::roster::Roster;
+use crate::secret::{Secret, SecretSource};
 use crate::succession::{Claim, Departure};
 use crate::transaction::{Pending, Transaction};
 use crate::{Config, Counters, Event, Refusal};
 
-/// Waiting datagrams of one source and sources that wait.
-const INTAKE: (usize, usize) = (64, 256);
+/// Waiting datagrams of one source and sources that wait: those at whose address a neighbour was heard, and all others.
+const FAMILIAR: (usize, usize) = (64, 1024);
+const UNFAMILIAR: (usize, usize) = (16, 64);
+/// No datagram of ours is larger: a chunk, its place and the envelope.
+const MAX_LENGTH: usize = CHUNK_LEN + 300;
 /// Messages whose hashes are remembered, so that a repetition costs nothing.
 const MAX_HANDLED: usize = 64;
 /// Messages that wait for a certificate.
@@ -40,6 +44,9 @@ const DEFER_FOR: Duration = Duration::from_secs(3);
 pub struct KeyAgreement {
     pub(crate) config: Config,
     pub(crate) author: Author,
+    /// Where secrets come from …
+    pub(crate) secrets: SecretSource,
+    /// … and what anybody may know in the end: waits, tags.
     pub(crate) rng: ChaCha20Rng,
     pub(crate) roster: Roster,
     pub(crate) own: OwnLeaves,
@@ -70,7 +77,10 @@ pub struct KeyAgreement {
     pub(crate) recovery: Option<Recovery>,
     pub(crate) departure: Option<Departure>,
 
-    intake: Intake,
+    /// Nobody can take the room of a neighbour's datagrams without its address.
+    familiar: Intake,
+    unfamiliar: Intake,
+    familiar_next: bool,
     pub(crate) assembly: Assembly,
     pub(crate) sent: Sent,
     pub(crate) handled: VecDeque<Hash>,
@@ -84,14 +94,17 @@ pub struct KeyAgreement {
 impl KeyAgreement {
     /// A group of one. `seed` must be unpredictable and used once.
     pub fn new(config: Config, author: Author, seed: [u8; 32], now: Time) -> Result<Self, Refusal> {
-        let mut rng = ChaCha20Rng::from_seed(seed);
+        let seed = Secret::from_bytes(seed);
+        let mut rng = ChaCha20Rng::from_seed(seed.derive("public values", &[]).to_hash().0);
+        let mut secrets = SecretSource::new(seed.derive("secret values", &[]));
         let mut own = OwnLeaves::default();
         let roster = Roster::new(author.group(), author.member(), author.key().public());
-        let epoch = Epoch::of_one(&config, &author, &mut own, &mut rng, 1)?;
+        let epoch = Epoch::of_one(&config, &author, &mut own, (&mut secrets, &mut rng), 1)?;
         let retire_after = config.deactivation_delay;
         let mut machine = Self {
             config,
             author,
+            secrets,
             rng,
             roster,
             own,
@@ -112,7 +125,9 @@ impl KeyAgreement {
             claim: None,
             recovery: None,
             departure: None,
-            intake: Intake::new(INTAKE.0, INTAKE.1),
+            familiar: Intake::new(FAMILIAR.0, FAMILIAR.1),
+            unfamiliar: Intake::new(UNFAMILIAR.0, UNFAMILIAR.1),
+            familiar_next: true,
             assembly: Assembly::default(),
             sent: Sent::default(),
             handled: VecDeque::new(),
@@ -133,7 +148,10 @@ impl KeyAgreement {
     pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
         match self.admit(bytes) {
             Ok(envelope) => {
-                if !self.intake.push(from, envelope) {
+                let sender = self.roster.get(&envelope.header().sender);
+                let familiar = sender.is_some_and(|peer| peer.address.ip() == from.ip());
+                let intake = if familiar { &mut self.familiar } else { &mut self.unfamiliar };
+                if !intake.push(from, envelope) {
                     self.counters.queue_full += 1;
                 }
             }
@@ -143,7 +161,13 @@ impl KeyAgreement {
 
     /// Checks and handles one waiting datagram; `false` when none waits.
     pub fn process(&mut self, now: Time) -> bool {
-        let Some((_, envelope)) = self.intake.pop() else { return false };
+        // In turn, so that neither starves the other.
+        let (first, second) = match self.familiar_next {
+            true => (&mut self.familiar, &mut self.unfamiliar),
+            false => (&mut self.unfamiliar, &mut self.familiar),
+        };
+        let Some((_, envelope)) = first.pop().or_else(|| second.pop()) else { return false };
+        self.familiar_next = !self.familiar_next;
         let sender = envelope.header().sender;
         if let Err(reason) = self.open(now, envelope) {
             self.refuse(sender, reason);
@@ -214,6 +238,13 @@ impl KeyAgreement {
         if announced {
             self.pending.leaving.insert(member);
         }
+        self.check_manager(now);
+        self.consider(now);
+    }
+
+    /// A device's certificate has expired or was revoked: it is excluded, and nothing that it signed counts any more.
+    pub fn certificate_refused(&mut self, now: Time, member: MemberId) {
+        self.roster.remove(&member);
         self.check_manager(now);
         self.consider(now);
     }
@@ -392,7 +423,7 @@ impl KeyAgreement {
     fn admit(&self, bytes: &[u8]) -> Result<Envelope, fn(&mut Counters) -> &mut u64> {
         let envelope = Envelope::parse(bytes).map_err(|_| counter(|c| &mut c.malformed))?;
         let header = envelope.header();
-        if header.kind < Kind::Chunk {
+        if header.kind < Kind::Chunk || bytes.len() > MAX_LENGTH {
             return Err(|c| &mut c.malformed);
         }
         if header.group != self.author.group() {
@@ -434,7 +465,11 @@ impl KeyAgreement {
             self.counters.replayed += 1;
             return Ok(());
         }
-        let envelope = peer.key.open(envelope)?;
+        let Ok(envelope) = peer.key.open(envelope) else {
+            // Whoever this was, it was not the sender that it names: counted, and nobody is told of it.
+            self.counters.signature += 1;
+            return Ok(());
+        };
         peer.window.mark(header.sequence);
         match header.kind {
             Kind::Chunk => self.handle_chunk(now, header.sender, envelope.decode()?),

@@ -31,7 +31,12 @@ pub(crate) struct Message {
 
 impl Message {
     pub(crate) fn new(kind: MessageKind, header: Hash, bytes: Vec<u8>) -> Self {
-        Self { hash: hash("message", &[&bytes]), kind, header, bytes }
+        let number = match kind {
+            MessageKind::Commit => 0,
+            MessageKind::Snapshot => 1,
+            MessageKind::Handover => 2,
+        };
+        Self { hash: hash("message", &[&[number], &header.0, &bytes]), kind, header, bytes }
     }
 
     /// All chunks, or those named.

@@ -5,11 +5,10 @@ use std::time::Duration;
 use muster_certs::Author;
 use muster_wire::Time;
 use muster_wire::mike::Leaf;
-use rand_core::Rng;
 
 use crate::Refusal;
 use crate::roster::AGREEMENT;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretSource};
 use crate::tree::LeafNode;
 
 /// Offered leaves that are kept at once; more only a device that is refused everywhere ever makes.
@@ -33,9 +32,9 @@ struct OwnLeaf {
 
 impl OwnLeaves {
     /// A fresh leaf with the next generation.
-    pub(crate) fn fresh(&mut self, author: &Author, rng: &mut impl Rng) -> Result<(LeafNode, Secret), Refusal> {
+    pub(crate) fn fresh(&mut self, author: &Author, source: &mut SecretSource) -> Result<(LeafNode, Secret), Refusal> {
         self.generation += 1;
-        let secret = Secret::random(rng);
+        let secret = source.draw();
         let leaf = Leaf {
             mode: AGREEMENT,
             group: author.group(),

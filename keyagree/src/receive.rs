@@ -4,7 +4,7 @@ use muster_wire::mike::{Chunk, Commit, EpochHeader, MessageKind, Snapshot};
 use muster_wire::{MemberId, Signed, Time, codec};
 
 use crate::commit::{Changes, body_hash, put_path};
-use crate::epoch::{Epoch, Public, check_header, header_hash};
+use crate::epoch::{Epoch, MAX_LEAP, Public, check_header, header_hash};
 use crate::message::Message;
 use crate::tree::Tree;
 use crate::{Event, KeyAgreement, Refusal};
@@ -64,19 +64,14 @@ impl KeyAgreement {
         if header.group != self.author.group() {
             return Err(Refusal::Rule("a header of another group"));
         }
+        self.check_leap(header.epoch)?;
         if header.body != body_hash(&commit.body)? {
             return Err(Refusal::Rule("the body is not that of the header"));
         }
         match self.relation(&header, commit) {
             Relation::Next => {
                 let public = self.apply(&self.epoch.public.tree.clone(), commit, &header)?;
-                // An epoch that shuts somebody out lets the old keys go sooner.
-                let retire_after = if commit.body.removed.is_empty() {
-                    self.config.deactivation_delay
-                } else {
-                    self.config.activation_delay
-                };
-                self.take(now, public, retire_after)
+                self.take(now, public)
             }
             Relation::Missed => {
                 self.recover(now, sender);
@@ -130,7 +125,7 @@ impl KeyAgreement {
     }
 
     /// Enters a checked epoch that we may follow, or finds that it has excluded us.
-    pub(crate) fn take(&mut self, now: Time, public: Public, retire_after: std::time::Duration) -> Result<(), Refusal> {
+    pub(crate) fn take(&mut self, now: Time, public: Public) -> Result<(), Refusal> {
         let me = self.me();
         let Some(slot) = public.tree.slot_of(&me) else {
             self.excluded(now, public.header.instance.tm, public.header.epoch);
@@ -138,6 +133,12 @@ impl KeyAgreement {
         };
         let leaf = public.tree.leaf(slot).ok_or(Refusal::NotMember)?;
         let secret = self.own.secret(&leaf.leaf.public).ok_or(Refusal::NotMember)?.clone();
+        // An epoch that shuts somebody out lets the old keys go sooner.
+        let stays = |member: &MemberId| public.tree.slot_of(member).is_some();
+        let retire_after = match self.epoch.tree().members().all(|(_, node)| stays(&node.leaf.member)) {
+            true => self.config.deactivation_delay,
+            false => self.config.activation_delay,
+        };
         let epoch = Epoch::enter(public, slot, &secret, &self.epoch.path)?;
         self.enter(now, epoch, retire_after);
         Ok(())
@@ -149,13 +150,20 @@ impl KeyAgreement {
         if header.group != self.author.group() || self.is_stale(&snapshot.header, &header) {
             return Ok(());
         }
+        self.check_leap(header.epoch)?;
         let joining = self.join.as_ref().is_some_and(|join| join.target == header.instance);
+        // Before the work of checking it: is it of any use here?
+        let me = self.me();
+        let with_us = snapshot.leaves.iter().any(|(_, leaf)| leaf.decode().is_ok_and(|leaf| leaf.member == me));
+        if !ours && !joining && !with_us {
+            return Ok(());
+        }
         let public = Public::read(&self.config.name, snapshot, &mut self.roster)?;
         let own = public.tree.slot_of(&self.me()).and_then(|slot| public.tree.leaf(slot));
         let held = own.is_some_and(|node| self.own.secret(&node.leaf.public).is_some());
         if held && self.may_follow(&public) {
             self.counters.recoveries += 1;
-            return self.take(now, public, self.config.deactivation_delay);
+            return self.take(now, public);
         }
         if ours && !held {
             self.excluded(now, header.instance.tm, header.epoch);
@@ -177,18 +185,26 @@ impl KeyAgreement {
         if header.instance == mine.header.instance {
             return header.epoch > mine.header.epoch;
         }
-        if public.took_over(&mine.header.instance, &self.roster) {
+        if public.took_over(mine, &self.roster) {
             return header.epoch > mine.header.epoch;
         }
         let tm_removed = public.tree.slot_of(&self.epoch.tm()).is_none();
-        if header.parent == mine.hash && tm_removed {
-            return true;
+        let claimant = mine.tree.slot_of(&header.instance.tm);
+        if header.parent == mine.hash && tm_removed && claimant.is_some() {
+            return header.epoch > mine.header.epoch;
         }
         if header.parent == mine.header.parent && header.epoch == mine.header.epoch {
-            let slots = (mine.tree.slot_of(&header.instance.tm), mine.tree.slot_of(&self.epoch.tm()));
-            return matches!(slots, (Some(claimant), Some(tm)) if claimant < tm);
+            return matches!((claimant, mine.tree.slot_of(&self.epoch.tm())), (Some(claimant), Some(tm)) if claimant < tm);
         }
         !self.is_tm() && self.manager_is_gone().is_some() && header.epoch > mine.header.epoch
+    }
+
+    /// A number far ahead of ours is no honest group's: near the end of all numbers nobody could be excluded any more.
+    pub(crate) fn check_leap(&self, epoch: u64) -> Result<(), Refusal> {
+        match epoch > self.epoch.number().saturating_add(MAX_LEAP) {
+            true => Err(Refusal::Rule("an epoch too far ahead")),
+            false => Ok(()),
+        }
     }
 
     /// We are out: a group of one again, with a key of our own.
@@ -204,7 +220,7 @@ impl KeyAgreement {
 
     /// A fresh group of one; the epoch's number still rises.
     pub(crate) fn start_alone(&mut self, now: Time, number: u64) {
-        match Epoch::of_one(&self.config, &self.author, &mut self.own, &mut self.rng, number) {
+        match Epoch::of_one(&self.config, &self.author, &mut self.own, (&mut self.secrets, &mut self.rng), number) {
             Ok(epoch) => {
                 self.enter(now, epoch, self.config.activation_delay);
                 self.activate(now);

@@ -15,6 +15,10 @@ const MAX_TRIES: u32 = 6;
 /// A whole snapshot goes to one neighbour at most this often.
 const SERVE_EVERY: Duration = Duration::from_millis(20);
 
+/// One neighbour gets so many chunks again within this.
+const REPAIR_WINDOW: Duration = Duration::from_secs(1);
+const MAX_REPAIRED: usize = 512;
+
 /// A snapshot that is being asked for.
 pub(crate) struct Recovery {
     from: MemberId,
@@ -69,6 +73,13 @@ impl KeyAgreement {
         let Some(peer) = self.roster.get_mut(&sender) else { return Ok(()) };
         let to = Destination::Unicast(peer.address);
         if request.message != Hash::NONE {
+            if now.since(peer.repaired.0) >= REPAIR_WINDOW {
+                peer.repaired = (now, 0);
+            }
+            peer.repaired.1 += request.missing.len();
+            if peer.repaired.1 > MAX_REPAIRED {
+                return Ok(());
+            }
             if let Some(message) = self.sent.get(&request.message).cloned() {
                 self.send_message(to, &message, Some(&request.missing));
             }

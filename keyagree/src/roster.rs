@@ -32,6 +32,8 @@ pub(crate) struct Peer {
     pub(crate) astray_since: Option<Time>,
     /// When it last got a whole snapshot from us.
     pub(crate) served: Option<Time>,
+    /// Chunks sent to it again: since when they are counted, and how many.
+    pub(crate) repaired: (Time, usize),
     pub(crate) window: SequenceWindow,
 }
 
@@ -72,9 +74,16 @@ impl Roster {
             group: None,
             astray_since: None,
             served: None,
+            repaired: (Time(0), 0),
             window,
         };
         self.peers.insert(member, peer);
+    }
+
+    /// Its certificate is not valid any more: nothing that it signed is.
+    pub(crate) fn remove(&mut self, member: &MemberId) {
+        self.peers.remove(member);
+        self.checked.clear();
     }
 
     pub(crate) fn get(&self, member: &MemberId) -> Option<&Peer> {

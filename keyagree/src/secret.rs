@@ -3,7 +3,6 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use hkdf::Hkdf;
 use muster_wire::{GroupTag, Hash};
-use rand_core::Rng;
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -18,10 +17,8 @@ const SALT: &[u8] = b"muster 1";
 pub(crate) struct Secret([u8; 32]);
 
 impl Secret {
-    /// A fresh one.
-    pub(crate) fn random(rng: &mut impl Rng) -> Self {
-        let mut bytes = [0; 32];
-        rng.fill_bytes(&mut bytes);
+    /// From bytes that are as good as random.
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
@@ -70,6 +67,25 @@ impl Secret {
             return Err(Refusal::LowOrderKey);
         }
         Ok(Secret(shared.to_bytes()))
+    }
+}
+
+/// Draws secrets, and forgets at each what it would take to draw it again: a device captured later does not reveal
+/// what its generator gave before.
+pub(crate) struct SecretSource(Secret);
+
+impl SecretSource {
+    /// From a seed that nothing else uses.
+    pub(crate) fn new(seed: Secret) -> Self {
+        Self(seed)
+    }
+
+    /// The next secret.
+    pub(crate) fn draw(&mut self) -> Secret {
+        let drawn = self.0.derive("drawn", &[]);
+        // The old state is erased as it is dropped.
+        self.0 = self.0.derive("next", &[]);
+        drawn
     }
 }
 

@@ -11,10 +11,10 @@ use muster_wire::{Destination, Hash, Instance, List, MemberId, Signed, Time, cod
 use rand_core::Rng;
 
 use crate::commit::{Changes, KeyedPath, body_hash, handover_leaves, handovers_hash, key_path};
-use crate::epoch::{Epoch, Public, SUITE, confirmation, group_key, header_hash, transcript};
+use crate::epoch::{Epoch, MAX_EPOCH, Public, SUITE, confirmation, group_key, header_hash, transcript};
 use crate::message::Message;
 use crate::own::OwnLeaves;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretSource};
 use crate::tree::{Slot, Tree};
 use crate::{Config, KeyAgreement, Refusal};
 
@@ -107,17 +107,29 @@ impl KeyAgreement {
             number = number.max(handover.epoch);
             tags.extend(handover.tags.iter());
         }
+        if number + 1 >= MAX_EPOCH {
+            return Err(Refusal::Rule("the epochs are used up"));
+        }
         let newcomers: Vec<MemberId> = joined.iter().map(|node| node.leaf.member).collect();
-        let (leaf, secret) = self.own.fresh(&self.author, &mut self.rng)?;
+        let (leaf, secret) = self.own.fresh(&self.author, &mut self.secrets)?;
         let changes = Changes { fills: vec![], removed, refreshed: vec![], joined, leaf };
         let (tree, slot) = changes.apply(&self.epoch.public.tree, &self.roster)?;
         let draft = Draft { instance, number: number + 1, parent: self.epoch.public.hash, handovers, tags };
-        let (epoch, commit) =
-            draft.finish(&self.config.name, tree, slot, &secret, &changes, &self.author, &mut self.rng)?;
+        let (epoch, commit) = draft.finish(
+            &self.config.name,
+            tree,
+            slot,
+            &secret,
+            &changes,
+            &self.author,
+            (&mut self.secrets, &mut self.rng),
+        )?;
         let message = Message::new(MessageKind::Commit, epoch.public.hash, codec::encode(&commit)?);
 
         let retire_after = if urgent { self.config.activation_delay } else { self.config.deactivation_delay };
         self.enter(now, epoch, retire_after);
+        // A hand-over that is out spoke of the epoch before.
+        self.join = None;
         self.counters.commits += 1;
         self.counters.joins += newcomers.len() as u64;
         // Their hellos name their old group until the commit reaches them.
@@ -285,16 +297,16 @@ impl Epoch {
         config: &Config,
         author: &Author,
         own: &mut OwnLeaves,
-        rng: &mut impl Rng,
+        (source, rng): (&mut SecretSource, &mut impl Rng),
         number: u64,
     ) -> Result<Epoch, Refusal> {
-        let (leaf, secret) = own.fresh(author, rng)?;
+        let (leaf, secret) = own.fresh(author, source)?;
         let mut tree = Tree::new(author.group(), 1)?;
         tree.set_leaf(Slot(0), leaf.clone());
         let instance = Instance { tm: author.member(), startup: author.startup(), random: rng.next_u64() };
         let changes = Changes { fills: vec![], removed: vec![], refreshed: vec![], joined: vec![], leaf };
         let draft = Draft { instance, number, parent: Hash::NONE, handovers: Vec::new(), tags: BTreeSet::new() };
-        let (epoch, _) = draft.finish(&config.name, tree, Slot(0), &secret, &changes, author, rng)?;
+        let (epoch, _) = draft.finish(&config.name, tree, Slot(0), &secret, &changes, author, (source, rng))?;
         Ok(epoch)
     }
 }
@@ -320,11 +332,11 @@ impl Draft {
         leaf: &Secret,
         changes: &Changes,
         author: &Author,
-        rng: &mut impl Rng,
+        (source, rng): (&mut SecretSource, &mut impl Rng),
     ) -> Result<(Epoch, Commit), Refusal> {
         const LARGE: Refusal = Refusal::Rule("larger than a commit may be");
         let KeyedPath { path, ephemeral, ciphertexts, secrets } =
-            key_path(&mut tree, slot, leaf, self.number, author.key(), rng)?;
+            key_path(&mut tree, slot, leaf, self.number, author.key(), source)?;
         let body = CommitBody {
             fills: List::new(changes.fills.clone()).ok_or(LARGE)?,
             removed: List::new(changes.removed.iter().map(|slot| slot.0).collect()).ok_or(LARGE)?,

@@ -175,7 +175,8 @@ fn a_quiet_group_stays_as_it_is() {
 fn no_key_is_used_twice_and_sender_keys_differ() {
     let net = group(6);
     let keys = net.devices[0].machine.keys();
-    let senders: BTreeSet<[u8; 36]> = keys.members.iter().map(|(slot, _)| keys.sender_key(b"address", *slot)).collect();
+    let senders: BTreeSet<[u8; 36]> =
+        keys.members.iter().map(|(slot, _)| *keys.sender_key(b"address", *slot)).collect();
     assert_eq!(senders.len(), 6);
     assert_ne!(keys.sender_key(b"address", 0), keys.sender_key(b"another", 0));
     for device in &net.devices {

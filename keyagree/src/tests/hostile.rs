@@ -211,3 +211,71 @@ proptest! {
         prop_assert_eq!(&states(&net)[..3], &before[..3]);
     }
 }
+
+/// A commit that device 1 makes from the current tree, and the snapshot of it: whole and right but for its authority.
+fn claim_of_device_one(net: &mut Net) -> (Vec<u8>, Vec<u8>) {
+    let machine = &mut net.devices[1].machine;
+    let tm = machine.epoch.tree().slot_of(&member(0)).unwrap();
+    let instance = muster_wire::Instance { tm: member(1), startup: 1, random: 4711 };
+    machine.commit(net.now, instance, vec![tm], vec![], true).unwrap();
+    let snapshot = machine.snapshot_message().unwrap().bytes;
+    let hash = *machine.handled.back().unwrap();
+    (machine.sent.get(&hash).unwrap().bytes.clone(), snapshot)
+}
+
+#[test]
+fn who_is_no_longer_trusted_cannot_take_the_group_back() {
+    let (mut net, _) = group_with_recording();
+    let (commit, snapshot) = claim_of_device_one(&mut net);
+    let mut insider = Insider::new(&net);
+    // The certificate of device 1 expires at the others.
+    for other in [0, 2] {
+        net.command(other, |machine, now| machine.certificate_refused(now, member(1)));
+    }
+    net.devices[1].up = false;
+    net.run_for(Duration::from_secs(1));
+    let before = states(&net);
+    assert_eq!(before[0].0.size, 2, "it was excluded");
+    let mut junk = insider.message(MessageKind::Commit, commit);
+    junk.extend(insider.message(MessageKind::Snapshot, snapshot));
+    for bytes in &junk {
+        net.inject(2, bytes);
+    }
+    net.run_for(Duration::from_secs(3));
+    assert_eq!(states(&net)[2], before[2]);
+}
+
+#[test]
+fn an_epoch_far_ahead_is_refused() {
+    let (mut net, _) = group_with_recording();
+    let before = states(&net);
+    let machine = &net.devices[0].machine;
+    let mine = machine.epoch.number();
+    assert!(machine.check_leap(mine + 1000).is_ok());
+    assert!(machine.check_leap(1 << 62).is_err());
+    let leaf = net.devices[1].machine.epoch.tree().members().next().unwrap().1.signed.clone();
+    let mut insider = Insider::new(&net);
+    let from = muster_wire::Instance { tm: member(1), startup: 1, random: 1 };
+    let handover = Handover {
+        group: GroupTag([9; 16]),
+        from,
+        epoch: (1 << 63) - 2,
+        header: Hash([1; 32]),
+        target: net.devices[0].machine.instance(),
+        tags: List::default(),
+        leaves: List::new(vec![leaf]).unwrap(),
+    };
+    let signed = insider.0.key().sign_value(&handover).unwrap();
+    for bytes in insider.message(MessageKind::Handover, codec::encode(&signed).unwrap()) {
+        net.inject(0, &bytes);
+    }
+    net.run_for(Duration::from_secs(3));
+    assert_eq!(states(&net)[..3], before[..3]);
+}
+
+#[test]
+fn drawn_secrets_are_not_drawn_again() {
+    let mut source = crate::secret::SecretSource::new(crate::secret::Secret::from_bytes([1; 32]));
+    let drawn: std::collections::BTreeSet<Hash> = (0..100).map(|_| source.draw().to_hash()).collect();
+    assert_eq!(drawn.len(), 100);
+}

@@ -9,13 +9,11 @@ use muster_certs::{Author, SigningKey};
 use muster_wire::mike::{CommitBody, ParentKind};
 use muster_wire::{GroupTag, List, MemberId};
 use proptest::prelude::*;
-use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
 
 use crate::commit::{Changes, key_path, put_path};
 use crate::own::OwnLeaves;
 use crate::roster::Roster;
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretSource};
 use crate::tree::{LeafNode, Node, PathSecrets, Slot, Tree, child};
 
 type Public = [u8; 32];
@@ -30,7 +28,7 @@ struct Device {
 }
 
 struct History {
-    rng: ChaCha20Rng,
+    source: SecretSource,
     roster: Roster,
     devices: Vec<Device>,
     tree: Tree,
@@ -68,7 +66,7 @@ impl History {
         seed_bytes[..8].copy_from_slice(&seed.to_be_bytes());
         let tree = Tree::new(group, 1).unwrap();
         let mut history = History {
-            rng: ChaCha20Rng::from_seed(seed_bytes),
+            source: SecretSource::new(Secret::from_bytes(seed_bytes)),
             roster,
             devices,
             tree,
@@ -84,7 +82,7 @@ impl History {
 
     fn fresh(&mut self, device: usize) -> LeafNode {
         let Device { author, own, secret, held, .. } = &mut self.devices[device];
-        let (leaf, new) = own.fresh(author, &mut self.rng).unwrap();
+        let (leaf, new) = own.fresh(author, &mut self.source).unwrap();
         held.insert(leaf.leaf.public);
         *secret = Some(new);
         leaf
@@ -105,7 +103,7 @@ impl History {
         let (mut tree, slot) = changes.apply(&base, &self.roster).unwrap();
         let secret = self.devices[tm].secret.clone().unwrap();
         let key = self.devices[tm].author.key().clone();
-        let keyed = key_path(&mut tree, slot, &secret, self.epoch, &key, &mut self.rng).unwrap();
+        let keyed = key_path(&mut tree, slot, &secret, self.epoch, &key, &mut self.source).unwrap();
         self.sealed += keyed.ciphertexts.len();
 
         // A reader gets the same tree from what is sent.

@@ -221,7 +221,18 @@ impl Tree {
         };
         let (left, right) = (public(Side::Left)?, public(Side::Right)?);
         let parts = (self.group, index.number(), record.kind, record.epoch, record.source);
-        Ok(codec::encode(&(parts, record.author, left, right, record.public))?)
+        Ok(codec::encode(&(parts, record.author, left, right, record.public, self.below(index)))?)
+    }
+
+    /// Who is below a parent, and with which key: else a sealed parent could be carried to a place where others are
+    /// below the child that was blank. Fills change nothing here.
+    fn below(&self, index: ParentIndex) -> Hash {
+        let (first, last) = Node::Parent(index).slots();
+        let leaves: Vec<u8> = (first..=last)
+            .filter_map(|slot| Some((slot, self.leaf(Slot(slot))?)))
+            .flat_map(|(slot, node)| slot.to_be_bytes().into_iter().chain(node.leaf.public))
+            .collect();
+        hash("below", &[&leaves])
     }
 
     fn node_hash(&mut self, node: Node) -> Hash {
