@@ -89,7 +89,7 @@ impl Entered {
             slot: *slot,
             member: *member,
             spi: keys.spi(*slot),
-            key: keys.sender_key(&GROUP_ADDRESS, *slot),
+            key: <[u8; 36]>::clone(&keys.sender_key(&GROUP_ADDRESS, *slot)),
         };
         Self {
             node,

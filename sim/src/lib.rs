@@ -4,6 +4,7 @@
 //! a network of virtual time, lets it happen, and has every [`checks::Check`] look on. Everything follows from the
 //! seed: a run that fails, fails again.
 
+mod attacker;
 pub mod checks;
 mod devices;
 mod fact;

@@ -8,7 +8,7 @@ use muster_bridge::Port;
 use muster_wire::{Destination, Hash, Time, Transmit};
 use sha2::{Digest, Sha256};
 
-use crate::checks::{Attack, Check, Reaction};
+use crate::checks::Check;
 use crate::devices::{UNIX, device};
 use crate::node::Datagram;
 use crate::run::Failure;
@@ -17,8 +17,6 @@ use crate::{Dice, Fact, Fault, Network, Node, Output, Plan, Totals, View};
 
 /// The checkers look at all nodes this often.
 const LOOK: Duration = Duration::from_millis(100);
-/// Datagrams kept for attacks.
-const CAPTURED: usize = 100;
 /// A timer that has been served so often at one instant does not go away.
 const MAX_SERVED: u32 = 100;
 
@@ -48,25 +46,25 @@ impl Defect for () {}
 
 /// A run as it runs.
 pub struct World {
-    plan: Plan,
-    now: Time,
+    pub(crate) plan: Plan,
+    pub(crate) now: Time,
     agenda: BTreeMap<(Time, u64), Event>,
     order: u64,
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     network: Network,
     dice: Dice,
-    attacks: Dice,
-    captured: VecDeque<(usize, Datagram)>,
+    pub(crate) attacks: Dice,
+    pub(crate) captured: VecDeque<(usize, Datagram)>,
     checks: Vec<Box<dyn Check>>,
     defect: Box<dyn Defect>,
-    tally: Tally,
+    pub(crate) tally: Tally,
     served: u32,
     calm_since: Option<Time>,
     trace: Sha256,
     failure: Option<Failure>,
 }
 
-enum Event {
+pub(crate) enum Event {
     Arrive(usize, Datagram),
     Start(usize),
     Begin(usize),
@@ -162,7 +160,7 @@ impl World {
         }
     }
 
-    fn put(&mut self, at: Time, event: Event) {
+    pub(crate) fn put(&mut self, at: Time, event: Event) {
         self.order += 1;
         self.agenda.insert((at, self.order), event);
     }
@@ -243,7 +241,7 @@ impl World {
 
     // --- What comes of it ---
 
-    fn carry_out(&mut self, node: usize, outputs: Vec<Output>) {
+    pub(crate) fn carry_out(&mut self, node: usize, outputs: Vec<Output>) {
         for output in outputs {
             match output {
                 Output::Send(port, transmit) => self.send(node, port, transmit),
@@ -314,46 +312,7 @@ impl World {
         self.put(self.now + LOOK, Event::Look);
     }
 
-    /// Puts a forged or repeated datagram to a node.
-    fn attack(&mut self) {
-        let pause = self.attacks.ms(50, 500);
-        self.put(self.now + pause, Event::Attack);
-        // When all is over, it is to be quiet.
-        if self.captured.is_empty() || self.now > self.plan.over {
-            return;
-        }
-        let (to, (port, from, bytes)) = self.captured[self.attacks.below(self.captured.len())].clone();
-        let attack = Attack::ALL[self.attacks.below(Attack::ALL.len())];
-        let to = if attack == Attack::Reflect { Node::at(from).unwrap_or(to) } else { to };
-        let bytes = attack.forge(bytes.to_vec(), &mut self.attacks);
-        // First what is due anyway.
-        let due = self.nodes[to].timeout(self.now);
-        self.carry_out(to, due);
-        let Some(before) = self.nodes[to].view(self.now).filter(|_| self.nodes[to].is_awake()) else { return };
-        let datagram = Reaction::describe(&bytes);
-        let outputs = self.nodes[to].receive(self.now, (port, from, bytes.into()));
-        let Some(after) = self.nodes[to].view(self.now) else { return };
-        let sent = outputs.iter().filter_map(|output| match output {
-            Output::Send(_, transmit) => Some(transmit.bytes.len()),
-            Output::Fact(_) => None,
-        });
-        let sent: Vec<usize> = sent.collect();
-        let tells = |output: &&Output| matches!(output, Output::Fact(fact) if !matches!(fact, Fact::Recorded { .. }));
-        let facts = outputs.iter().filter(tells).count();
-        let reaction = Reaction { before, after, facts, datagram, sent };
-        self.tally.totals.attacks += 1;
-        self.check(|check| check.attack(&attack, &reaction));
-        self.carry_out(to, outputs);
-    }
-
-    fn capture(&mut self, node: usize, datagram: Datagram) {
-        if self.captured.len() >= CAPTURED {
-            self.captured.pop_front();
-        }
-        self.captured.push_back((node, datagram));
-    }
-
-    fn check(&mut self, mut ask: impl FnMut(&mut dyn Check) -> Result<(), String>) {
+    pub(crate) fn check(&mut self, mut ask: impl FnMut(&mut dyn Check) -> Result<(), String>) {
         for check in &mut self.checks {
             if let Err(what) = ask(check.as_mut()) {
                 let name = check.name();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use muster_wire::{Hash, Time};
+use muster_wire::{Hash, MemberId, Time};
 
 use super::{Check, Verdict};
 use crate::node::HELLO;
@@ -48,10 +48,12 @@ impl Check for Recovery {
     }
 }
 
-/// Its transaction manager's reign goes on, with it as a member, and it is not in the newest epoch.
+/// Its transaction manager's reign goes on, with it as a member, and it is not in the newest epoch, though it has the
+/// certificates of all that are.
 fn is_behind(node: &NodeView, view: &View) -> bool {
     view.nodes.iter().any(|tm| {
         let reigns = tm.instance == node.instance && tm.member == tm.instance.tm;
-        reigns && tm.epoch > node.epoch && tm.members.contains(&node.member)
+        let knows = |member: &MemberId| *member == node.member || node.neighbours.contains(member);
+        reigns && tm.epoch > node.epoch && tm.members.contains(&node.member) && tm.members.iter().all(knows)
     })
 }
