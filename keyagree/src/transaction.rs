@@ -216,7 +216,10 @@ impl KeyAgreement {
         if removals.urgent {
             times.push(not_before);
         }
-        times.extend(self.epoch.tree().members().filter_map(|(_, node)| self.astray_at(&node.leaf.member)));
+        // Who leaves is in no hurry, astray or not.
+        let staying = self.epoch.tree().members().map(|(_, node)| &node.leaf.member);
+        let staying = staying.filter(|member| !self.pending.leaving.contains(member));
+        times.extend(staying.filter_map(|member| self.astray_at(member)));
         if !self.is_busy() {
             if !removals.slots.is_empty() || !self.pending.handovers.is_empty() || self.pending.rekey {
                 times.push(not_before);

@@ -214,3 +214,22 @@ fn tags_that_joiners_reported_are_avoided_while_they_are_in_use() {
     net.run_for(Duration::from_secs(3));
     assert_eq!(net.devices[0].machine.tags(net.now).count(), 1);
 }
+
+#[test]
+fn who_leaves_and_is_astray_waits_for_the_running_transaction_and_keeps_nobody_busy() {
+    // Seed 1557 of the simulator: being astray made the timer due at once, but who leaves is in no hurry.
+    let mut net = group(3);
+    net.run_for(HELLO * 4);
+    net.filter = Box::new(|from, _, _| from != 2);
+    net.command(0, KeyAgreement::rekey);
+    net.run_for(Duration::from_millis(30));
+    net.command(0, |machine, now| {
+        machine.pending.leaving.insert(member(1));
+        let peer = machine.roster.get_mut(&member(1)).unwrap();
+        peer.astray_since = Some(now - HELLO * 3 + Duration::from_millis(50));
+    });
+    // The network complains of a timer that does not go away.
+    net.run_for(Duration::from_millis(60));
+    assert_eq!(net.devices[0].machine.members().count(), 3);
+    net.run_for(Duration::from_millis(500));
+}
