@@ -141,6 +141,14 @@ impl Node {
         self.timer
     }
 
+    /// What each of its two machines waits for.
+    pub fn timers(&self) -> String {
+        let engine = self.engine.as_ref();
+        let (discovery, keyagree) =
+            (engine.and_then(|e| e.discovery().poll_timeout()), engine.and_then(|e| e.keyagree().poll_timeout()));
+        format!("discovery {discovery:?}, key agreement {keyagree:?}")
+    }
+
     /// Its process runs and is awake.
     pub fn is_awake(&self) -> bool {
         self.engine.is_some() && self.asleep.is_none()

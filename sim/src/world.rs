@@ -136,7 +136,8 @@ impl World {
             self.advance(at);
             self.served += 1;
             if self.served > MAX_SERVED {
-                return self.fail("timers", format!("node {node} has a timer that does not go away"));
+                let timers = self.nodes[node].timers();
+                return self.fail("timers", format!("node {node} has a timer that does not go away: {timers}"));
             }
             let outputs = self.nodes[node].timeout(self.now);
             return self.carry_out(node, outputs);

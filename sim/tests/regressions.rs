@@ -19,3 +19,10 @@ fn a_snapshot_is_read_again_when_it_is_asked_for_again() {
 fn a_reported_spi_tag_is_avoided_as_long_as_it_is_in_use() {
     holds(134);
 }
+
+/// A member that said that it leaves, and was astray by then, kept a timer due while a hand-over was on its way: the
+/// transaction manager ran in circles.
+#[test]
+fn who_leaves_and_is_astray_keeps_no_timer_due() {
+    holds(1557);
+}
