@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ipnet::IpNet;
 use muster_certs::Author;
 use muster_dataplane::{EspConfig, KeyLedger, Userspace, enable_forwarding};
-use muster_wire::{Hash, MemberId, Time};
+use muster_wire::{MemberId, Time};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -70,10 +70,7 @@ pub enum RunError {
 
 /// Sets the fail-closed rules.
 pub fn block(settings: &Settings) -> Result<(), RunError> {
-    let blocked = muster_dataplane::block(&settings.block_config(own_prefixes(settings)?))?;
-    if !blocked.pending.is_empty() {
-        info!(pending = ?blocked.pending, "own red prefixes without an address on a red interface stay blocked");
-    }
+    muster_dataplane::block(&settings.block_config(own_prefixes(settings)?))?;
     Ok(())
 }
 
@@ -101,19 +98,31 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
     })
 }
 
-/// SIGTERM or SIGINT.
+/// SIGTERM or SIGINT. SIGHUP, which would end the process without a word to the group, is only noted.
 struct Stop {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Stop {
     fn listen() -> io::Result<Stop> {
-        Ok(Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let listen = |kind| signal(kind);
+        Ok(Stop {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
 
     async fn asked(&mut self) {
-        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => warn!("SIGHUP: this version does not read its configuration again; restart it"),
+            }
+        }
     }
 }
 
@@ -130,7 +139,7 @@ struct Daemon {
     asked: mpsc::Receiver<Asked>,
     /// When each member was first seen in the group, and the current epoch's beginning (Unix milliseconds).
     member_since: BTreeMap<MemberId, u64>,
-    epoch_since: (Hash, u64),
+    epoch_since: u64,
     begun: Instant,
     left: bool,
     leaving: bool,
@@ -189,7 +198,7 @@ impl Daemon {
             followers,
             asked,
             member_since: BTreeMap::new(),
-            epoch_since: (Hash::NONE, unix_millis()),
+            epoch_since: unix_millis(),
             begun: Instant::now(),
             left: false,
             leaving: false,
@@ -264,13 +273,12 @@ impl Daemon {
     fn carry_out(&mut self, action: Action) {
         let done = match action {
             Action::Install(keys) => {
-                let header = keys.header;
+                let (header, epoch) = (keys.header, keys.epoch);
                 self.note_members(&keys);
                 let engine = &self.engine;
                 let address_of = |member: &MemberId| Some(engine.name(member)?.address?.ip());
                 let installed = self.plane.install(keys, address_of);
                 if installed.is_ok() {
-                    let epoch = self.engine.keyagree().group_state().epoch;
                     self.report(&Record { kind: EventKind::Installed, member: None, epoch, detail: String::new() });
                     self.engine.installed(now(), header);
                 }
@@ -281,8 +289,9 @@ impl Daemon {
             Action::Prefixes { member, prefixes } => {
                 let organisation = self.engine.name(&member).map(|name| name.organisation.clone()).unwrap_or_default();
                 let (accepted, refused) = self.bounds.judge(member, &organisation, prefixes);
-                for (prefix, why) in refused {
-                    self.engine.record(EventKind::Refused, Some(member), format!("prefix {prefix}: {why}"));
+                if !refused.is_empty() {
+                    let all: Vec<String> = refused.iter().map(|(prefix, why)| format!("{prefix}: {why}")).collect();
+                    self.engine.record_refusal(now(), member, format!("prefixes: {}", all.join("; ")));
                 }
                 self.plane.accept(member, accepted);
                 Ok(())
@@ -364,7 +373,7 @@ impl Daemon {
                 _ => "member",
             },
             black_address: self.address,
-            group: status::group(&self.engine, &self.settings.file.group.name, self.epoch_since.1),
+            group: status::group(&self.engine, &self.settings.file.group.name, self.epoch_since),
             dataplane: status::dataplane(&self.plane),
             datagrams: status::datagrams(&self.engine),
         }
@@ -372,7 +381,7 @@ impl Daemon {
 
     fn note_members(&mut self, keys: &muster_keyagree::EpochKeys) {
         let at = unix_millis();
-        self.epoch_since = (keys.header, at);
+        self.epoch_since = at;
         let members: Vec<MemberId> = keys.members.iter().map(|(_, member)| *member).collect();
         self.member_since.retain(|member, _| members.contains(member));
         for member in members {

@@ -231,6 +231,10 @@ impl Engine {
     /// Adds a record for the operator.
     pub fn record(&mut self, kind: EventKind, member: Option<MemberId>, detail: String) {
         let epoch = self.keyagree.group_state().epoch;
+        self.record_in(epoch, kind, member, detail);
+    }
+
+    fn record_in(&mut self, epoch: u64, kind: EventKind, member: Option<MemberId>, detail: String) {
         self.actions.push_back(Action::Record(Record { kind, member, epoch, detail }));
     }
 
@@ -242,7 +246,7 @@ impl Engine {
     }
 
     /// A record of something refused. Whoever can cause them must not fill the log, nor push everything else out of it.
-    fn record_refusal(&mut self, now: Time, member: MemberId, detail: String) {
+    pub fn record_refusal(&mut self, now: Time, member: MemberId, detail: String) {
         const PER_SECOND: u32 = 10;
         if now.since(self.refusals.0) >= Duration::from_secs(1) {
             self.refusals = (now, 0);
@@ -329,25 +333,23 @@ impl Engine {
         match event {
             Event::Epoch(keys) => {
                 let detail = format!("{} members", keys.members.len());
-                self.record(EventKind::Epoch, Some(keys.instance.tm), detail);
+                self.record_in(keys.epoch, EventKind::Epoch, Some(keys.instance.tm), detail);
                 self.actions.push_back(Action::Install(keys));
             }
-            Event::Activate { header } => {
+            Event::Activate { header, epoch } => {
                 self.actions.push_back(Action::Activate { header });
-                self.record(EventKind::Activated, None, String::new());
+                self.record_in(epoch, EventKind::Activated, None, String::new());
             }
             Event::Retire { header } => self.actions.push_back(Action::Retire { header }),
             Event::State(state) => self.discovery.set_group_state(now, state),
-            Event::Election { tm, .. } => {
+            Event::Election { tm, epoch } => {
                 let name = self.names.get(&tm).map(|name| name.name.clone()).unwrap_or_default();
-                self.record(EventKind::Election, Some(tm), name);
+                self.record_in(epoch, EventKind::Election, Some(tm), name);
             }
             Event::Excluded { by } => self.record(EventKind::Excluded, Some(by), String::new()),
             Event::Refused { member, reason } => {
                 self.record_refusal(now, member, reason.to_string());
             }
-            // Its own hello brings discovery to ask for it.
-            Event::NeedCertificate { .. } => {}
             Event::Left => {
                 if !self.left {
                     self.left = true;

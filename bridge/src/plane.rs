@@ -60,10 +60,10 @@ impl Plane {
 
     /// Receives no longer under an epoch, and forgets its key.
     pub(crate) fn retire(&mut self, header: &Hash) -> Result<(), Error> {
-        match self.epochs.remove(header) {
-            Some(installed) => self.dataplane.remove_inbound(&installed.inbound),
-            None => Ok(()),
-        }
+        let Some(mut installed) = self.epochs.remove(header) else { return Ok(()) };
+        // A later epoch with the same SPI tag has put its own SA in that place.
+        installed.inbound.retain(|id| !self.epochs.values().any(|other| other.inbound.contains(id)));
+        self.dataplane.remove_inbound(&installed.inbound)
     }
 
     /// Sets what a sender may send from.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -309,6 +310,12 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
             return value(key, format!("must be {least}ms to {}s", most / 1000));
         }
     }
+    if file.dataplane.instance > 15 {
+        return value("dataplane.instance", "must be 0 to 15".into());
+    }
+    if file.dataplane.hop_limit == 0 {
+        return value("dataplane.hop_limit", "is 0: no packet would leave; use 64".into());
+    }
     if file.red.interfaces.contains(&file.black.interface) {
         return value("red.interfaces", format!("{} is the black interface", file.black.interface));
     }
@@ -319,6 +326,15 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
         return value("log.level", "must be error, warn, info, debug or trace".into());
     }
     // What the interface names and this version does not do yet is refused, not ignored.
+    if discovery.group.is_ipv4() {
+        return value(
+            "discovery.group",
+            "an IPv4 black network is not there in this version; use an IPv6 group".into(),
+        );
+    }
+    if group.leaf_refresh != GroupSection::default().leaf_refresh {
+        return value("group.leaf_refresh", "is not there in this version; leave it out".into());
+    }
     if file.red.membership != "flood" {
         return value("red.membership", "only \"flood\" is there in this version".into());
     }
@@ -337,10 +353,14 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
 fn read(path: &Path) -> Result<String, SettingsError> {
     const MAX_FILE: u64 = 1 << 20;
     let error = |error| SettingsError::Read { path: path.to_owned(), error };
-    if fs::metadata(path).map_err(error)?.len() > MAX_FILE {
+    // Bounded as it is read: a pipe or a device has no length to ask for.
+    let mut text = String::new();
+    let mut file = fs::File::open(path).map_err(error)?.take(MAX_FILE + 1);
+    file.read_to_string(&mut text).map_err(error)?;
+    if text.len() as u64 > MAX_FILE {
         return Err(error(std::io::Error::other("larger than 1 MiB")));
     }
-    fs::read_to_string(path).map_err(error)
+    Ok(text)
 }
 
 fn default_control() -> PathBuf {

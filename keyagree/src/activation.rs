@@ -35,13 +35,6 @@ impl KeyAgreement {
         }
     }
 
-    /// A packet of another member under this epoch was received: it is in use.
-    pub fn heard_under(&mut self, now: Time, header: Hash) {
-        if header == self.epoch.public.hash {
-            self.activate(now);
-        }
-    }
-
     /// Enters an epoch: from here on it is the one we are in.
     pub(crate) fn enter(&mut self, now: Time, epoch: Epoch, retire_after: Duration) {
         if self.entered.contains(&epoch.public.hash) {
@@ -117,7 +110,7 @@ impl KeyAgreement {
         for live in self.live.iter_mut().filter(|live| live.header != current) {
             live.retire_at = Some(live.retire_at.map_or(retire_at, |earlier| earlier.min(retire_at)));
         }
-        self.events.push_back(Event::Activate { header: current });
+        self.events.push_back(Event::Activate { header: current, epoch: self.epoch.number() });
         self.events.push_back(Event::State(self.epoch.state(true)));
     }
 

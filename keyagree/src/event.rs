@@ -13,6 +13,8 @@ pub enum Event {
     Activate {
         /// The epoch's header.
         header: Hash,
+        /// Its number.
+        epoch: u64,
     },
     /// Stop receiving under this epoch and forget it.
     Retire {
@@ -39,11 +41,6 @@ pub enum Event {
         member: MemberId,
         /// Why.
         reason: Refusal,
-    },
-    /// This certificate is needed to go on.
-    NeedCertificate {
-        /// Whose.
-        member: MemberId,
     },
     /// The others have excluded us, as asked (or did not in time): the process can end.
     Left,

@@ -383,12 +383,11 @@ impl KeyAgreement {
     }
 
     /// A message that cannot be checked before a certificate comes.
-    pub(crate) fn defer(&mut self, now: Time, sender: MemberId, message: Message, needed: MemberId) {
+    pub(crate) fn defer(&mut self, now: Time, sender: MemberId, message: Message) {
         if self.deferred.len() >= MAX_DEFERRED {
             self.deferred.pop_front();
         }
         self.deferred.push_back((now, sender, message));
-        self.events.push_back(Event::NeedCertificate { member: needed });
     }
 
     pub(crate) fn remember_handled(&mut self, hash: Hash) {

@@ -53,7 +53,7 @@ impl KeyAgreement {
                 .and_then(|handover| self.handle_handover(now, sender, handover)),
         };
         match result {
-            Err(Refusal::UnknownMember(needed)) => self.defer(now, sender, message, needed),
+            Err(Refusal::UnknownMember(_)) => self.defer(now, sender, message),
             Err(reason) => self.refuse(sender, reason),
             Ok(()) => {}
         }

@@ -8,4 +8,4 @@ mod traffic;
 
 pub use lab::{Answer, Lab, muster};
 pub use muster_netlab::{skip, wait_until};
-pub use traffic::{attempt, carry, red_group};
+pub use traffic::{attempt, carry, carry_past, red_group};

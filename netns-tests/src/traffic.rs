@@ -20,22 +20,33 @@ pub fn red_group() -> SocketAddr {
 /// # Panics
 /// When one has not received all within ten seconds of the last datagram, or has received one twice.
 pub fn carry(lab: &Lab, from: usize, to: &[usize], count: u64) {
+    carry_past(lab, from, to, &[], count);
+}
+
+/// Like [`carry`], while the hosts behind `outside` listen, too, and must hear nothing. That the others have all of it
+/// says that it was on its way.
+///
+/// # Panics
+/// As [`carry`], and when one outside has heard something.
+pub fn carry_past(lab: &Lab, from: usize, to: &[usize], outside: &[usize], count: u64) {
     for count in [1, count] {
-        let (sender, receivers) = start(lab, from, to, red_group(), count);
+        let (sender, receivers) = start(lab, from, &[to, outside].concat(), red_group(), count);
         assert_eq!(sender.finish(), count, "not all could be sent");
         for (to, receiver) in to.iter().zip(&receivers) {
             let what = format!("red multicast at {}", lab.name(*to));
             lab.wait(Duration::from_secs(10), &what, || receiver.unique() == count);
             assert_eq!(receiver.tally().duplicates, 0, "at {}", lab.name(*to));
         }
+        for (outsider, receiver) in outside.iter().zip(&receivers[to.len()..]) {
+            assert_eq!(receiver.unique(), 0, "at {}", lab.name(*outsider));
+        }
     }
 }
 
-/// Sends as [`carry`] does, to any group or host; gives how many had arrived at each when the last was sent.
-pub fn attempt(lab: &Lab, from: usize, to: &[usize], destination: SocketAddr, count: u64) -> Vec<u64> {
-    let (sender, receivers) = start(lab, from, to, destination, count);
+/// Sends `count` datagrams to any group or host; where they go the capture tells.
+pub fn attempt(lab: &Lab, from: usize, destination: SocketAddr, count: u64) {
+    let (sender, _) = start(lab, from, &[], destination, count);
     sender.finish();
-    receivers.iter().map(Receiver::unique).collect()
 }
 
 fn start(lab: &Lab, from: usize, to: &[usize], destination: SocketAddr, count: u64) -> (Sender, Vec<Receiver>) {

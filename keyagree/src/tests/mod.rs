@@ -263,7 +263,7 @@ impl Net {
                         device.fingerprints.push(keys.fingerprint());
                         device.machine.installed(self.now, keys.header);
                     }
-                    Event::Activate { header } => {
+                    Event::Activate { header, .. } => {
                         assert!(device.inbound.contains(&header));
                         device.outbound = Some(header);
                     }
