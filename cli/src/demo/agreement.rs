@@ -47,8 +47,12 @@ impl Story<'_> {
     pub(super) fn all_active(&mut self, present: &[usize], group: &Group) -> Result<Moment, Failure> {
         let mut last = Moment(0);
         for &index in present {
-            let events = self.laboratory.routers[index].events()?;
-            last = last.max(activated(&events, group.epoch).map_or_else(Moment::now, Ok)?);
+            let router = &mut self.laboratory.routers[index];
+            let activated = activated(&router.events()?, group.epoch).ok_or_else(|| {
+                let epoch = group.epoch;
+                because(format!("{} says that it uses epoch {epoch}, but not since when", router.name()))
+            })?;
+            last = last.max(activated);
         }
         Ok(last)
     }
