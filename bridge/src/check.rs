@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, and whether this machine can run it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::addresses::{addresses, black_address, interface_index};
@@ -43,6 +44,17 @@ pub fn check(path: &Path) -> Vec<Finding> {
             Ok(_) => add(true, format!("red interface {red}")),
             Err(error) => add(false, format!("red.interfaces {red}: {error}")),
         }
+    }
+    if file.red.interfaces.is_empty() {
+        add(true, "red.interfaces: none; this router protects no LAN".into());
+    }
+    let key = settings.resolve(&file.device.private_key);
+    match std::fs::metadata(&key) {
+        Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => {
+            add(false, format!("{}: readable by others; chmod 600 it", key.display()));
+        }
+        Ok(_) => {}
+        Err(error) => add(false, format!("{}: {error}", key.display())),
     }
     let probe = muster_dataplane::probe();
     for (what, result) in
