@@ -422,6 +422,7 @@ fn start_of(settings: &Settings, stamp: u64, prefixes: Vec<IpNet>) -> Result<Sta
             activation_delay: file.group.activation_delay,
             deactivation_delay: file.group.deactivation_delay,
             lifetime: file.group.lifetime,
+            leaf_refresh: file.group.leaf_refresh,
         },
         author,
         chain: settings.device.chain.clone(),

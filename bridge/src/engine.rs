@@ -346,6 +346,9 @@ impl Engine {
                 let name = self.names.get(&tm).map(|name| name.name.clone()).unwrap_or_default();
                 self.record_in(epoch, EventKind::Election, Some(tm), name);
             }
+            Event::Exposed { tm } => {
+                self.record_refusal(now, tm, "signed two headers for one epoch".into());
+            }
             Event::Excluded { by } => self.record(EventKind::Excluded, Some(by), String::new()),
             Event::Refused { member, reason } => {
                 self.record_refusal(now, member, reason.to_string());

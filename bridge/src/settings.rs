@@ -332,9 +332,6 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
             "an IPv4 black network is not there in this version; use an IPv6 group".into(),
         );
     }
-    if group.leaf_refresh != GroupSection::default().leaf_refresh {
-        return value("group.leaf_refresh", "is not there in this version; leave it out".into());
-    }
     if file.red.membership != "flood" {
         return value("red.membership", "only \"flood\" is there in this version".into());
     }

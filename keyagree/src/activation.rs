@@ -8,6 +8,8 @@ use muster_wire::{Destination, Hash, MemberId, Time};
 use crate::epoch::Epoch;
 use crate::{Event, KeyAgreement, Refusal};
 
+/// In larger groups acknowledgements ride in the hellos.
+const MAX_ACKNOWLEDGING: usize = 64;
 /// Of 4,095 tags some must stay free.
 const MAX_REPORTED_TAGS: usize = 1024;
 
@@ -30,8 +32,10 @@ impl KeyAgreement {
         }
         if self.is_tm() {
             self.acknowledged(now, self.me());
-        } else {
+        } else if self.epoch.tree().len() <= MAX_ACKNOWLEDGING {
             self.acknowledge_soon(now);
+        } else {
+            self.events.push_back(Event::State(self.group_state()));
         }
     }
 
@@ -42,12 +46,14 @@ impl KeyAgreement {
         }
         let old_tm = self.epoch.tm();
         let was_instance = self.epoch.instance();
+        self.filling = self.filling.carried(&epoch, &self.roster);
         self.epoch = epoch;
         self.retire_after = retire_after;
         self.transaction = None;
         self.claim = None;
         self.recovery = None;
         if self.epoch.instance() != was_instance {
+            self.reign_since = now;
             self.join = None;
             self.pending.forget_reign();
             self.roster.forget_astray();
@@ -79,6 +85,7 @@ impl KeyAgreement {
     /// Tells the driver of the current epoch.
     pub(crate) fn announce_epoch(&mut self, now: Time) {
         let public = &self.epoch.public;
+        self.seen.remember(public.signed.clone());
         self.entered.insert(public.hash);
         self.entered_at = now;
         self.live.push(LiveEpoch {
@@ -95,7 +102,8 @@ impl KeyAgreement {
         self.switch_at = Some(now + self.config.activation_delay);
         self.counters.epochs += 1;
         self.events.push_back(Event::Epoch(self.epoch.keys(&self.config.name)));
-        self.events.push_back(Event::State(self.epoch.state(false)));
+        self.events.push_back(Event::State(self.group_state()));
+        self.note_own_leaf(now);
     }
 
     /// Sends under the current epoch from now on; all older ones retire.
@@ -111,7 +119,8 @@ impl KeyAgreement {
             live.retire_at = Some(live.retire_at.map_or(retire_at, |earlier| earlier.min(retire_at)));
         }
         self.events.push_back(Event::Activate { header: current, epoch: self.epoch.number() });
-        self.events.push_back(Event::State(self.epoch.state(true)));
+        self.events.push_back(Event::State(self.group_state()));
+        self.consider_filling(now);
     }
 
     pub(crate) fn acknowledge_soon(&mut self, now: Time) {

@@ -198,18 +198,16 @@ fn check_recipients(secrets: &SealedSecrets, recipients: &[Node]) -> Result<(), 
 }
 
 /// A blank parent keyed since the last commit, from what was there already.
-fn apply_fill(tree: &mut Tree, fill: &Fill, roster: &Roster) -> Result<(), Refusal> {
+pub(crate) fn apply_fill(tree: &mut Tree, fill: &Fill, roster: &Roster) -> Result<(), Refusal> {
     let index = ParentIndex::new(fill.node, tree.slots()).ok_or(Refusal::Rule("a fill is for a parent"))?;
     let author = tree.leaf(Slot(fill.parent.author)).ok_or(Refusal::NotMember)?.leaf.member;
-    let demanded = tree.kind_of(index, Slot(fill.parent.author));
-    let keyed = tree.public(child(index, fill.parent.source)).is_some();
-    if tree.parent(index).is_some() || demanded.0 == ParentKind::Sealed || !keyed {
+    if !tree.is_fillable(index) {
         return Err(Refusal::Rule("a fill keys a blank parent whose occupied children are keyed"));
     }
-    if demanded != (fill.parent.kind, fill.parent.source) {
+    if tree.kind_of(index, Slot(fill.parent.author)) != (fill.parent.kind, fill.parent.source) {
         return Err(Refusal::Rule("a fill is keyed as the tree demands"));
     }
-    tree.check_parent(index, &fill.parent, &roster.key(&author)?)?;
+    tree.check_parent(index, &fill.parent, &roster.leaf_key(&author)?)?;
     tree.set_parent(index, Arc::new(ParentNode { record: fill.parent.clone(), sealed: None }));
     Ok(())
 }
@@ -221,7 +219,7 @@ fn refresh(tree: &mut Tree, node: &LeafNode) -> Result<Slot, Refusal> {
     if age(&old.leaf) >= age(&node.leaf) {
         return Err(Refusal::Rule("a member's generation rises"));
     }
-    if has_public(tree, &node.leaf.public) {
+    if tree.has_public(&node.leaf.public) {
         return Err(Refusal::Rule("every leaf has a public key of its own"));
     }
     tree.set_leaf(slot, node.clone());
@@ -231,7 +229,7 @@ fn refresh(tree: &mut Tree, node: &LeafNode) -> Result<Slot, Refusal> {
 /// A new member's leaf in the leftmost empty slot. What is not newer than the leaf already there, or copies a public
 /// key, or is the author's, is passed over: a hand-over may speak of a past that several remember differently.
 fn join(tree: &mut Tree, node: &LeafNode, author: &MemberId) -> Result<(), Refusal> {
-    if node.leaf.member == *author || has_public(tree, &node.leaf.public) {
+    if node.leaf.member == *author || tree.has_public(&node.leaf.public) {
         return Ok(());
     }
     if let Some(slot) = tree.slot_of(&node.leaf.member) {
@@ -248,8 +246,4 @@ fn join(tree: &mut Tree, node: &LeafNode, author: &MemberId) -> Result<(), Refus
 
 fn age(leaf: &muster_wire::mike::Leaf) -> (u64, u64) {
     (leaf.startup, leaf.generation)
-}
-
-fn has_public(tree: &Tree, public: &[u8; 32]) -> bool {
-    tree.members().any(|(_, node)| node.leaf.public == *public)
 }

@@ -17,4 +17,6 @@ pub struct Config {
     pub deactivation_delay: Duration,
     /// A key is replaced when it is this old.
     pub lifetime: Duration,
+    /// Every member's leaf in the tree is replaced before it is this old.
+    pub leaf_refresh: Duration,
 }

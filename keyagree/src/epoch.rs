@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use muster_wire::idp::GroupState;
-use muster_wire::mike::{EpochHeader, Handover, MAX_SLOTS, ParentKind, SealedSecrets, Snapshot};
+use muster_wire::mike::{EpochHeader, Fill, Handover, ParentKind, SealedSecrets, Snapshot};
 use muster_wire::{Hash, Instance, List, MemberId, Signed, codec};
 use zeroize::Zeroizing;
 
@@ -106,8 +106,8 @@ impl Public {
         Ok(public)
     }
 
-    /// The same, for another to read. The reader knows it by the header's hash.
-    pub(crate) fn snapshot(&self) -> Result<Snapshot, Refusal> {
+    /// The same, for another to read, with the fills since. The reader knows it by the header's hash.
+    pub(crate) fn snapshot(&self, fills: Vec<Fill>) -> Result<Snapshot, Refusal> {
         const LARGE: Refusal = Refusal::Rule("larger than a snapshot may be");
         let leaves = self.tree.members().map(|(slot, node)| (slot.0, node.signed.clone())).collect();
         let parents = self.tree.keyed_parents().map(|(index, node)| (index.number(), node.record.clone())).collect();
@@ -120,7 +120,7 @@ impl Public {
             leaves: List::new(leaves).ok_or(LARGE)?,
             parents: List::new(parents).ok_or(LARGE)?,
             sealed: List::new(sealed).ok_or(LARGE)?,
-            fills: List::<_, MAX_SLOTS>::default(),
+            fills: List::new(fills).ok_or(LARGE)?,
         })
     }
 
@@ -138,12 +138,17 @@ impl Public {
         })
     }
 
+    /// All members are devices whose word counts.
+    pub(crate) fn check_members(&self, roster: &Roster) -> Result<(), Refusal> {
+        self.tree.members().try_for_each(|(_, node)| roster.key(&node.leaf.member).map(|_| ()))
+    }
+
     /// Without a valid author a parent is nobody's word: a transaction manager could have planted it where it is not
     /// below, to read on after it has left.
     fn check_authors(&self, roster: &Roster) -> Result<(), Refusal> {
         for (index, node) in self.tree.keyed_parents() {
             let author = self.tree.leaf(Slot(node.record.author)).ok_or(Refusal::NotMember)?.leaf.member;
-            self.tree.check_parent(index, &node.record, &roster.key(&author)?)?;
+            self.tree.check_parent(index, &node.record, &roster.leaf_key(&author)?)?;
         }
         Ok(())
     }
@@ -198,12 +203,13 @@ impl Epoch {
         self.public.header.instance.tm
     }
 
-    pub(crate) fn state(&self, active: bool) -> GroupState {
+    pub(crate) fn state(&self, installed: bool, active: bool) -> GroupState {
         GroupState {
             instance: self.instance(),
             epoch: self.number(),
             size: self.tree().len() as u32,
             header: self.public.hash,
+            installed,
             active,
         }
     }

@@ -35,6 +35,11 @@ pub enum Event {
         /// By whom.
         by: MemberId,
     },
+    /// A transaction manager has signed two headers for one epoch.
+    Exposed {
+        /// Who.
+        tm: MemberId,
+    },
     /// A message of a known device was refused.
     Refused {
         /// Whose.
@@ -77,4 +82,12 @@ pub struct Counters {
     pub recoveries: u64,
     /// Parts of messages asked for again.
     pub repairs: u64,
+    /// Blank parents keyed between commits.
+    pub fills: u64,
+    /// Fills that were contradicted.
+    pub disputes: u64,
+    /// Members' fresh leaves that commits put into the tree.
+    pub refreshes: u64,
+    /// Transaction managers caught with two headers for one epoch.
+    pub exposures: u64,
 }

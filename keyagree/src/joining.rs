@@ -14,11 +14,8 @@ use crate::{KeyAgreement, Refusal};
 
 const RETRY: Duration = Duration::from_millis(50);
 const MAX_FETCHES: u32 = 5;
-/// A target that refused is left alone this long, then twice as long, …
+/// A target that refused is left alone this long, then twice as long.
 const LEAVE_ALONE: Duration = Duration::from_millis(25);
-const MAX_DOUBLINGS: u32 = 10;
-/// … until it has not refused for so long.
-const FORGIVE_AFTER: Duration = Duration::from_secs(60);
 
 /// A greater group that we, a transaction manager, are bringing our members into.
 pub(crate) struct Join {
@@ -45,15 +42,6 @@ impl Join {
     pub(crate) fn is_offered(&self) -> bool {
         matches!(self.stage, Stage::Offered { .. })
     }
-}
-
-/// A transaction manager that did not take us.
-pub(crate) struct LeftAlone {
-    /// `None`: not any longer; a further refusal counts on.
-    until: Option<Time>,
-    times: u32,
-    /// When it did so last.
-    last: Time,
 }
 
 /// How great a group is, by its size and then its transaction manager's lower id.
@@ -83,9 +71,7 @@ impl KeyAgreement {
             .into_iter()
             // A reign of ours that is not this one is a thing of the past.
             .filter(|(instance, _)| instance.tm != self.me() && self.manages(&instance.tm, instance))
-            .filter(|(instance, _)| {
-                self.left_alone.get(&instance.tm).is_none_or(|left| left.until.is_none_or(|until| until <= now))
-            })
+            .filter(|(instance, _)| self.left_alone.is_over(now, &instance.tm))
             // A size is worth no more than the verified hellos that name the group.
             .map(|(instance, (heard, claimed))| ((heard.min(claimed), std::cmp::Reverse(instance.tm)), instance))
             .filter(|(greatness, _): &(Greatness, Instance)| *greatness > own)
@@ -96,7 +82,10 @@ impl KeyAgreement {
     /// The transaction manager is a neighbour and says itself that this is its reign.
     fn manages(&self, tm: &MemberId, instance: &Instance) -> bool {
         self.roster.get(tm).is_some_and(|peer| {
-            peer.up && peer.startup == instance.startup && peer.group.is_some_and(|group| group.instance == *instance)
+            peer.up
+                && peer.is_trusted()
+                && peer.startup == instance.startup
+                && peer.group.is_some_and(|group| group.instance == *instance)
         })
     }
 
@@ -182,10 +171,10 @@ impl KeyAgreement {
         let greater = own > (leaves.len(), std::cmp::Reverse(sender));
         let offered = self.join.as_ref().is_some_and(Join::is_offered);
         // Who is not heard here would be excluded at once, join again, and so on without end.
-        let heard = leaves.iter().all(|node| {
-            self.roster.get(&node.leaf.member).is_some_and(|peer| peer.up && peer.startup == node.leaf.startup)
-        });
-        if !self.is_tm() || self.departure.is_some() || !greater || offered || !heard {
+        let heard = leaves.iter().all(|node| self.roster.is_there(&node.leaf));
+        // Who joined and never acknowledged costs two epochs each time.
+        let welcome = heard && self.sluggish.is_over(now, &sender);
+        if !self.is_tm() || self.departure.is_some() || !greater || offered || !welcome {
             if let Some(peer) = self.roster.get(&sender) {
                 let to = Destination::Unicast(peer.address);
                 self.send(to, &HandoverRefused { handover: handover_hash(&signed) });
@@ -246,9 +235,7 @@ impl KeyAgreement {
     }
 
     pub(crate) fn handle_join_timers(&mut self, now: Time) {
-        for left in self.left_alone.values_mut() {
-            left.until = left.until.filter(|until| *until > now);
-        }
+        self.left_alone.expire(now);
         let Some(join) = &mut self.join else { return };
         match &mut join.stage {
             Stage::Fetching { at, tries } if *at <= now => {
@@ -279,23 +266,21 @@ impl KeyAgreement {
         match self.join.as_ref().map(|join| &join.stage) {
             Some(Stage::Fetching { at, .. }) => Some(*at),
             Some(Stage::Offered { at, expires, .. }) => Some((*at).min(*expires)),
-            None => self.left_alone.values().filter_map(|left| left.until).min(),
+            None => self.left_alone.next(),
         }
     }
 
     /// Not this one now; perhaps another, or later.
-    fn give_up_join(&mut self, now: Time) {
+    pub(crate) fn give_up_join(&mut self, now: Time) {
         if let Some(join) = self.join.take() {
             self.leave_alone(now, join.target.tm);
         }
     }
 
     pub(crate) fn leave_alone(&mut self, now: Time, tm: MemberId) {
-        let forgiven = |left: &&LeftAlone| now.since(left.last) < FORGIVE_AFTER;
-        let times = self.left_alone.get(&tm).filter(forgiven).map_or(0, |left| left.times);
-        let wait = LEAVE_ALONE * 2_u32.pow(times.min(MAX_DOUBLINGS));
+        let wait = self.left_alone.next_wait(now, &tm, LEAVE_ALONE);
         let until = now + wait + self.random_below(wait);
-        self.left_alone.insert(tm, LeftAlone { until: Some(until), times: times + 1, last: now });
+        self.left_alone.leave_alone(now, tm, until);
     }
 }
 

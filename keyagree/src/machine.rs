@@ -1,6 +1,6 @@
 //! The state machine: what goes in, what comes out, what it holds.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,10 +13,14 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::activation::LiveEpoch;
 use crate::epoch::Epoch;
-use crate::joining::{Join, LeftAlone};
+use crate::exposure::SeenHeaders;
+use crate::filling::Filling;
+use crate::joining::Join;
 use crate::message::{Assembly, Message, Sent};
 use crate::own::OwnLeaves;
+use crate::patience::Patience;
 use crate::recovery::Recovery;
+use crate::refresh::Refreshing;
 use crate::roster::Roster;
 use crate::secret::{Secret, SecretSource};
 use crate::succession::{Claim, Departure};
@@ -58,6 +62,8 @@ pub struct KeyAgreement {
     pub(crate) switch_at: Option<Time>,
     /// When the current epoch was entered.
     pub(crate) entered_at: Time,
+    /// When its transaction manager became ours.
+    pub(crate) reign_since: Time,
     /// How long the epochs before it are received under after the switch.
     pub(crate) retire_after: Duration,
     /// All epochs whose SAs are installed, the current one last.
@@ -72,7 +78,13 @@ pub struct KeyAgreement {
     pub(crate) transaction: Option<Transaction>,
     pub(crate) last_commit: Option<Time>,
     pub(crate) join: Option<Join>,
-    pub(crate) left_alone: BTreeMap<MemberId, LeftAlone>,
+    /// Transaction managers that did not take us.
+    pub(crate) left_alone: Patience,
+    /// Members that joined and did not acknowledge.
+    pub(crate) sluggish: Patience,
+    pub(crate) filling: Filling,
+    pub(crate) refreshing: Refreshing,
+    pub(crate) seen: SeenHeaders,
     pub(crate) claim: Option<Claim>,
     pub(crate) recovery: Option<Recovery>,
     pub(crate) departure: Option<Departure>,
@@ -108,10 +120,10 @@ impl KeyAgreement {
             rng,
             roster,
             own,
-            epoch,
             active: false,
             switch_at: None,
             entered_at: now,
+            reign_since: now,
             retire_after,
             live: Vec::new(),
             reported_tags: Vec::new(),
@@ -121,7 +133,12 @@ impl KeyAgreement {
             transaction: None,
             last_commit: None,
             join: None,
-            left_alone: BTreeMap::new(),
+            left_alone: Patience::default(),
+            sluggish: Patience::default(),
+            filling: Filling::new(&epoch),
+            refreshing: Refreshing::default(),
+            seen: SeenHeaders::default(),
+            epoch,
             claim: None,
             recovery: None,
             departure: None,
@@ -190,9 +207,10 @@ impl KeyAgreement {
         restored: bool,
     ) {
         self.roster.up(member, key, startup, address);
-        self.left_alone.remove(&member);
+        self.left_alone.forgive(&member);
         self.pending.leaving.remove(&member);
-        if restored && self.epoch.tree().slot_of(&member).is_some() {
+        let within = self.epoch.tree().slot_of(&member).is_some();
+        if restored && within && self.roster.get_mut(&member).is_some_and(|peer| peer.may_ask_for_key(now)) {
             // A forced rejoin renews the key: it may have missed anything.
             self.pending.rekey = true;
         }
@@ -222,7 +240,12 @@ impl KeyAgreement {
         if ours && member == self.epoch.tm() && group.header == self.epoch.public.hash && group.active {
             self.activate(now);
         }
-        if ours && group.epoch > self.epoch.number() {
+        if ours && group.header == self.epoch.public.hash && group.installed && self.is_tm() {
+            self.acknowledged(now, member);
+        }
+        // Ahead of us; or beside us, and then the transaction manager has divided its members.
+        let beside = group.epoch == self.epoch.number() && group.header != self.epoch.public.hash;
+        if ours && (group.epoch > self.epoch.number() || beside) {
             self.recover(now, member);
         }
         self.check_manager(now);
@@ -242,9 +265,9 @@ impl KeyAgreement {
         self.consider(now);
     }
 
-    /// A device's certificate has expired or was revoked: it is excluded, and nothing that it signed counts any more.
+    /// A device's certificate has expired or was revoked: it is excluded, and nothing that it says counts any more.
     pub fn certificate_refused(&mut self, now: Time, member: MemberId) {
-        self.roster.remove(&member);
+        self.roster.refuse(&member, now);
         self.check_manager(now);
         self.consider(now);
     }
@@ -268,6 +291,8 @@ impl KeyAgreement {
         self.handle_join_timers(now);
         self.handle_departure_timer(now);
         self.handle_claim_timer(now);
+        self.handle_filling_timers(now);
+        self.handle_refresh_timer(now);
         self.consider(now);
     }
 
@@ -283,6 +308,8 @@ impl KeyAgreement {
             self.next_join_timer(),
             self.departure.as_ref().map(|departure| departure.next()),
             self.claim.as_ref().map(|claim| claim.at),
+            self.next_filling_timer(),
+            self.next_refresh_timer(),
         ]
         .into_iter()
         .flatten()
@@ -305,7 +332,8 @@ impl KeyAgreement {
 
     /// What hellos say of the group.
     pub fn group_state(&self) -> GroupState {
-        self.epoch.state(self.active)
+        let installed = self.live.iter().any(|live| live.header == self.epoch.public.hash && live.installed);
+        self.epoch.state(installed, self.active)
     }
 
     /// The members of the current epoch with their slots, rising.
@@ -431,7 +459,9 @@ impl KeyAgreement {
         if header.sender == self.author.member() {
             return Err(|c| &mut c.reflected);
         }
-        let Some(peer) = self.roster.get(&header.sender) else { return Err(|c| &mut c.unknown) };
+        let Some(peer) = self.roster.get(&header.sender).filter(|peer| peer.is_trusted()) else {
+            return Err(|c| &mut c.unknown);
+        };
         if peer.startup != header.startup || !peer.window.is_new(header.sequence) {
             return Err(|c| &mut c.replayed);
         }
@@ -477,7 +507,12 @@ impl KeyAgreement {
             Kind::Ack => self.handle_ack(now, header.sender, &envelope.decode()?),
             Kind::Activate => self.handle_activate(now, header.sender, &envelope.decode()?),
             Kind::Leave => self.handle_leave(now, header.sender, &envelope.decode()?),
-            Kind::RekeyRequest => self.handle_rekey_request(header.sender, &envelope.decode()?),
+            Kind::RekeyRequest => self.handle_rekey_request(now, header.sender, &envelope.decode()?),
+            Kind::Fills => self.handle_fills(now, &header.sender, &envelope.decode()?),
+            Kind::FillsWanted => self.handle_fills_wanted(now, &header.sender, &envelope.decode()?),
+            Kind::Objection => self.handle_objection(&header.sender, &envelope.decode()?),
+            Kind::Refresh => self.handle_refresh(now, header.sender, &envelope.decode()?),
+            Kind::Exposure => self.handle_exposure(now, &envelope.decode()?),
             // admit() let no other kind through.
             _ => Ok(()),
         }

@@ -64,14 +64,18 @@ impl KeyAgreement {
         if header.group != self.author.group() {
             return Err(Refusal::Rule("a header of another group"));
         }
+        self.compare(now, &commit.header, &header);
         self.check_leap(header.epoch)?;
         if header.body != body_hash(&commit.body)? {
             return Err(Refusal::Rule("the body is not that of the header"));
         }
         match self.relation(&header, commit) {
             Relation::Next => {
-                let public = self.apply(&self.epoch.public.tree.clone(), commit, &header)?;
-                self.take(now, public)
+                let entered = self
+                    .apply(&self.epoch.public.tree.clone(), commit, &header)
+                    .and_then(|public| self.take(now, public));
+                self.ask_for_a_way_in(now, sender, &entered);
+                entered
             }
             Relation::Missed => {
                 self.recover(now, sender);
@@ -147,7 +151,11 @@ impl KeyAgreement {
     fn handle_snapshot(&mut self, now: Time, snapshot: &Snapshot) -> Result<(), Refusal> {
         let header = check_header(&snapshot.header, &self.roster)?;
         let ours = header.instance == self.epoch.instance();
-        if header.group != self.author.group() || self.is_stale(&snapshot.header, &header) {
+        if header.group != self.author.group() {
+            return Ok(());
+        }
+        self.compare(now, &snapshot.header, &header);
+        if self.is_stale(&snapshot.header, &header) {
             return Ok(());
         }
         self.check_leap(header.epoch)?;
@@ -161,16 +169,35 @@ impl KeyAgreement {
         let public = Public::read(&self.config.name, snapshot, &mut self.roster)?;
         let own = public.tree.slot_of(&self.me()).and_then(|slot| public.tree.leaf(slot));
         let held = own.is_some_and(|node| self.own.secret(&node.leaf.public).is_some());
-        if held && self.may_follow(&public) {
-            self.counters.recoveries += 1;
-            return self.take(now, public);
+        if held && self.may_follow(now, &public) {
+            let hash = public.hash;
+            let entered = self.take(now, public);
+            self.ask_for_a_way_in(now, header.instance.tm, &entered);
+            if self.epoch.public.hash == hash {
+                self.counters.recoveries += 1;
+                self.adopt_fills(now, &snapshot.fills);
+            }
+            return entered;
         }
         if ours && !held {
             self.excluded(now, header.instance.tm, header.epoch);
         } else if joining && !held {
+            if let Err(reason) = public.check_members(&self.roster) {
+                self.give_up_join(now);
+                return Err(reason);
+            }
             self.observe(now, public);
         }
         Ok(())
+    }
+
+    /// The transaction manager's epoch has a key that we cannot compute: somebody below it lied. With a fresh leaf of
+    /// ours all that is above us is keyed anew.
+    fn ask_for_a_way_in(&mut self, now: Time, tm: MemberId, entered: &Result<(), Refusal>) {
+        let shut_out = matches!(entered, Err(Refusal::PublicKey | Refusal::Ciphertext | Refusal::Confirmation));
+        if shut_out && tm == self.epoch.tm() {
+            self.offer_leaf(now, true);
+        }
     }
 
     fn is_stale(&self, signed: &Signed<EpochHeader>, header: &EpochHeader) -> bool {
@@ -180,7 +207,7 @@ impl KeyAgreement {
     }
 
     /// Whether an epoch whose commit we do not hold, with our leaf in it, is one to move up to.
-    fn may_follow(&self, public: &Public) -> bool {
+    fn may_follow(&self, now: Time, public: &Public) -> bool {
         let (mine, header) = (&self.epoch.public, &public.header);
         if header.instance == mine.header.instance {
             return header.epoch > mine.header.epoch;
@@ -196,7 +223,7 @@ impl KeyAgreement {
         if header.parent == mine.header.parent && header.epoch == mine.header.epoch {
             return matches!((claimant, mine.tree.slot_of(&self.epoch.tm())), (Some(claimant), Some(tm)) if claimant < tm);
         }
-        !self.is_tm() && self.manager_is_gone().is_some() && header.epoch > mine.header.epoch
+        !self.is_tm() && self.manager_is_gone(now).is_some() && header.epoch > mine.header.epoch
     }
 
     /// A number far ahead of ours is no honest group's: near the end of all numbers nobody could be excluded any more.

@@ -97,7 +97,7 @@ impl KeyAgreement {
     /// The snapshot of the current epoch as a message, remembered for repairs.
     pub(crate) fn snapshot_message(&mut self) -> Result<Message, Refusal> {
         let public = &self.epoch.public;
-        let bytes = codec::encode(&public.snapshot()?)?;
+        let bytes = codec::encode(&public.snapshot(self.filling.list())?)?;
         let message = Message::new(MessageKind::Snapshot, public.hash, bytes);
         self.sent.remember(message.clone());
         Ok(message)

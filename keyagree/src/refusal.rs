@@ -16,6 +16,9 @@ pub enum Refusal {
     /// It speaks of a member whose certificate is not here (yet).
     #[error("the certificate of {0} is not known")]
     UnknownMember(MemberId),
+    /// Its author's certificate is not valid any more, or it was caught lying.
+    #[error("{0} is not trusted any more")]
+    NotTrusted(MemberId),
     /// It breaks a rule of the protocol.
     #[error("{0}")]
     Rule(&'static str),

@@ -28,13 +28,38 @@ pub(crate) struct Peer {
     pub(crate) interval: Duration,
     /// What it said last of its group.
     pub(crate) group: Option<GroupState>,
+    /// Since when its certificate has not been valid any more: nothing that it says counts. Its leaf in a tree is
+    /// still its own.
+    pub(crate) refused_since: Option<Time>,
+    /// It signed two headers for one epoch: as long as its process lives nothing that it says counts.
+    pub(crate) exposed: bool,
     /// Since when its hellos have named another instance than ours.
     pub(crate) astray_since: Option<Time>,
     /// When it last got a whole snapshot from us.
     pub(crate) served: Option<Time>,
     /// Chunks sent to it again: since when they are counted, and how many.
     pub(crate) repaired: (Time, usize),
+    /// New keys that it may ask for, in thousandths, as of when.
+    allowance: (u64, Time),
     pub(crate) window: SequenceWindow,
+}
+
+impl Peer {
+    /// What it signs counts.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.refused_since.is_none() && !self.exposed
+    }
+
+    /// Whether it may cost the group an epoch: four times at once, then once a second.
+    pub(crate) fn may_ask_for_key(&mut self, now: Time) -> bool {
+        const EACH: u64 = 1000;
+        let (left, since) = self.allowance;
+        let earned = now.since(since).as_millis() as u64;
+        let left = left.saturating_add(earned).min(4 * EACH);
+        let granted = left >= EACH;
+        self.allowance = (if granted { left - EACH } else { left }, now);
+        granted
+    }
 }
 
 /// The devices with valid certificates that discovery has met, neighbours now or not.
@@ -59,10 +84,10 @@ impl Roster {
         if self.peers.len() >= MAX_PEERS {
             self.peers.retain(|_, peer| peer.up);
         }
-        let window = match self.peers.get(&member) {
+        let (window, exposed, allowance) = match self.peers.get(&member) {
             // A link that came back: what was seen stays seen.
-            Some(peer) if peer.startup == startup => peer.window,
-            _ => SequenceWindow::default(),
+            Some(peer) if peer.startup == startup => (peer.window, peer.exposed, peer.allowance),
+            _ => (SequenceWindow::default(), false, (u64::MAX, Time(0))),
         };
         let peer = Peer {
             key,
@@ -72,18 +97,24 @@ impl Roster {
             nonce: Nonce([0; 16]),
             interval: Duration::from_secs(60),
             group: None,
+            refused_since: None,
+            exposed,
             astray_since: None,
             served: None,
             repaired: (Time(0), 0),
+            allowance,
             window,
         };
         self.peers.insert(member, peer);
     }
 
-    /// Its certificate is not valid any more: nothing that it signed is.
-    pub(crate) fn remove(&mut self, member: &MemberId) {
-        self.peers.remove(member);
-        self.checked.clear();
+    /// Its certificate is not valid any more.
+    pub(crate) fn refuse(&mut self, member: &MemberId, now: Time) {
+        if let Some(peer) = self.peers.get_mut(member) {
+            peer.up = false;
+            peer.group = None;
+            peer.refused_since.get_or_insert(now);
+        }
     }
 
     pub(crate) fn get(&self, member: &MemberId) -> Option<&Peer> {
@@ -94,9 +125,14 @@ impl Roster {
         self.peers.get_mut(member)
     }
 
-    /// The neighbours that are up.
+    /// The neighbours that are up and trusted.
     pub(crate) fn neighbours(&self) -> impl Iterator<Item = (&MemberId, &Peer)> {
-        self.peers.iter().filter(|(_, peer)| peer.up)
+        self.peers.iter().filter(|(_, peer)| peer.up && peer.is_trusted())
+    }
+
+    /// Whether the process whose leaf this is, is a neighbour whose word counts.
+    pub(crate) fn is_there(&self, leaf: &Leaf) -> bool {
+        self.peers.get(&leaf.member).is_some_and(|p| p.up && p.is_trusted() && p.startup == leaf.startup)
     }
 
     /// Nobody has been astray from the group that begins now.
@@ -111,8 +147,17 @@ impl Roster {
         }
     }
 
-    /// The key of a member's certificate, the own one's too.
+    /// The key of a member's certificate, the own one's too, for what it says now.
     pub(crate) fn key(&self, member: &MemberId) -> Result<PublicKey, Refusal> {
+        match self.peers.get(member) {
+            Some(peer) if !peer.is_trusted() => Err(Refusal::NotTrusted(*member)),
+            _ => self.leaf_key(member),
+        }
+    }
+
+    /// The same for what stands in a tree: a leaf is its owner's also when others know already that the owner is to
+    /// be shut out. The transaction manager may learn it later than we.
+    pub(crate) fn leaf_key(&self, member: &MemberId) -> Result<PublicKey, Refusal> {
         if *member == self.own.0 {
             return Ok(self.own.1);
         }
@@ -122,7 +167,7 @@ impl Roster {
     /// Checks a leaf: its group, its mode, its owner's signature, its public key.
     pub(crate) fn check_leaf(&mut self, signed: &Signed<Leaf>) -> Result<LeafNode, Refusal> {
         let leaf = signed.decode()?;
-        let key = self.key(&leaf.member)?;
+        let key = self.leaf_key(&leaf.member)?;
         let known = hash("checked leaf", &[&key.to_bytes(), signed.signed_bytes(), &signed.signature().0]);
         if !self.checked.contains(&known) {
             key.verify(signed)?;

@@ -72,13 +72,17 @@ impl KeyAgreement {
     }
 
     /// Why the transaction manager that we follow is gone, if it is.
-    pub(crate) fn manager_is_gone(&self) -> Option<Gone> {
+    pub(crate) fn manager_is_gone(&self, now: Time) -> Option<Gone> {
         if self.is_tm() {
             return None;
         }
         let tm = self.epoch.tm();
         let Some(peer) = self.roster.get(&tm) else { return Some(Gone::Away) };
-        if !peer.up || peer.startup != self.epoch.instance().startup || self.pending.leaving.contains(&tm) {
+        let another = peer.startup != self.epoch.instance().startup;
+        if !peer.up || !peer.is_trusted() || another || self.pending.leaving.contains(&tm) {
+            return Some(Gone::Away);
+        }
+        if self.ignores_a_refusal(now) {
             return Some(Gone::Away);
         }
         // A hello from before it took us in says nothing.
@@ -87,9 +91,17 @@ impl KeyAgreement {
         elsewhere.then_some(Gone::Elsewhere)
     }
 
+    /// A member whose certificate is not valid has been in for two dead times: revocation lists reach everybody long
+    /// before.
+    fn ignores_a_refusal(&self, now: Time) -> bool {
+        let patience = self.config.hello_interval * 8;
+        let mut members = self.epoch.tree().members().filter_map(|(_, node)| self.roster.get(&node.leaf.member));
+        members.any(|peer| peer.refused_since.is_some_and(|since| now.since(since.max(self.reign_since)) >= patience))
+    }
+
     /// Arms or disarms a claim: the k-th lowest live slot waits k hello intervals.
     pub(crate) fn check_manager(&mut self, now: Time) {
-        let Some(gone) = self.manager_is_gone() else {
+        let Some(gone) = self.manager_is_gone(now) else {
             self.claim = None;
             return;
         };
@@ -110,7 +122,7 @@ impl KeyAgreement {
 
     pub(crate) fn handle_claim_timer(&mut self, now: Time) {
         let Some(claim) = self.claim.take_if(|claim| claim.at <= now) else { return };
-        if claim.header != self.epoch.public.hash || self.manager_is_gone().is_none() || self.departure.is_some() {
+        if claim.header != self.epoch.public.hash || self.manager_is_gone(now).is_none() || self.departure.is_some() {
             return;
         }
         let tm = self.epoch.tm();
@@ -120,8 +132,7 @@ impl KeyAgreement {
             .members()
             .filter(|(_, node)| {
                 let member = &node.leaf.member;
-                let there = self.roster.get(member).is_some_and(|p| p.up && p.startup == node.leaf.startup);
-                *member == tm || (*member != self.me() && !there)
+                *member == tm || (*member != self.me() && !self.roster.is_there(&node.leaf))
             })
             .map(|(slot, _)| slot)
             .collect();
@@ -142,7 +153,8 @@ impl KeyAgreement {
                 && self
                     .roster
                     .get(member)
-                    .is_some_and(|peer| peer.up && peer.group.is_none_or(|group| group.instance == instance))
+                    .filter(|peer| peer.up && peer.is_trusted())
+                    .is_some_and(|peer| peer.group.is_none_or(|group| group.instance == instance))
         });
         lower.count() as u32
     }

@@ -1,6 +1,6 @@
 //! The transaction manager's work: one commit, whatever it changes, until all have it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use muster_certs::Author;
@@ -14,8 +14,9 @@ use crate::commit::{Changes, KeyedPath, body_hash, handover_leaves, handovers_ha
 use crate::epoch::{Epoch, MAX_EPOCH, Public, SUITE, confirmation, group_key, header_hash, transcript};
 use crate::message::Message;
 use crate::own::OwnLeaves;
+use crate::refresh::BATCHES;
 use crate::secret::{Secret, SecretSource};
-use crate::tree::{Slot, Tree};
+use crate::tree::{LeafNode, Slot, Tree};
 use crate::{Config, KeyAgreement, Refusal};
 
 /// The first repetition of a commit to who has not acknowledged; then doubling.
@@ -32,6 +33,8 @@ pub(crate) struct Pending {
     pub(crate) handovers: VecDeque<Signed<Handover>>,
     /// Somebody wants a new key.
     pub(crate) rekey: bool,
+    /// Members' fresh leaves.
+    pub(crate) refreshes: BTreeMap<MemberId, LeafNode>,
     /// Members that let the last transaction run into its end: none waits for them until they acknowledge again.
     unresponsive: BTreeSet<MemberId>,
 }
@@ -47,6 +50,8 @@ impl Pending {
 pub(crate) struct Transaction {
     message: Message,
     awaiting: BTreeSet<MemberId>,
+    /// Those of them that have just joined.
+    newcomers: BTreeSet<MemberId>,
     repeat_at: Time,
     backoff: Duration,
     deadline: Time,
@@ -73,8 +78,10 @@ impl KeyAgreement {
 
     pub(crate) fn consider_transaction(&mut self, now: Time) {
         let removals = self.removals(now);
-        let old = now >= self.entered_at + self.config.lifetime;
-        let wanted = !removals.slots.is_empty() || !self.pending.handovers.is_empty() || self.pending.rekey || old;
+        let old = now >= self.entered_at + self.key_lives_for();
+        let refresh = self.refresh_batch_at().is_some_and(|at| at <= now);
+        let asked = !self.pending.handovers.is_empty() || self.pending.rekey || refresh;
+        let wanted = !removals.slots.is_empty() || asked || old;
         let batching = self.last_commit.is_some_and(|last| now < last + self.config.batch_window);
         if !wanted || (self.is_busy() && !removals.urgent) || batching {
             return;
@@ -112,7 +119,14 @@ impl KeyAgreement {
         }
         let newcomers: Vec<MemberId> = joined.iter().map(|node| node.leaf.member).collect();
         let (leaf, secret) = self.own.fresh(&self.author, &mut self.secrets)?;
-        let changes = Changes { fills: vec![], removed, refreshed: vec![], joined, leaf };
+        let refreshed = self.take_refreshes(&removed);
+        let settled = Time(now.0.saturating_sub((self.config.activation_delay / 2).as_micros() as u64));
+        let blanked: Vec<Slot> = (removed.iter().copied())
+            .chain(refreshed.iter().filter_map(|node| self.epoch.tree().slot_of(&node.leaf.member)))
+            .chain([self.epoch.slot])
+            .collect();
+        let fills = self.filling.settled(settled, &blanked);
+        let changes = Changes { fills, removed, refreshed, joined, leaf };
         let (tree, slot) = changes.apply(&self.epoch.public.tree, &self.roster)?;
         let draft = Draft { instance, number: number + 1, parent: self.epoch.public.hash, handovers, tags };
         let (epoch, commit) = draft.finish(
@@ -132,6 +146,7 @@ impl KeyAgreement {
         self.join = None;
         self.counters.commits += 1;
         self.counters.joins += newcomers.len() as u64;
+        self.counters.refreshes += changes.refreshed.len() as u64;
         // Their hellos name their old group until the commit reaches them.
         newcomers.iter().for_each(|member| self.roster.astray_from(member, now));
         self.last_commit = Some(now);
@@ -150,6 +165,7 @@ impl KeyAgreement {
         self.transaction = Some(Transaction {
             message,
             awaiting,
+            newcomers: newcomers.into_iter().collect(),
             repeat_at: now + REPEAT,
             backoff: REPEAT,
             deadline: now + self.config.activation_delay,
@@ -171,16 +187,26 @@ impl KeyAgreement {
     /// A member, or the transaction manager itself, receives under the current epoch.
     pub(crate) fn acknowledged(&mut self, now: Time, member: MemberId) {
         self.pending.unresponsive.remove(&member);
+        self.sluggish.forgive(&member);
         if let Some(transaction) = &mut self.transaction {
             transaction.awaiting.remove(&member);
         }
         self.finish_if_acknowledged(now);
     }
 
-    pub(crate) fn handle_rekey_request(&mut self, sender: MemberId, named: &RekeyRequest) -> Result<(), Refusal> {
+    pub(crate) fn handle_rekey_request(
+        &mut self,
+        now: Time,
+        sender: MemberId,
+        named: &RekeyRequest,
+    ) -> Result<(), Refusal> {
         // It names the epoch that it wants replaced: what comes late or twice does nothing.
-        if self.is_tm() && named.header == self.epoch.public.hash && self.epoch.tree().slot_of(&sender).is_some() {
-            self.pending.rekey = true;
+        if self.is_tm()
+            && named.header == self.epoch.public.hash
+            && self.epoch.tree().slot_of(&sender).is_some()
+            && !self.pending.rekey
+        {
+            self.pending.rekey = self.roster.get_mut(&sender).is_some_and(|peer| peer.may_ask_for_key(now));
         }
         Ok(())
     }
@@ -188,7 +214,13 @@ impl KeyAgreement {
     pub(crate) fn handle_transaction_timers(&mut self, now: Time) {
         let Some(transaction) = &mut self.transaction else { return };
         if transaction.deadline <= now {
-            self.pending.unresponsive.extend(std::mem::take(&mut transaction.awaiting));
+            let silent = std::mem::take(&mut transaction.awaiting);
+            // Who joins and never acknowledges waits a doubling time before it is taken in again.
+            for member in silent.intersection(&transaction.newcomers) {
+                let wait = self.sluggish.next_wait(now, member, self.config.hello_interval * ASTRAY_INTERVALS);
+                self.sluggish.leave_alone(now, *member, now + wait);
+            }
+            self.pending.unresponsive.extend(silent);
             self.finish_if_acknowledged(now);
         } else if transaction.repeat_at <= now {
             transaction.backoff *= 2;
@@ -221,12 +253,40 @@ impl KeyAgreement {
         let staying = staying.filter(|member| !self.pending.leaving.contains(member));
         times.extend(staying.filter_map(|member| self.astray_at(member)));
         if !self.is_busy() {
+            times.extend(self.refresh_batch_at());
             if !removals.slots.is_empty() || !self.pending.handovers.is_empty() || self.pending.rekey {
                 times.push(not_before);
             }
-            times.push(self.entered_at + self.config.lifetime);
+            times.push(self.entered_at + self.key_lives_for());
         }
         times.into_iter().map(|at| at.max(not_before)).min()
+    }
+
+    /// The own leaf is as old as the key: it must not outlive `leaf_refresh` either.
+    fn key_lives_for(&self) -> Duration {
+        self.config.lifetime.min(self.config.leaf_refresh)
+    }
+
+    /// When the leaves that wait are put into the tree, if nothing else takes them along before.
+    fn refresh_batch_at(&self) -> Option<Time> {
+        let waits = !self.pending.refreshes.is_empty();
+        waits.then(|| self.last_commit.unwrap_or(self.entered_at) + self.config.leaf_refresh / BATCHES)
+    }
+
+    /// The waiting leaves of members that stay, by slot.
+    fn take_refreshes(&mut self, removed: &[Slot]) -> Vec<LeafNode> {
+        let tree = self.epoch.tree();
+        let mut taken: Vec<(Slot, LeafNode)> = std::mem::take(&mut self.pending.refreshes)
+            .into_iter()
+            .filter_map(|(member, node)| Some((tree.slot_of(&member)?, node)))
+            .filter(|(slot, node)| {
+                let newer = tree.leaf(*slot).is_some_and(|old| old.leaf.generation < node.leaf.generation);
+                newer && !removed.contains(slot) && !tree.has_public(&node.leaf.public)
+            })
+            .collect();
+        taken.sort_by_key(|(slot, _)| *slot);
+        taken.dedup_by(|a, b| a.1.leaf.public == b.1.leaf.public);
+        taken.into_iter().map(|(_, node)| node).collect()
     }
 
     /// A commit waits for its acknowledgements, or a hand-over for its answer.
@@ -253,7 +313,7 @@ impl KeyAgreement {
                 None => true,
                 Some(peer) => {
                     let astray = self.astray_at(member).is_some_and(|at| at <= now);
-                    !peer.up || peer.startup != node.leaf.startup || astray
+                    !peer.up || !peer.is_trusted() || peer.startup != node.leaf.startup || astray
                 }
             };
             if leaving || dead {

@@ -62,6 +62,7 @@ impl Node {
                 activation_delay: Duration::from_millis(200),
                 deactivation_delay: Duration::from_secs(2),
                 lifetime: Duration::from_secs(3600),
+                leaf_refresh: Duration::from_secs(3600),
             },
             author: Author::new(key, group_tag(GROUP), member, self.startup),
             chain: self.device.chain.clone(),

@@ -74,6 +74,16 @@ kinds! {
     mike::Leave = 21,
     /// [`crate::mike::RekeyRequest`]
     mike::RekeyRequest = 22,
+    /// [`crate::mike::Fills`]
+    mike::Fills = 23,
+    /// [`crate::mike::FillsWanted`]
+    mike::FillsWanted = 24,
+    /// [`crate::mike::Objection`]
+    mike::Objection = 25,
+    /// [`crate::mike::Refresh`]
+    mike::Refresh = 26,
+    /// [`crate::mike::Exposure`]
+    mike::Exposure = 27,
 }
 
 /// The fixed part of a datagram.

@@ -43,6 +43,8 @@ pub struct GroupState {
     pub size: u32,
     /// The hash of the epoch's header.
     pub header: Hash,
+    /// The sender receives under this epoch's keys.
+    pub installed: bool,
     /// The sender sends under this epoch's key.
     pub active: bool,
 }

@@ -22,6 +22,10 @@ pub const MAX_TAGS: usize = 16;
 pub const CHUNK_LEN: usize = 1016;
 /// Chunks asked for in one request.
 pub const MAX_MISSING: usize = 256;
+/// Fills in one datagram.
+pub const MAX_FILLS: usize = 8;
+/// Parents asked for in one datagram.
+pub const MAX_WANTED: usize = 64;
 
 /// A member's leaf, signed by its certificate key: nobody can put a key in another's name.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -257,6 +261,55 @@ pub struct Request {
 pub struct HandoverRefused {
     /// Hash of the signed hand-over.
     pub handover: Hash,
+}
+
+/// "These blank parents are keyed now": its author's own fills.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Fills {
+    /// The epoch's header.
+    pub header: Hash,
+    /// Children before parents.
+    pub fills: List<Fill, MAX_FILLS>,
+}
+
+/// "These parents could be keyed, and nobody has told me the keys."
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FillsWanted {
+    /// The epoch's header.
+    pub header: Hash,
+    /// Nodes, rising.
+    pub nodes: List<u32, MAX_WANTED>,
+}
+
+/// "I am below this parent, and its fill has another key than I compute."
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Objection {
+    /// The epoch's header.
+    pub header: Hash,
+    /// The node.
+    pub node: u32,
+    /// The public key objected to.
+    pub public: [u8; 32],
+}
+
+/// "Put this fresh leaf of mine into the tree."
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Refresh {
+    /// The reign.
+    pub instance: Instance,
+    /// It cannot wait: the sender cannot compute the key without.
+    pub urgent: bool,
+    /// The leaf.
+    pub leaf: Signed<Leaf>,
+}
+
+/// "This transaction manager has signed two headers for one epoch."
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Exposure {
+    /// One.
+    pub first: Signed<EpochHeader>,
+    /// The other.
+    pub second: Signed<EpochHeader>,
 }
 
 macro_rules! names_an_epoch {

@@ -11,7 +11,8 @@ use muster_wire::codec::{decode, encode};
 use muster_wire::idp::ProbeAnswer;
 use muster_wire::idp::{CrlNumber, Goodbye, GroupState, Hello, Prefix, PrefixList, Prefixes, PrefixesAck, Probe};
 use muster_wire::mike::{
-    Ack, Activate, Chunk, Ciphertext, Commit, CommitBody, EpochHeader, Fill, Handover, Leaf, Leave,
+    Ack, Activate, Chunk, Ciphertext, Commit, CommitBody, EpochHeader, Exposure, Fill, Fills, FillsWanted, Handover,
+    Leaf, Leave, Objection, Refresh,
 };
 use muster_wire::mike::{HandoverRefused, MessageKind, Parent, ParentKind, RekeyRequest, Request, SealedSecrets};
 use muster_wire::mike::{Side, Snapshot};
@@ -36,14 +37,21 @@ fn hello() {
         nonce: Nonce(run(0xa0)),
         public: run(0xb0),
         salt: 0x0102_0304,
-        group: GroupState { instance: instance(), epoch: 0x2122, size: 5, header: Hash(run(0xc0)), active: true },
+        group: GroupState {
+            instance: instance(),
+            epoch: 0x2122,
+            size: 5,
+            header: Hash(run(0xc0)),
+            installed: false,
+            active: true,
+        },
         crls: list([
             CrlNumber { issuer: Hash(run(0xd0)), number: 7 },
             CrlNumber { issuer: Hash(run(0xe0)), number: u64::MAX },
         ]),
     };
     let text = format!(
-        "000003e8 a0+16 b0+32 01020304 {INSTANCE} 0000000000002122 00000005 c0+32 01
+        "000003e8 a0+16 b0+32 01020304 {INSTANCE} 0000000000002122 00000005 c0+32 00 01
          0002 d0+32 0000000000000007 e0+32 ffffffffffffffff"
     );
     is_body(&hello, 1, &text);
@@ -105,6 +113,29 @@ fn request() {
     let request =
         Request { hello_nonce: Nonce(run(0xa0)), message: Hash(run(0xb0)), missing: list([1, 0x0203, 0xffff]) };
     is_body(&request, 17, "a0+16 b0+32 0003 0001 0203 ffff");
+}
+
+#[test]
+fn fills() {
+    let fill = Fill { node: 0x0506_0708, parent: parent_value() };
+    let text = format!("b0+32 0001 05060708 {PARENT}");
+    is_body(&Fills { header: Hash(run(0xb0)), fills: list([fill]) }, 23, &text);
+    is_body(&FillsWanted { header: Hash(run(0xb0)), nodes: list([1, 0x0203]) }, 24, "b0+32 0002 00000001 00000203");
+    let objection = Objection { header: Hash(run(0xb0)), node: 0x0102_0304, public: run(0xc0) };
+    is_body(&objection, 25, "b0+32 01020304 c0+32");
+}
+
+#[test]
+fn refresh() {
+    let refresh = Refresh { instance: instance(), urgent: true, leaf: signed(&leaf_value()) };
+    is_body(&refresh, 26, &format!("{INSTANCE} 01 {SIGNED_LEAF}"));
+}
+
+#[test]
+fn exposure() {
+    let header = signed(&header_value());
+    let text = format!("({EPOCH_HEADER}) 50+64 ({EPOCH_HEADER}) 50+64");
+    is_body(&Exposure { first: header.clone(), second: header }, 27, &text);
 }
 
 #[test]

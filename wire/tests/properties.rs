@@ -9,7 +9,7 @@ use bodies::*;
 use muster_wire::codec::{MAX_MESSAGE, decode, encode};
 use muster_wire::idp::{self, Goodbye, Hello, PrefixList, Prefixes, PrefixesAck, Probe, ProbeAnswer};
 use muster_wire::mike::{self, Ack, Activate, Chunk, Commit, EpochHeader, Handover, HandoverRefused, Leaf, Leave};
-use muster_wire::mike::{RekeyRequest, Request, Snapshot};
+use muster_wire::mike::{Exposure, Fills, FillsWanted, Objection, Refresh, RekeyRequest, Request, Snapshot};
 use muster_wire::{Body, Bytes, Envelope, HEADER_LEN, Kind, List, MAX_DATAGRAM, SIGNATURE_LEN, Signed, WireError};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -81,6 +81,15 @@ messages! {
     leaves: Leave = names_epoch().prop_map(|(instance, epoch, header)| Leave { instance, epoch, header });
     rekey_requests: RekeyRequest =
         names_epoch().prop_map(|(instance, epoch, header)| RekeyRequest { instance, epoch, header });
+    fill_lists: Fills = (hash(), list(fill())).prop_map(|(header, fills)| Fills { header, fills });
+    wanted_fills: FillsWanted =
+        (hash(), list(any::<u32>())).prop_map(|(header, nodes)| FillsWanted { header, nodes });
+    objections: Objection = (hash(), any::<u32>(), any::<[u8; 32]>())
+        .prop_map(|(header, node, public)| Objection { header, node, public });
+    refreshes: Refresh = (names_epoch(), any::<bool>(), signed(leaf()))
+        .prop_map(|((instance, ..), urgent, leaf)| Refresh { instance, urgent, leaf });
+    exposures: Exposure = (signed(epoch_header()), signed(epoch_header()))
+        .prop_map(|(first, second)| Exposure { first, second });
     tree_leaves: Leaf = leaf();
     signed_leaves: Signed<Leaf> = signed(leaf());
     epoch_headers: EpochHeader = epoch_header();
@@ -133,7 +142,7 @@ fn envelopes_of_the_wrong_form_are_refused() {
     }
     assert_eq!(Envelope::parse(&[]), Err(WireError::Length(0)));
     let known: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
-    assert_eq!(known, [1, 2, 3, 4, 5, 6, 16, 17, 18, 19, 20, 21, 22]);
+    assert_eq!(known, [1, 2, 3, 4, 5, 6, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]);
     for kind in 0..=u8::MAX {
         let expected = if known.contains(&kind) { None } else { Some(WireError::Kind(kind)) };
         assert_eq!(Envelope::parse(&datagram(least, kind)).err(), expected);
@@ -165,6 +174,8 @@ fn lists_and_bytes_have_bounds() {
     }
     list::<u16, { mike::MAX_TAGS }>(0);
     list::<u16, { mike::MAX_MISSING }>(0);
+    list::<u32, { mike::MAX_FILLS }>(0);
+    list::<u32, { mike::MAX_WANTED }>(0);
     list::<u32, { mike::MAX_MEMBERS }>(0);
     list::<u32, { mike::MAX_SLOTS }>(0);
     list::<u32, { mike::MAX_CIPHERTEXTS }>(0);

@@ -39,6 +39,7 @@ fn group_state(epoch: u64) -> GroupState {
         epoch,
         size: 1,
         header: Hash([2; 32]),
+        installed: true,
         active: true,
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn config() -> Config {
         activation_delay: Duration::from_millis(200),
         deactivation_delay: Duration::from_secs(2),
         lifetime: Duration::from_secs(3600),
+        leaf_refresh: Duration::from_secs(3600),
     }
 }
 
@@ -100,6 +101,7 @@ impl Net {
                 excluded: 0,
             };
             net.devices.push(device);
+            net.drain(index);
         }
         net
     }

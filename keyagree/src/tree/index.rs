@@ -55,7 +55,8 @@ impl ParentIndex {
         Node::from_number(self.0 ^ (3 << (self.level() - 1)))
     }
 
-    fn level(self) -> u32 {
+    /// Levels above the leaves; 1 is the lowest.
+    pub(crate) fn level(self) -> u32 {
         self.0.trailing_ones()
     }
 }

@@ -81,6 +81,11 @@ impl Tree {
         self.members().find(|(_, node)| node.leaf.member == *member).map(|(slot, _)| slot)
     }
 
+    /// Whether a member has this public key.
+    pub(crate) fn has_public(&self, public: &[u8; 32]) -> bool {
+        self.members().any(|(_, node)| node.leaf.public == *public)
+    }
+
     /// What is in a slot; `None` also beyond the tree.
     pub(crate) fn leaf(&self, slot: Slot) -> Option<&LeafNode> {
         self.leaves.get(slot.0 as usize)?.as_deref()
@@ -143,6 +148,34 @@ impl Tree {
         self.parents[index.number() as usize / 2] = Some(node);
         let (first, _) = Node::Parent(index).slots();
         self.forget_hashes(Slot(first));
+    }
+
+    /// Blanks a parent. What is keyed from it is the caller's to blank.
+    pub(crate) fn blank(&mut self, index: ParentIndex) {
+        self.parents[index.number() as usize / 2] = None;
+        let (first, _) = Node::Parent(index).slots();
+        self.forget_hashes(Slot(first));
+    }
+
+    /// Whether a parent is blank and can be keyed without a ciphertext: every child with members below is keyed.
+    pub(crate) fn is_fillable(&self, index: ParentIndex) -> bool {
+        let ready = |child| self.public(child).is_some() || !self.is_occupied(child);
+        self.parent(index).is_none()
+            && (self.public(index.left()).is_some() || self.public(index.right()).is_some())
+            && ready(index.left())
+            && ready(index.right())
+    }
+
+    /// All parents of the tree, rising.
+    pub(crate) fn parents(&self) -> impl Iterator<Item = ParentIndex> {
+        let slots = self.slots();
+        (0..slots - 1).filter_map(move |position| ParentIndex::new(2 * position + 1, slots))
+    }
+
+    /// The lowest occupied slot below a node.
+    pub(crate) fn leftmost(&self, node: Node) -> Option<Slot> {
+        let (first, last) = node.slots();
+        (first..=last).map(Slot).find(|slot| self.leaf(*slot).is_some())
     }
 
     /// Halves the tree while its right half is empty.
@@ -226,7 +259,7 @@ impl Tree {
 
     /// Who is below a parent, and with which key: else a sealed parent could be carried to a place where others are
     /// below the child that was blank. Fills change nothing here.
-    fn below(&self, index: ParentIndex) -> Hash {
+    pub(crate) fn below(&self, index: ParentIndex) -> Hash {
         let (first, last) = Node::Parent(index).slots();
         let leaves: Vec<u8> = (first..=last)
             .filter_map(|slot| Some((slot, self.leaf(Slot(slot))?)))

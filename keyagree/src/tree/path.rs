@@ -21,6 +21,17 @@ impl PathSecrets {
         self.0.get(&node).map(|(_, secret)| secret)
     }
 
+    pub(crate) fn remove(&mut self, node: Node) {
+        self.0.remove(&node);
+    }
+
+    /// Takes a node's secret over from `other` if it is there with this public key; whether it was.
+    pub(crate) fn copy(&mut self, node: Node, public: &[u8; 32], other: &PathSecrets) -> bool {
+        let Some(secret) = other.get_if(node, public) else { return false };
+        self.insert(node, *public, secret.clone());
+        true
+    }
+
     fn get_if(&self, node: Node, public: &[u8; 32]) -> Option<&Secret> {
         self.0.get(&node).filter(|(known, _)| known == public).map(|(_, secret)| secret)
     }

@@ -23,12 +23,8 @@ pub(crate) fn hello() -> impl Strategy<Value = Hello> {
 }
 
 fn group_state() -> impl Strategy<Value = GroupState> {
-    (names_epoch(), any::<u32>(), any::<bool>()).prop_map(|((instance, epoch, header), size, active)| GroupState {
-        instance,
-        epoch,
-        size,
-        header,
-        active,
+    (names_epoch(), any::<u32>(), any::<(bool, bool)>()).prop_map(|((instance, epoch, header), size, done)| {
+        GroupState { instance, epoch, size, header, installed: done.0, active: done.1 }
     })
 }
 
@@ -175,7 +171,7 @@ pub(crate) fn signature() -> impl Strategy<Value = Signature> {
     })
 }
 
-fn fill() -> impl Strategy<Value = Fill> {
+pub(crate) fn fill() -> impl Strategy<Value = Fill> {
     (any::<u32>(), parent()).prop_map(|(node, parent)| Fill { node, parent })
 }
 
@@ -203,7 +199,7 @@ fn member() -> impl Strategy<Value = MemberId> {
     any::<[u8; 32]>().prop_map(MemberId)
 }
 
-fn hash() -> impl Strategy<Value = Hash> {
+pub(crate) fn hash() -> impl Strategy<Value = Hash> {
     any::<[u8; 32]>().prop_map(Hash)
 }
 
@@ -215,7 +211,9 @@ fn nonce() -> impl Strategy<Value = Nonce> {
     any::<[u8; 16]>().prop_map(Nonce)
 }
 
-fn list<T: std::fmt::Debug, const N: usize>(item: impl Strategy<Value = T>) -> impl Strategy<Value = List<T, N>> {
+pub(crate) fn list<T: std::fmt::Debug, const N: usize>(
+    item: impl Strategy<Value = T>,
+) -> impl Strategy<Value = List<T, N>> {
     vec(item, 0..=N.min(3)).prop_map(|items| List::new(items).unwrap())
 }
 
@@ -230,7 +228,7 @@ pub(crate) fn largest_hello() -> Hello {
         nonce: nonce_zero(),
         public: [0; 32],
         salt: 0,
-        group: GroupState { instance, epoch: 0, size: 0, header: Hash::NONE, active: false },
+        group: GroupState { instance, epoch: 0, size: 0, header: Hash::NONE, installed: false, active: false },
         crls: List::new(vec![CrlNumber { issuer: Hash::NONE, number: 0 }; MAX_CRLS]).unwrap(),
     }
 }
