@@ -59,6 +59,11 @@ impl OwnLeaves {
         Ok((LeafNode { signed, leaf }, secret))
     }
 
+    #[cfg(test)]
+    pub(crate) fn forget_offers(&mut self) {
+        self.leaves.retain(|leaf| leaf.in_use || leaf.superseded.is_some());
+    }
+
     /// The secret of one of the own public keys.
     pub(crate) fn secret(&self, public: &[u8; 32]) -> Option<&Secret> {
         self.leaves.iter().find(|leaf| leaf.public == *public).map(|leaf| &leaf.secret)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 
-fn group(count: usize) -> Net {
+pub(super) fn group(count: usize) -> Net {
     let mut net = Net::new(count);
     net.connect(&(0..count).collect::<Vec<_>>());
     net.run_until_true(Duration::from_secs(3), Net::is_one_group);

@@ -1,8 +1,11 @@
 //! Machines on a small network in memory. `sim/` does the same with discovery, faults and seeds.
 
 mod agreement;
+mod exposure;
+mod filling;
 mod hostile;
 mod knowledge;
+mod refresh;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;

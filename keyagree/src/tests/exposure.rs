@@ -1,0 +1,111 @@
+//! A transaction manager that tells different members different things.
+
+use muster_wire::Kind;
+use muster_wire::mike::Exposure;
+
+use super::agreement::group;
+use super::*;
+use crate::epoch::{Epoch, Public};
+
+/// Two commits of device 0 for one epoch: half of the members get one, half the other.
+///
+/// ```text
+///            ┌─commit A─► 1, 2
+///  TM (0) ───┤
+///            └─commit B─► 3, 4
+///  hellos: 1 and 3 name one epoch and two headers; 3 ──snapshot──► 1 ──both headers──► all
+/// ```
+fn divided() -> Net {
+    let mut net = group(5);
+    net.run_for(Duration::from_secs(2));
+    let deaf = |who: [usize; 2]| -> Filter { Box::new(move |from, to, _| !(from == 0 && who.contains(&to))) };
+    let before = copy(&net.devices[0].machine.epoch);
+    net.filter = deaf([3, 4]);
+    net.command(0, KeyAgreement::rekey);
+    net.run_for(Duration::from_millis(15));
+    // A machine resumed from a copy, or a liar.
+    let machine = &mut net.devices[0].machine;
+    (machine.epoch, machine.transaction, machine.last_commit) = (before, None, None);
+    net.filter = deaf([1, 2]);
+    net.command(0, KeyAgreement::rekey);
+    net.run_for(Duration::from_millis(15));
+    let hash = |device: usize| net.devices[device].machine.epoch.public.hash;
+    assert_eq!(hash(1), hash(2));
+    assert_eq!(hash(3), hash(4));
+    assert_ne!(hash(1), hash(3));
+    assert_eq!(net.devices[1].machine.epoch.number(), net.devices[3].machine.epoch.number());
+    net.filter = Box::new(|_, _, _| true);
+    net
+}
+
+fn copy(epoch: &Epoch) -> Epoch {
+    let Public { signed, header, hash, tree, handovers } = &epoch.public;
+    let (signed, header, hash) = (signed.clone(), header.clone(), *hash);
+    let public = Public { signed, header, hash, tree: tree.clone(), handovers: handovers.clone() };
+    Epoch { public, slot: epoch.slot, path: epoch.path.clone(), key: epoch.key.clone() }
+}
+
+#[test]
+fn who_signs_two_headers_for_one_epoch_is_exposed_and_excluded() {
+    let mut net = divided();
+    net.run_until_true(Duration::from_secs(6), |net| {
+        let key = net.devices[1].machine.keys().fingerprint();
+        (1..5).all(|device| {
+            let machine = &net.devices[device].machine;
+            machine.members().count() == 4 && machine.keys().fingerprint() == key && machine.is_active()
+        })
+    });
+    for device in 1..5 {
+        assert_eq!(net.devices[device].machine.counters().exposures, 1);
+        assert!(net.devices[device].machine.epoch.tree().slot_of(&member(0)).is_none());
+    }
+    // It is not taken in again as long as its process lives …
+    net.run_for(Duration::from_secs(20));
+    assert_eq!(net.devices[1].machine.members().count(), 4);
+    // … and as another process it is a device like any other.
+    net.restart(0);
+    net.run_until_true(Duration::from_secs(6), Net::is_one_group);
+    assert_eq!(net.devices[1].machine.members().count(), 5);
+}
+
+#[test]
+fn nobody_is_exposed_by_what_it_did_not_sign() {
+    let mut net = group(4);
+    let before = net.devices[1].machine.epoch.public.signed.clone();
+    net.command(0, KeyAgreement::rekey);
+    net.run_for(Duration::from_millis(300));
+    let after = net.devices[1].machine.epoch.public.signed.clone();
+    let header = net.devices[1].machine.epoch.public.header.clone();
+    let liar = Author::new(net.devices[2].key.clone(), GroupTag([9; 16]), member(2), 1);
+    // The same epoch under the liar's own signature, and its two headers for a reign of device 0.
+    let forged = liar.key().sign_value(&muster_wire::mike::EpochHeader { spi_tag: 1, ..header }).unwrap();
+    for (first, second) in [
+        (before.clone(), after.clone()),
+        (after.clone(), after.clone()),
+        (after.clone(), forged.clone()),
+        (forged.clone(), forged),
+    ] {
+        let bytes = net.devices[2].machine.author.seal(&Exposure { first, second }).unwrap();
+        for device in [1, 3] {
+            net.inject(device, &bytes);
+            assert_eq!(net.devices[device].machine.counters().exposures, 0);
+        }
+    }
+    net.run_for(Duration::from_secs(5));
+    assert!(net.is_one_group());
+    assert_eq!(net.devices[1].machine.instance().tm, member(0));
+}
+
+#[test]
+fn an_exposure_is_told_once() {
+    let mut net = divided();
+    let told = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = told.clone();
+    net.filter = Box::new(move |_, to, bytes| {
+        let exposure = muster_wire::Envelope::parse(bytes).unwrap().header().kind == Kind::Exposure;
+        count.set(count.get() + u32::from(exposure && to == 0));
+        true
+    });
+    net.run_for(Duration::from_secs(30));
+    assert!((1..=4).contains(&told.get()), "{} exposures", told.get());
+}
