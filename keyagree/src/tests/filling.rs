@@ -69,7 +69,7 @@ fn another_fills_when_the_leftmost_is_silent() {
     let mut net = group(12);
     // Whoever is leftmost below a lowest parent.
     let tree = net.devices[0].machine.epoch.tree();
-    let silent: Vec<usize> = (0..12).filter(|d| tree.slot_of(&member(*d)).unwrap().0 % 2 == 0).collect();
+    let silent: Vec<usize> = (0..12).filter(|d| tree.slot_of(&member(*d)).unwrap().0.is_multiple_of(2)).collect();
     net.filter = Box::new(move |from, _, bytes| !(silent.contains(&from) && kind_of(bytes) == Kind::Fills));
     // Fresh leaves blank their owners' paths.
     for device in [3, 6, 9] {

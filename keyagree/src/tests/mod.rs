@@ -5,6 +5,7 @@ mod exposure;
 mod filling;
 mod hostile;
 mod knowledge;
+mod large;
 mod refresh;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
