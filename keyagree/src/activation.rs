@@ -32,10 +32,10 @@ impl KeyAgreement {
         }
         if self.is_tm() {
             self.acknowledged(now, self.me());
-        } else if self.epoch.tree().len() <= MAX_ACKNOWLEDGING {
-            self.acknowledge_soon(now);
-        } else {
+        } else if self.acknowledges_in_hellos() {
             self.events.push_back(Event::State(self.group_state()));
+        } else {
+            self.acknowledge_soon(now);
         }
     }
 
@@ -121,6 +121,11 @@ impl KeyAgreement {
         self.events.push_back(Event::Activate { header: current, epoch: self.epoch.number() });
         self.events.push_back(Event::State(self.group_state()));
         self.consider_filling(now);
+    }
+
+    /// So many acknowledgements at once would be a flood; the next hello says it too.
+    pub(crate) fn acknowledges_in_hellos(&self) -> bool {
+        self.epoch.tree().len() > MAX_ACKNOWLEDGING
     }
 
     pub(crate) fn acknowledge_soon(&mut self, now: Time) {

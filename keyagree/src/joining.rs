@@ -12,8 +12,12 @@ use crate::message::Message;
 use crate::secret::hash;
 use crate::{KeyAgreement, Refusal};
 
+/// The hand-over is said again after this, doubling.
 const RETRY: Duration = Duration::from_millis(50);
-const MAX_FETCHES: u32 = 5;
+/// A snapshot is asked for again after this, doubling: one that does not know us yet, as is common at the first
+/// meeting, drops the request.
+const FETCH_AGAIN: Duration = Duration::from_millis(5);
+const MAX_FETCHES: u32 = 8;
 /// A target that refused is left alone this long, then twice as long.
 const LEAVE_ALONE: Duration = Duration::from_millis(25);
 
@@ -106,7 +110,7 @@ impl KeyAgreement {
     /// A certificate has come that the snapshot may have waited for.
     pub(crate) fn retry_observation(&mut self, now: Time) {
         if let Some(Join { stage: Stage::Fetching { at, .. }, observed: None, .. }) = &mut self.join {
-            *at = (*at).min(now + RETRY);
+            *at = (*at).min(now + FETCH_AGAIN);
         }
     }
 
@@ -240,7 +244,7 @@ impl KeyAgreement {
         match &mut join.stage {
             Stage::Fetching { at, tries } if *at <= now => {
                 *tries += 1;
-                *at = now + RETRY * 2_u32.pow(*tries - 1);
+                *at = now + FETCH_AGAIN * 2_u32.pow(*tries - 1);
                 let (tm, target, tries) = (join.target.tm, join.target, *tries);
                 if tries > MAX_FETCHES || !self.manages(&tm, &target) {
                     self.give_up_join(now);

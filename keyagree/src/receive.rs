@@ -24,7 +24,8 @@ enum Relation {
 impl KeyAgreement {
     pub(crate) fn handle_chunk(&mut self, now: Time, sender: MemberId, chunk: Chunk) -> Result<(), Refusal> {
         if chunk.header == self.epoch.public.hash && chunk.kind == MessageKind::Commit {
-            if sender == self.epoch.tm() && self.live.iter().any(|l| l.header == chunk.header && l.installed) {
+            let repeated = sender == self.epoch.tm() && !self.acknowledges_in_hellos();
+            if repeated && self.live.iter().any(|l| l.header == chunk.header && l.installed) {
                 self.acknowledge_soon(now);
             }
             return Ok(());

@@ -212,6 +212,7 @@ impl KeyAgreement {
     }
 
     pub(crate) fn handle_transaction_timers(&mut self, now: Time) {
+        let in_hellos = self.acknowledges_in_hellos();
         let Some(transaction) = &mut self.transaction else { return };
         if transaction.deadline <= now {
             let silent = std::mem::take(&mut transaction.awaiting);
@@ -226,11 +227,13 @@ impl KeyAgreement {
             transaction.backoff *= 2;
             transaction.repeat_at = now + transaction.backoff;
             let message = transaction.message.clone();
-            let addresses: Vec<_> =
-                transaction.awaiting.iter().filter_map(|member| Some(self.roster.get(member)?.address)).collect();
-            for address in addresses {
-                self.send_message(Destination::Unicast(address), &message, None);
-            }
+            let addresses = transaction.awaiting.iter().filter_map(|member| Some(self.roster.get(member)?.address));
+            let to: Vec<Destination> = match in_hellos {
+                true => vec![Destination::Group],
+                false => addresses.map(Destination::Unicast).collect(),
+            };
+            // Who has the first chunk asks for the rest.
+            to.into_iter().for_each(|to| self.send_message(to, &message, Some(&[0])));
         }
     }
 
