@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_certs::{Author, SigningKey};
-use muster_wire::mike::{CommitBody, ParentKind};
-use muster_wire::{GroupTag, List, MemberId};
+use muster_wire::mike::{CommitBody, Fill, Parent, ParentKind};
+use muster_wire::{GroupTag, List, MemberId, Signature};
 use proptest::prelude::*;
 
-use crate::commit::{Changes, key_path, put_path};
+use crate::commit::{Changes, apply_fill, key_path, put_path};
 use crate::own::OwnLeaves;
 use crate::roster::Roster;
-use crate::secret::{Secret, SecretSource};
+use crate::secret::{Secret, SecretSource, agreed, lifted};
 use crate::tree::{LeafNode, Node, PathSecrets, Slot, Tree, child};
 
 type Public = [u8; 32];
@@ -35,6 +35,8 @@ struct History {
     epoch: u64,
     /// Every epoch: the tree and who was in.
     past: Vec<(Tree, BTreeSet<usize>)>,
+    /// Since the last commit, children first.
+    fills: Vec<Fill>,
     sealed: usize,
 }
 
@@ -72,6 +74,7 @@ impl History {
             tree,
             epoch: 1,
             past: vec![],
+            fills: vec![],
             sealed: 0,
         };
         let leaf = history.fresh(0);
@@ -92,14 +95,70 @@ impl History {
         (0..DEVICES).filter(|device| self.tree.slot_of(&id(*device)).is_some()).collect()
     }
 
+    /// Members key blank parents, each with the chance of `some` in 256; they learn what they compute.
+    fn fill(&mut self, mut some: impl FnMut() -> bool) {
+        let mut tree = self.tree.clone();
+        for level in 1..=tree.slots().trailing_zeros() {
+            let blank: Vec<_> = tree.parents().filter(|p| p.level() == level && tree.is_fillable(*p)).collect();
+            for index in blank.into_iter().filter(|_| some()) {
+                let below: Vec<Slot> =
+                    tree.members().map(|(slot, _)| slot).filter(|slot| slot.is_below(Node::Parent(index))).collect();
+                let mut records = BTreeSet::new();
+                for slot in &below {
+                    let device = (0..DEVICES).find(|d| tree.slot_of(&id(*d)) == Some(*slot)).unwrap();
+                    let secret = self.devices[device].secret.clone().unwrap();
+                    let path = tree.path_secrets(*slot, &secret, &PathSecrets::default()).unwrap();
+                    let (kind, source) = tree.kind_of(index, *slot);
+                    let own = path.get(child(index, source)).unwrap();
+                    let secret = match kind {
+                        ParentKind::Agreed => {
+                            let (left, right) =
+                                (tree.public(index.left()).unwrap(), tree.public(index.right()).unwrap());
+                            agreed(tree.group(), index, own, slot.is_below(index.left()), left, right).unwrap()
+                        }
+                        ParentKind::Lifted => lifted(tree.group(), index, own),
+                        ParentKind::Sealed => panic!("fills need no ciphertext"),
+                    };
+                    let public = secret.public();
+                    self.devices[device].held.insert(public);
+                    records.insert((kind, public));
+                }
+                assert_eq!(records.len(), 1, "all below compute the same");
+                let (kind, public) = records.pop_first().unwrap();
+                let author = below[0];
+                let source = tree.kind_of(index, author).1;
+                let signature = Signature([0; 64]);
+                let mut parent = Parent { kind, epoch: self.epoch, source, public, author: author.0, signature };
+                let device = (0..DEVICES).find(|d| tree.slot_of(&id(*d)) == Some(author)).unwrap();
+                parent.signature = tree.sign_parent(index, &parent, self.devices[device].author.key()).unwrap();
+                let fill = Fill { node: index.number(), parent };
+                apply_fill(&mut tree, &fill, &self.roster).unwrap();
+                self.fills.push(fill);
+            }
+        }
+    }
+
+    /// What the next commit knows of the fills: some, closed downwards.
+    fn take_fills(&mut self, mut knows: impl FnMut() -> bool) -> Vec<Fill> {
+        let mut tree = self.tree.clone();
+        let known = std::mem::take(&mut self.fills).into_iter().filter(|_| knows());
+        known.filter(|fill| apply_fill(&mut tree, fill, &self.roster).is_ok()).collect()
+    }
+
     fn commit(&mut self, tm: usize, removed: &[usize], joined: &[usize]) {
+        self.commit_all(tm, removed, &[], joined, vec![]);
+    }
+
+    fn commit_all(&mut self, tm: usize, removed: &[usize], refreshed: &[usize], joined: &[usize], fills: Vec<Fill>) {
         self.epoch += 1;
+        self.fills.clear();
         let base = self.tree.clone();
         let mut removed: Vec<Slot> = removed.iter().map(|device| base.slot_of(&id(*device)).unwrap()).collect();
         removed.sort();
+        let refreshed = refreshed.iter().map(|device| self.fresh(*device)).collect();
         let joined = joined.iter().map(|device| self.fresh(*device)).collect();
         let leaf = self.fresh(tm);
-        let changes = Changes { fills: vec![], removed, refreshed: vec![], joined, leaf };
+        let changes = Changes { fills, removed, refreshed, joined, leaf };
         let (mut tree, slot) = changes.apply(&base, &self.roster).unwrap();
         let secret = self.devices[tm].secret.clone().unwrap();
         let key = self.devices[tm].author.key().clone();
@@ -139,6 +198,21 @@ impl History {
         let slots = self.tree.slots();
         assert!(slots == 1 || self.tree.members().last().unwrap().0.0 >= slots / 2, "larger than it need be");
         self.past.push((self.tree.clone(), members));
+    }
+
+    /// Whoever captures a device now learns no epoch before its last fresh leaf.
+    fn check_capture(&self, fresh_since: &[usize]) {
+        for (device, since) in fresh_since.iter().enumerate() {
+            let Some(slot) = self.tree.slot_of(&id(device)) else { continue };
+            let secret = self.devices[device].secret.clone().unwrap();
+            let path = self.tree.path_secrets(slot, &secret, &PathSecrets::default()).unwrap();
+            let nodes = std::iter::once(Node::Leaf(slot)).chain(slot.path(self.tree.slots()).map(Node::Parent));
+            let now: BTreeSet<Public> =
+                nodes.filter(|node| path.get(*node).is_some()).map(|node| *self.tree.public(node).unwrap()).collect();
+            for (tree, _) in &self.past[..*since] {
+                assert!(!reachable(tree, &now).contains(&Node::root(tree.slots())), "a capture reveals the past");
+            }
+        }
     }
 
     /// Nobody outside an epoch, with all others outside it, all they ever held, later too, reaches its root.
@@ -186,12 +260,16 @@ fn reachable(tree: &Tree, held: &BTreeSet<Public>) -> BTreeSet<Node> {
 struct Step {
     tm: prop::sample::Index,
     removed: Vec<prop::sample::Index>,
+    refreshed: Vec<prop::sample::Index>,
     joined: Vec<prop::sample::Index>,
+    /// Which blank parents are filled, and which fills the next commit knows: one bit each, over and over.
+    fills: (u64, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let some = || prop::collection::vec(any::<prop::sample::Index>(), 0..4);
-    (any::<prop::sample::Index>(), some(), some()).prop_map(|(tm, removed, joined)| Step { tm, removed, joined })
+    (any::<prop::sample::Index>(), some(), some(), some(), any::<(u64, u64)>())
+        .prop_map(|(tm, removed, refreshed, joined, fills)| Step { tm, removed, refreshed, joined, fills })
 }
 
 proptest! {
@@ -200,7 +278,15 @@ proptest! {
     #[test]
     fn members_agree_and_outsiders_never_know(seed in any::<u64>(), steps in prop::collection::vec(step(), 1..18)) {
         let mut history = History::new(seed);
+        // The epoch (by its place in the past) since when each device has had its leaf.
+        let mut fresh_since = vec![0; DEVICES];
+        let bits = |mut pattern: u64| move || {
+            pattern = pattern.rotate_left(1);
+            pattern & 1 == 1
+        };
         for step in steps {
+            history.fill(bits(step.fills.0));
+            let fills = history.take_fills(bits(step.fills.1));
             let members: Vec<usize> = history.members().into_iter().collect();
             let tm = *step.tm.get(&members);
             let removed: BTreeSet<usize> =
@@ -210,8 +296,18 @@ proptest! {
                 true => BTreeSet::new(),
                 false => step.joined.iter().map(|index| *index.get(&outside)).collect(),
             };
-            let (removed, joined): (Vec<_>, Vec<_>) = (removed.into_iter().collect(), joined.into_iter().collect());
-            history.commit(tm, &removed, &joined);
+            let refreshed: BTreeSet<usize> = step
+                .refreshed
+                .iter()
+                .map(|index| *index.get(&members))
+                .filter(|device| *device != tm && !removed.contains(device))
+                .collect();
+            for device in refreshed.iter().chain(&joined).chain([&tm]) {
+                fresh_since[*device] = history.past.len();
+            }
+            let all = |set: BTreeSet<usize>| set.into_iter().collect::<Vec<_>>();
+            history.commit_all(tm, &all(removed), &all(refreshed), &all(joined), fills);
+            history.check_capture(&fresh_since);
         }
         history.check_secrecy();
     }

@@ -1,6 +1,7 @@
 //! Machines on a small network in memory. `sim/` does the same with discovery, faults and seeds.
 
 mod agreement;
+mod collisions;
 mod exposure;
 mod filling;
 mod hostile;
