@@ -170,7 +170,7 @@ impl Daemon {
             device: file.dataplane.device.clone(),
             black_interface: file.black.interface.clone(),
             black_address: address,
-            group_address: file.group.address,
+            group_address: file.group_address(),
             hop_limit: file.dataplane.hop_limit,
             reds: file.red.interfaces.clone(),
             red_multicast: file.red.multicast.clone(),
@@ -186,7 +186,7 @@ impl Daemon {
         tokio::spawn(server.serve(ask, followers.clone()));
         info!(device = %settings.device.name, member = %settings.device.member, %address, "started");
         let bounds = Bounds::new(&settings.file.trust, own.clone());
-        let plane = Plane::new(Box::new(dataplane), settings.file.group.address);
+        let plane = Plane::new(Box::new(dataplane), settings.file.group_address());
         let mut daemon = Daemon {
             engine,
             plane,

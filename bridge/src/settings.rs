@@ -171,8 +171,8 @@ defaulted! {
     GroupSection {
         /// The group's name.
         name: String = "coalition".into(),
-        /// Black destination of the multicast ESP.
-        address: IpAddr = IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d76]),
+        /// Black destination of the multicast ESP; see [`File::group_address`].
+        address: Option<IpAddr> = None,
         /// Only `agreement` so far.
         mode: String = "agreement".into(),
         /// See SPEC.
@@ -203,6 +203,18 @@ defaulted! {
     LogSection {
         /// error, warn, info, debug or trace.
         level: String = "info".into(),
+    }
+}
+
+impl File {
+    /// Black destination of the multicast ESP: as configured, or the default of the black side's family. The last two
+    /// octets of both spell `mv`; site-local scope (RFC 4291 2.7), local scope (RFC 2365 6.1).
+    pub fn group_address(&self) -> IpAddr {
+        let default = match self.discovery.group {
+            IpAddr::V4(_) => IpAddr::from([239, 255, 0x6d, 0x76]),
+            IpAddr::V6(_) => IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d76]),
+        };
+        self.group.address.unwrap_or(default)
     }
 }
 
@@ -280,11 +292,12 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if !discovery.group.is_multicast() {
         return value("discovery.group", format!("{} is not a multicast address", discovery.group));
     }
-    if !group.address.is_multicast() || group.address.is_ipv4() != discovery.group.is_ipv4() {
+    let address = file.group_address();
+    if !address.is_multicast() || address.is_ipv4() != discovery.group.is_ipv4() {
         let family = if discovery.group.is_ipv4() { "IPv4" } else { "IPv6" };
-        return value("group.address", format!("{} is not an {family} multicast address", group.address));
+        return value("group.address", format!("{address} is not an {family} multicast address"));
     }
-    if group.address == discovery.group {
+    if address == discovery.group {
         return value("group.address", "must differ from discovery.group".into());
     }
     if file.black.address.is_some_and(|address| address.is_ipv4() != discovery.group.is_ipv4()) {
@@ -326,12 +339,6 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
         return value("log.level", "must be error, warn, info, debug or trace".into());
     }
     // What the interface names and this version does not do yet is refused, not ignored.
-    if discovery.group.is_ipv4() {
-        return value(
-            "discovery.group",
-            "an IPv4 black network is not there in this version; use an IPv6 group".into(),
-        );
-    }
     if file.red.membership != "flood" {
         return value("red.membership", "only \"flood\" is there in this version".into());
     }

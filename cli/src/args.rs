@@ -145,6 +145,9 @@ pub(crate) struct DemoArgs {
     /// Number of routers, 2 to 50
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(2..=MOST_ROUTERS))]
     pub(crate) routers: u8,
+    /// The black network and the red traffic are IPv4
+    #[arg(long)]
+    pub(crate) ipv4: bool,
     /// What carries the traffic: auto or userspace
     #[arg(long, value_name = "BACKEND", default_value = "auto", value_parser = backend)]
     pub(crate) dataplane: String,

@@ -36,6 +36,19 @@ fn three_routers_are_ok() {
 }
 
 #[test]
+fn ipv4_is_ok() {
+    if skip("ipv4_is_ok") {
+        return;
+    }
+    let report = run(["demo", "--ipv4", "--routers", "3", "--json"]).json();
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["multicast"], serde_json::json!({"sent": 200, "received_min": 200, "receivers": 2}));
+    assert_eq!(report["black"]["cleartext"], 0);
+    assert_eq!(report["black"]["esp"], 603);
+    assert!(report["timeline"][0]["what"].as_str().unwrap().contains("IPv4"), "{report}");
+}
+
+#[test]
 fn people_get_a_timeline_a_table_and_a_verdict() {
     if skip("people_get_a_timeline_a_table_and_a_verdict") {
         return;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -44,8 +45,32 @@ pub fn muster(arguments: &[&str]) -> Answer {
     run(Command::new(binary()).args(arguments))
 }
 
+/// Which version of IP the black network is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Family; 2] = [Family::V6, Family::V4];
+
+    /// Where the hellos go.
+    pub fn discovery_group(self) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::from([239, 255, 0x6d, 0x75]),
+            Family::V6 => IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d75]),
+        }
+    }
+}
+
 /// Routers with daemons; everything is gone when it is dropped, also by a panic.
 pub struct Lab {
+    /// Of the black network that the daemons use; red is always both.
+    pub family: Family,
     daemons: Vec<Option<Process>>,
     /// The network.
     pub coalition: Coalition,
@@ -55,12 +80,18 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A network of `routers` routers of three nations with certificates and configurations; no daemon runs yet.
+    /// A network of `routers` routers of three nations with certificates and configurations; no daemon runs yet. Black
+    /// is IPv6.
     pub fn new(routers: usize) -> Lab {
+        Lab::on(Family::V6, routers)
+    }
+
+    /// As [`Lab::new`], with a choice.
+    pub fn on(family: Family, routers: usize) -> Lab {
         let folder = TempDir::new().expect("a temporary folder");
         let coalition = Coalition::build(Plan::new(routers, 3.min(routers)).expect("a plan")).expect("a coalition");
         let capture = Capture::start(coalition.black(), coalition.watch(PORTS)).expect("a capture");
-        let lab = Lab { daemons: (0..routers).map(|_| None).collect(), coalition, capture, folder };
+        let lab = Lab { family, daemons: (0..routers).map(|_| None).collect(), coalition, capture, folder };
         for nation in lab.nations() {
             lab.pki(&["init", lab.path(&nation).to_str().expect("UTF-8"), "--name", &nation]);
         }
@@ -73,7 +104,12 @@ impl Lab {
 
     /// A network in which all daemons run and are one group.
     pub fn group(routers: usize) -> Lab {
-        let mut lab = Lab::new(routers);
+        Lab::group_on(Family::V6, routers)
+    }
+
+    /// As [`Lab::group`], with a choice.
+    pub fn group_on(family: Family, routers: usize) -> Lab {
+        let mut lab = Lab::on(family, routers);
         (0..routers).for_each(|router| lab.start(router));
         lab.wait_for_group(&(0..routers).collect::<Vec<_>>());
         lab
@@ -92,6 +128,24 @@ impl Lab {
     /// A router's device name.
     pub fn name(&self, router: usize) -> String {
         self.coalition.routers()[router].plan.name()
+    }
+
+    /// A router's black address.
+    pub fn black_address(&self, router: usize) -> IpAddr {
+        let plan = &self.coalition.routers()[router].plan;
+        match self.family {
+            Family::V4 => plan.black_v4().addr().into(),
+            Family::V6 => plan.black_v6().addr().into(),
+        }
+    }
+
+    /// The address of the host behind a router, of the family of black.
+    pub fn red_host(&self, router: usize) -> IpAddr {
+        let plan = &self.coalition.routers()[router].plan;
+        match self.family {
+            Family::V4 => plan.host_v4().into(),
+            Family::V6 => plan.host_v6().into(),
+        }
     }
 
     /// Writes a router's configuration; `change` may replace parts of the text.
@@ -115,6 +169,7 @@ state_dir = "{name}.state"
 interface = "black0"
 
 [discovery]
+group = "{}"
 hello_interval = "{}ms"
 
 [red]
@@ -128,6 +183,7 @@ name = "coalition"
 allow_key_export = true
 "#,
             anchors.join(", "),
+            self.family.discovery_group(),
             HELLO.as_millis(),
             plan.red_v6(),
             plan.red_v4(),

@@ -6,6 +6,6 @@
 mod lab;
 mod traffic;
 
-pub use lab::{Answer, Lab, muster};
+pub use lab::{Answer, Family, Lab, muster};
 pub use muster_netlab::{skip, wait_until};
-pub use traffic::{attempt, carry, carry_past, red_group};
+pub use traffic::{attempt, carry, carry_past, red_group, red_group_v4};

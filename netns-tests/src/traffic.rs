@@ -12,7 +12,12 @@ pub fn red_group() -> SocketAddr {
     "[ff1e::1234]:5000".parse().expect("an address")
 }
 
-/// Sends `count` datagrams at 1,000 a second from the host behind `from`; all must arrive at those behind `to`, once.
+/// A red group of the other family.
+pub fn red_group_v4() -> SocketAddr {
+    "239.10.18.52:5000".parse().expect("an address")
+}
+
+/// Sends `count` datagrams of IPv6 and as many of IPv4 at 1,000 a second from the host behind `from`; all must arrive at those behind `to`, once.
 ///
 /// One more goes ahead and is waited for: while the daemon has not said where a new flow goes, the kernel keeps four
 /// datagrams of it and no more, and a busy machine may be slow to say.
@@ -29,11 +34,11 @@ pub fn carry(lab: &Lab, from: usize, to: &[usize], count: u64) {
 /// # Panics
 /// As [`carry`], and when one outside has heard something.
 pub fn carry_past(lab: &Lab, from: usize, to: &[usize], outside: &[usize], count: u64) {
-    for count in [1, count] {
-        let (sender, receivers) = start(lab, from, &[to, outside].concat(), red_group(), count);
+    for (group, count) in [(red_group(), 1), (red_group_v4(), 1), (red_group(), count), (red_group_v4(), count)] {
+        let (sender, receivers) = start(lab, from, &[to, outside].concat(), group, count);
         assert_eq!(sender.finish(), count, "not all could be sent");
         for (to, receiver) in to.iter().zip(&receivers) {
-            let what = format!("red multicast at {}", lab.name(*to));
+            let what = format!("red multicast to {group} at {}", lab.name(*to));
             lab.wait(Duration::from_secs(10), &what, || receiver.unique() == count);
             assert_eq!(receiver.tally().duplicates, 0, "at {}", lab.name(*to));
         }

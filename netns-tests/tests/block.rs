@@ -4,21 +4,21 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use muster_netlab::{HOST_DEVICE, Marker, Receiver};
-use muster_netns_tests::{Lab, attempt, red_group, skip, wait_until};
+use muster_netns_tests::{Family, Lab, attempt, red_group, red_group_v4, skip, wait_until};
 
-/// Clear datagrams from black to a red host, where somebody listens. Behind them goes one to the router itself, which lets it
+/// Clear datagrams from black to a red host, both of the family of black, where somebody listens. Behind them goes one to the router itself, which lets it
 /// in: when that is there, they have had their chance.
 fn clear_from_black(lab: &Lab, router: usize) -> Receiver {
     let marker = Marker::random().unwrap();
     let target = &lab.coalition.routers()[router];
-    let local: SocketAddr = (target.plan.host_v6(), 5001).into();
+    let local: SocketAddr = (lab.red_host(router), 5001).into();
     let receiver = Receiver::start(&target.host, HOST_DEVICE, local, marker).unwrap();
     let mut payload = marker.0.to_vec();
     payload.extend([0; 16]);
     for _ in 0..20 {
         lab.coalition.black().send_udp("br0", local, &payload).unwrap();
     }
-    let router = SocketAddr::from((target.plan.black_v6().addr(), 5002));
+    let router = SocketAddr::from((lab.black_address(router), 5002));
     let fence = Marker::random().unwrap();
     let own = Receiver::start(&target.namespace, "black0", router, fence).unwrap();
     let mut payload = fence.0.to_vec();
@@ -33,10 +33,20 @@ fn clear_from_black(lab: &Lab, router: usize) -> Receiver {
 
 #[test]
 fn clear_text_from_black_never_reaches_red() {
-    if skip("clear_text_from_black_never_reaches_red") {
-        return;
+    if !skip("clear_text_from_black_never_reaches_red") {
+        clear_text_is_stopped(Family::V6);
     }
-    let mut lab = Lab::group(3);
+}
+
+#[test]
+fn clear_text_from_black_ipv4_never_reaches_red() {
+    if !skip("clear_text_from_black_ipv4_never_reaches_red") {
+        clear_text_is_stopped(Family::V4);
+    }
+}
+
+fn clear_text_is_stopped(family: Family) {
+    let mut lab = Lab::group_on(family, 3);
     assert_eq!(clear_from_black(&lab, 0).unique(), 0, "daemon running");
     lab.kill(0);
     assert_eq!(clear_from_black(&lab, 0).unique(), 0, "daemon killed");
@@ -50,7 +60,9 @@ fn clear_text_from_black_never_reaches_red() {
     let router = &lab.coalition.routers()[1];
     let status = router.namespace.spawn(command).unwrap().wait(Duration::from_secs(5)).unwrap();
     assert!(status.unwrap().success());
-    router.namespace.sysctl("ipv6/conf/all/forwarding", "1").unwrap();
+    for forwarding in ["ipv6/conf/all/forwarding", "ipv4/ip_forward"] {
+        router.namespace.sysctl(forwarding, "1").unwrap();
+    }
     let receiver = clear_from_black(&lab, 1);
     let passes = wait_until(Duration::from_secs(5), || receiver.unique() > 0);
     assert!(passes, "nothing blocks, and still nothing passes: the test is blind");
@@ -58,15 +70,32 @@ fn clear_text_from_black_never_reaches_red() {
 
 #[test]
 fn red_traffic_never_shows_on_black() {
-    if skip("red_traffic_never_shows_on_black") {
-        return;
+    if !skip("red_traffic_never_shows_on_black") {
+        red_stays_red(Family::V6);
     }
-    let mut lab = Lab::group(3);
-    let unknown: SocketAddr = "[2001:db8:dead::1]:5000".parse().unwrap();
-    let host: SocketAddr = (lab.coalition.routers()[1].plan.host_v6(), 5000).into();
-    let other_group: SocketAddr = "[ff1d::1]:5000".parse().unwrap();
+}
+
+#[test]
+fn red_traffic_never_shows_on_black_ipv4() {
+    if !skip("red_traffic_never_shows_on_black_ipv4") {
+        red_stays_red(Family::V4);
+    }
+}
+
+fn red_stays_red(family: Family) {
+    let mut lab = Lab::group_on(family, 3);
+    let other = &lab.coalition.routers()[1].plan;
+    // Unknown hosts, known ones, groups that are not carried; of both families.
+    let nowhere: [SocketAddr; 6] = [
+        "[2001:db8:dead::1]:5000".parse().unwrap(),
+        "198.51.100.1:5000".parse().unwrap(),
+        (other.host_v6(), 5000).into(),
+        (other.host_v4(), 5000).into(),
+        "[ff1d::1]:5000".parse().unwrap(),
+        "239.11.0.1:5000".parse().unwrap(),
+    ];
     let try_all = |lab: &Lab, what: &str| {
-        for to in [unknown, host, other_group] {
+        for to in nowhere {
             attempt(lab, 0, to, 20);
         }
         assert!(lab.capture.settle(Duration::from_secs(5)));
@@ -75,9 +104,10 @@ fn red_traffic_never_shows_on_black() {
     try_all(&lab, "daemons running");
     (0..3).for_each(|router| lab.kill(router));
     try_all(&lab, "daemons killed");
-    let carried = red_group();
     let esp = lab.capture.stats().esp;
-    attempt(&lab, 0, carried, 20);
+    for carried in [red_group(), red_group_v4()] {
+        attempt(&lab, 0, carried, 20);
+    }
     assert!(lab.capture.settle(Duration::from_secs(5)));
     assert_eq!(lab.capture.stats().esp, esp, "nobody encrypts any more");
     assert_eq!(lab.capture.stats().cleartext, 0, "{:?}", lab.capture.examples());

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use muster_netns_tests::{Lab, carry, skip};
+use muster_netlab::{Frame, Kind};
+use muster_netns_tests::{Family, Lab, carry, skip};
 
-fn forms(routers: usize) {
-    let lab = Lab::group(routers);
+fn forms(family: Family, routers: usize) {
+    let lab = Lab::group_on(family, routers);
     let all: Vec<usize> = (0..routers).collect();
     for from in [0, routers - 1] {
         let others: Vec<usize> = all.iter().copied().filter(|other| *other != from).collect();
@@ -27,28 +28,47 @@ fn forms(routers: usize) {
     }
     assert!(lab.capture.settle(Duration::from_secs(5)));
     let seen = lab.capture.stats();
-    assert!(seen.esp >= 200, "{seen:?}");
+    assert!(seen.esp >= 400, "{seen:?}");
     assert_eq!(seen.cleartext, 0, "{:?}", lab.capture.examples());
+    // Everything of ours is of the family that was asked for, and of no other.
+    let version = |frame: &Frame| if frame.bytes[12..14] == [0x08, 0x00] { Family::V4 } else { Family::V6 };
+    let frames = lab.capture.frames();
+    let ours = frames.iter().filter(|frame| matches!(frame.kind, Kind::Esp | Kind::Own));
+    assert!(ours.into_iter().all(|frame| version(frame) == family));
 }
 
 #[test]
 fn two() {
     if !skip("two") {
-        forms(2);
+        forms(Family::V6, 2);
     }
 }
 
 #[test]
 fn five() {
     if !skip("five") {
-        forms(5);
+        forms(Family::V6, 5);
     }
 }
 
 #[test]
 fn ten() {
     if !skip("ten") {
-        forms(10);
+        forms(Family::V6, 10);
+    }
+}
+
+#[test]
+fn two_on_ipv4() {
+    if !skip("two_on_ipv4") {
+        forms(Family::V4, 2);
+    }
+}
+
+#[test]
+fn five_on_ipv4() {
+    if !skip("five_on_ipv4") {
+        forms(Family::V4, 5);
     }
 }
 

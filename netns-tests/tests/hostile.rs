@@ -149,11 +149,10 @@ fn what_cannot_work_ends_with_one_clear_line() {
     run(&good.replace("\"Alpha/ca.pem\", ", ""), "trust anchor");
     run(&good.replace("state_dir = \"alpha-1.state\"", "state_dir = \"/proc/none\""), "state_dir");
     run(&good.replace("[dataplane]", "[dataplane]\nbackend = \"kernel\""), "backend");
-    run(&good.replace("[discovery]", "[discovery]\ngroup = \"239.1.2.3\""), "group");
+    run(&good.replace("ff05::6d75", "192.0.2.3"), "discovery.group");
+    run(&good.replace("[group]", "[group]\naddress = \"239.1.2.3\""), "group.address");
     run(&good.replace("[dataplane]", "[dataplane]\ninstance = 16"), "instance");
     under(&["setpriv", "--bounding-set=-net_raw"], &good, "CAP_NET_RAW");
-    run(&good.replace("[discovery]", "[discovery]\ngroup = \"239.1.2.3\""), "group");
-    run(&good.replace("[dataplane]", "[dataplane]\ninstance = 16"), "instance");
     under(&["setpriv", "--bounding-set=-net_admin"], &good, "CAP_NET_ADMIN");
     let without_tun = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$0\" \"$@\""];
     under(&without_tun, &good, "/dev/net/tun");

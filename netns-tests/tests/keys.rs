@@ -57,7 +57,7 @@ fn tshark_decrypts_with_the_exported_keys() {
         carry(&lab, from, &to, 40);
     }
     assert_eq!(decrypted(&lab, &BTreeSet::new()), 0, "without keys nothing is read");
-    assert_eq!(decrypted(&lab, &keys), 3 * 41);
+    assert_eq!(decrypted(&lab, &keys), 3 * 82);
 }
 
 #[test]

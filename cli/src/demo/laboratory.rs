@@ -20,6 +20,9 @@ use super::router::{self, Router};
 
 /// The tunnel's device in every router.
 pub(crate) const TUNNEL: &str = "muster0";
+/// Group of the hellos; its family is that of the black network.
+const DISCOVERY_V6: &str = "ff05::6d75";
+const DISCOVERY_V4: &str = "239.255.109.117";
 const NATIONS: usize = 3;
 const PORT: u16 = 4860;
 const DAYS: u32 = 1;
@@ -82,13 +85,13 @@ fn equip(folder: &Path, plan: &Plan, args: &DemoArgs) -> Result<Vec<Router>, Fai
         let place = router::folder(folder, router)?;
         write_file(&place.join(router::CERTIFICATE), &device.certificate_pem)?;
         write_file(&place.join(router::KEY), &device.key_pem)?;
-        write_file(&place.join(router::CONFIG), &configuration(plan, router, group, &args.dataplane))?;
+        write_file(&place.join(router::CONFIG), &configuration(plan, router, group, args))?;
         Ok(Router::new(router.clone(), place))
     };
     plan.routers.iter().enumerate().map(equip).collect()
 }
 
-fn configuration(plan: &Plan, router: &RouterPlan, group: &str, backend: &str) -> String {
+fn configuration(plan: &Plan, router: &RouterPlan, group: &str, args: &DemoArgs) -> String {
     // The paths are relative to this file. Quotes: Debug of these plain texts is what TOML wants.
     let list = |file: fn(&Nation) -> String| {
         plan.nations().iter().map(|nation| format!("../{}", file(nation))).collect::<Vec<_>>()
@@ -107,6 +110,7 @@ state_dir = "{state}"
 interface = "{BLACK_DEVICE}"
 
 [discovery]
+group = "{discovery}"
 port = {PORT}
 hello_interval = "{hello}ms"
 
@@ -128,6 +132,8 @@ device = "{TUNNEL}"
         crls = list(crl),
         control = router::CONTROL,
         state = router::STATE,
+        discovery = if args.ipv4 { DISCOVERY_V4 } else { DISCOVERY_V6 },
+        backend = args.dataplane,
         hello = hello_ms(plan.routers.len()),
         red_v6 = router.red_v6(),
         red_v4 = router.red_v4(),

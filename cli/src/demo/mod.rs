@@ -32,7 +32,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let mut report = Report::new(args.routers.into());
     // Daemons, namespaces and files go when this goes, whichever way that happens.
     let mut laboratory = Laboratory::build(args, patience)?;
-    let outcome = Story::new(args.sabotage, &mut laboratory, &mut timeline, &mut report).tell();
+    let outcome = Story::new(args, &mut laboratory, &mut timeline, &mut report).tell();
     if args.keep {
         hint(format_args!("kept in {}", laboratory.keep()?.display()));
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::args::Sabotage;
+use crate::args::{DemoArgs, Sabotage};
 use crate::output::{Failure, because};
 
 use super::laboratory::Laboratory;
@@ -17,6 +17,7 @@ pub(super) const SENDER: usize = 0;
 
 pub(crate) struct Story<'a> {
     pub(super) sabotage: Option<Sabotage>,
+    pub(super) ipv4: bool,
     pub(super) laboratory: &'a mut Laboratory,
     pub(super) timeline: &'a mut Timeline,
     pub(super) report: &'a mut Report,
@@ -26,12 +27,12 @@ pub(crate) struct Story<'a> {
 
 impl<'a> Story<'a> {
     pub(crate) fn new(
-        sabotage: Option<Sabotage>,
+        args: &DemoArgs,
         laboratory: &'a mut Laboratory,
         timeline: &'a mut Timeline,
         report: &'a mut Report,
     ) -> Self {
-        Story { sabotage, laboratory, timeline, report, flows: 0 }
+        Story { sabotage: args.sabotage, ipv4: args.ipv4, laboratory, timeline, report, flows: 0 }
     }
 
     pub(crate) fn tell(&mut self) -> Result<(), Failure> {
@@ -57,7 +58,10 @@ impl<'a> Story<'a> {
 
     fn start(&mut self) -> Result<(), Failure> {
         let count = self.laboratory.routers.len();
-        self.timeline.note(format!("{count} routers on one black network, a host on each red LAN"))?;
+        self.timeline.note(format!(
+            "{count} routers on one black {} network, a host on each red LAN",
+            if self.ipv4 { "IPv4" } else { "IPv6" }
+        ))?;
         for index in 0..count {
             self.laboratory.start(index)?;
         }
@@ -68,7 +72,7 @@ impl<'a> Story<'a> {
             .map(|router| Row {
                 name: router.name(),
                 nation: router.plan.nation.name.to_owned(),
-                red: router.plan.red_v6().to_string(),
+                red: if self.ipv4 { router.plan.red_v4().to_string() } else { router.plan.red_v6().to_string() },
                 ..Row::default()
             })
             .collect();

@@ -1,7 +1,7 @@
 //! Red multicast from one LAN to all others.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use muster_netlab::{BRIDGE, Flow, HOST_DEVICE, Marker, Receiver, Sender, Tally};
@@ -13,8 +13,10 @@ use super::laboratory::{Laboratory, TUNNEL};
 use super::phases::{SENDER, Story};
 use super::router::Router;
 
-/// Red group and port of the traffic.
-const RED_GROUP: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, 0x1234)), 5001);
+/// Red groups of the traffic, and its port.
+const RED_GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, 0x1234);
+const RED_GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 10, 18, 52);
+const RED_PORT: u16 = 5001;
 const DATAGRAMS: u64 = 200;
 const DATAGRAMS_A_SECOND: u32 = 200;
 const DATAGRAM_BYTES: usize = 512;
@@ -24,6 +26,7 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(3);
 impl Story<'_> {
     /// Red multicast from one LAN, counted on those behind all other routers in `present`.
     pub(super) fn send(&mut self, present: &[usize]) -> Result<(), Failure> {
+        let to = self.red_group();
         let Laboratory { coalition, capture, patience, .. } = &*self.laboratory;
         let first = self.flows == 0;
         if first && self.sabotage == Some(Sabotage::NoSa) {
@@ -33,11 +36,11 @@ impl Story<'_> {
         let (marker, opening) = (Marker::random()?, Marker::random()?);
         capture.add_marker(marker);
         capture.add_marker(opening);
-        let flow = Flow { to: RED_GROUP, marker, count: DATAGRAMS, rate: DATAGRAMS_A_SECOND, size: DATAGRAM_BYTES };
+        let flow = Flow { to, marker, count: DATAGRAMS, rate: DATAGRAMS_A_SECOND, size: DATAGRAM_BYTES };
         let mut receivers = Vec::new();
         for &index in present.iter().filter(|index| **index != SENDER) {
             let host = &coalition.routers()[index].host;
-            receivers.push((index, Receiver::start(host, HOST_DEVICE, RED_GROUP, marker)?));
+            receivers.push((index, Receiver::start(host, HOST_DEVICE, to, marker)?));
         }
         // Kernels set a multicast route up when they meet a flow, and hold back only four datagrams meanwhile. One goes
         // ahead, uncounted; should it not arrive, those that are counted will tell.
@@ -47,7 +50,7 @@ impl Story<'_> {
         })?;
         let sender = Sender::start(host, HOST_DEVICE, flow)?;
         if first && self.sabotage == Some(Sabotage::ClearPacket) {
-            coalition.black().send_udp(BRIDGE, RED_GROUP, &marker.0)?;
+            coalition.black().send_udp(BRIDGE, to, &marker.0)?;
         }
         let limit = Duration::from_secs(DATAGRAMS / u64::from(DATAGRAMS_A_SECOND)) + ARRIVAL_LIMIT;
         patience.wait(limit, || {
@@ -56,6 +59,10 @@ impl Story<'_> {
         })?;
         let tallies = receivers.iter().map(|(index, receiver)| (*index, receiver.tally())).collect();
         self.judge(sender.sent(), sender.failed().1, tallies)
+    }
+
+    fn red_group(&self) -> SocketAddr {
+        if self.ipv4 { (RED_GROUP_V4, RED_PORT).into() } else { (RED_GROUP_V6, RED_PORT).into() }
     }
 
     /// What arrived of a flow.
@@ -95,7 +102,7 @@ impl Story<'_> {
             }
             _ => self.timeline.note(format!(
                 "{sent} red datagrams from the LAN of {from} to {}: all received on {} other LAN(s)",
-                RED_GROUP.ip(),
+                self.red_group().ip(),
                 tallies.len()
             )),
         }
