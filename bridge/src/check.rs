@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::addresses::{addresses, black_address, interface_index};
+use crate::lists;
 use crate::settings::Settings;
 
 /// One thing that was looked at.
@@ -26,7 +27,12 @@ pub fn check(path: &Path) -> Vec<Finding> {
     add(true, format!("{}: understood", path.display()));
     let file = &settings.file;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    match settings.trust().map(|mut trust| trust.validate(&settings.device.chain, now)) {
+    let state_dir = settings.resolve(&file.device.state_dir);
+    let validated = settings.trust().map(|mut trust| {
+        lists::restore(&state_dir, &mut trust);
+        trust.validate(&settings.device.chain, now)
+    });
+    match validated {
         Ok(Ok(identity)) => add(true, format!("certificate of {} ({})", identity.name, identity.organisation)),
         Ok(Err(error)) => add(false, format!("{}: {error}", file.device.certificate.display())),
         Err(error) => add(false, error.to_string()),

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
-use muster_certs::Author;
+use muster_certs::{Author, TrustStore};
 use muster_dataplane::{EspConfig, KeyLedger, Userspace, enable_forwarding};
 use muster_wire::{MemberId, Time};
 use nix::time::{ClockId, clock_gettime};
@@ -26,6 +26,7 @@ use crate::addresses::{addresses, black_address, red_prefixes};
 use crate::control::{self, Asked, Request, Server};
 use crate::engine::{Action, Engine, Start, StartError};
 use crate::event::{EventKind, EventLine, EventLog, Record};
+use crate::lists;
 use crate::plane::Plane;
 use crate::privileges::{drop_all_but_network, forbid_core_dumps};
 use crate::settings::{Settings, SettingsError};
@@ -62,6 +63,12 @@ pub enum RunError {
         what: String,
         /// What came of it.
         error: io::Error,
+    },
+    /// The nation has expelled this device.
+    #[error("the certificate of {device} is revoked: this device has left the group; give it another one")]
+    Revoked {
+        /// Its name.
+        device: String,
     },
     /// The data plane has ended by itself.
     #[error("the data plane has ended: {0}")]
@@ -143,6 +150,7 @@ struct Daemon {
     begun: Instant,
     left: bool,
     leaving: bool,
+    revoked: bool,
     unsent: u64,
 }
 
@@ -180,7 +188,9 @@ impl Daemon {
         })?;
         // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
         muster_dataplane::block(&settings.block_config(own.clone()))?;
-        let engine = Engine::new(start_of(&settings, stamp, own.clone())?, now(), unix_seconds())?;
+        let mut trust = settings.trust()?;
+        lists::restore(&state_dir, &mut trust);
+        let engine = Engine::new(start_of(&settings, trust, stamp, own.clone())?, now(), unix_seconds())?;
         let (ask, asked) = mpsc::channel(16);
         let (followers, _) = broadcast::channel(256);
         tokio::spawn(server.serve(ask, followers.clone()));
@@ -202,6 +212,7 @@ impl Daemon {
             begun: Instant::now(),
             left: false,
             leaving: false,
+            revoked: false,
             unsent: 0,
             settings,
         };
@@ -216,6 +227,9 @@ impl Daemon {
         let mut more = false;
         loop {
             self.act();
+            if self.revoked {
+                return Err(RunError::Revoked { device: self.settings.device.name.clone() });
+            }
             if self.left {
                 let stopped = Record { kind: EventKind::Stopped, member: None, epoch: 0, detail: String::new() };
                 self.report(&stopped);
@@ -300,8 +314,20 @@ impl Daemon {
                 self.report(&record);
                 Ok(())
             }
+            Action::Keep { issuer, list } => {
+                let folder = self.settings.resolve(&self.settings.file.device.state_dir);
+                if let Err(error) = lists::keep(&folder, &issuer, &list) {
+                    // In force until this process ends; neighbours will bring it again.
+                    warn!(%error, folder = %folder.display(), "a revocation list could not be kept");
+                }
+                Ok(())
+            }
             Action::Left => {
                 self.left = true;
+                Ok(())
+            }
+            Action::Revoked => {
+                self.revoked = true;
                 Ok(())
             }
         };
@@ -375,6 +401,7 @@ impl Daemon {
             black_address: self.address,
             group: status::group(&self.engine, &self.settings.file.group.name, self.epoch_since),
             dataplane: status::dataplane(&self.plane),
+            revocation_lists: status::revocation_lists(&self.engine),
             datagrams: status::datagrams(&self.engine),
         }
     }
@@ -400,7 +427,7 @@ impl Daemon {
     }
 }
 
-fn start_of(settings: &Settings, stamp: u64, prefixes: Vec<IpNet>) -> Result<Start, RunError> {
+fn start_of(settings: &Settings, trust: TrustStore, stamp: u64, prefixes: Vec<IpNet>) -> Result<Start, RunError> {
     let file = &settings.file;
     let author = Author::new(
         settings.device.key.clone(),
@@ -426,7 +453,7 @@ fn start_of(settings: &Settings, stamp: u64, prefixes: Vec<IpNet>) -> Result<Sta
         },
         author,
         chain: settings.device.chain.clone(),
-        trust: settings.trust()?,
+        trust,
         seeds,
         prefixes,
     })

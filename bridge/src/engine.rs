@@ -43,6 +43,15 @@ pub enum Action {
         /// Its prefixes.
         prefixes: Vec<IpNet>,
     },
+    /// A revocation list (DER) has come from a neighbour and is in force: keep it over restarts.
+    Keep {
+        /// Its issuer, by a hash.
+        issuer: Hash,
+        /// The list.
+        list: Vec<u8>,
+    },
+    /// The own certificate is revoked: nothing is sent any more, and the process is to end.
+    Revoked,
     /// For the operator.
     Record(Record),
     /// The process can end.
@@ -207,6 +216,12 @@ impl Engine {
         self.settle(now);
     }
 
+    /// Other trust anchors or revocation lists. Newer lists that have come from neighbours stay in force.
+    pub fn set_trust(&mut self, now: Time, trust: TrustStore) {
+        self.discovery.set_trust(now, trust);
+        self.settle(now);
+    }
+
     /// The wall clock was set.
     pub fn set_wall_clock(&mut self, now: Time, unix: u64) {
         self.discovery.set_wall_clock(now, unix);
@@ -324,6 +339,19 @@ impl Engine {
             }
             Event::PrefixesRefused { member, reason } => {
                 self.record_refusal(now, member, format!("prefixes: {reason}"));
+            }
+            Event::ListTaken { from, issuer, organisation, number, der } => {
+                self.record(EventKind::RevocationList, Some(from), format!("{organisation} {number}"));
+                self.actions.push_back(Action::Keep { issuer, list: der });
+            }
+            Event::ListRefused { from, reason } => {
+                self.record_refusal(now, from, format!("revocation list: {reason}"));
+            }
+            Event::SelfRevoked => {
+                let me = self.discovery.own_identity().member;
+                self.record(EventKind::Refused, Some(me), "the own certificate is revoked".into());
+                self.left = true;
+                self.actions.push_back(Action::Revoked);
             }
         }
     }

@@ -37,6 +37,8 @@ pub enum EventKind {
     Election,
     /// The own device was excluded.
     Excluded,
+    /// A newer revocation list has come from a neighbour; the detail is its organisation and number.
+    RevocationList,
     /// A message, a certificate or an announcement was refused.
     Refused,
     /// The daemon ends.

@@ -9,6 +9,7 @@ pub mod control;
 mod daemon;
 mod engine;
 mod event;
+mod lists;
 mod plane;
 mod privileges;
 mod settings;

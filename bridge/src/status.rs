@@ -23,8 +23,16 @@ pub(crate) struct Status {
     pub(crate) black_address: IpAddr,
     pub(crate) group: Group,
     pub(crate) dataplane: DataplaneStatus,
+    pub(crate) revocation_lists: Vec<List>,
     /// Datagrams of the two protocols that led to nothing, by reason.
     pub(crate) datagrams: Map<String, Value>,
+}
+
+/// The newest revocation list of a trust anchor.
+#[derive(Serialize)]
+pub(crate) struct List {
+    organisation: String,
+    number: u64,
 }
 
 #[derive(Serialize)]
@@ -87,6 +95,11 @@ pub(crate) fn group(engine: &Engine, name: &str, since_ms: u64) -> Group {
         active: state.active,
         since_ms,
     }
+}
+
+pub(crate) fn revocation_lists(engine: &Engine) -> Vec<List> {
+    let lists = engine.discovery().revocation_lists();
+    lists.map(|list| List { organisation: list.organisation.to_owned(), number: list.number }).collect()
 }
 
 pub(crate) fn dataplane(plane: &Plane) -> DataplaneStatus {

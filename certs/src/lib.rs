@@ -19,5 +19,6 @@ pub use identity::{Device, Identity};
 pub use intake::Intake;
 pub use keys::{PublicKey, SigningKey, Verified};
 pub use muster_wire::{Signable, Signed};
+pub use revocation::RevocationList;
 pub use sequence::SequenceWindow;
 pub use trust::TrustStore;

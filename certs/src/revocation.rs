@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use muster_wire::Hash;
+use sha2::{Digest, Sha256};
 use webpki::OwnedCertRevocationList;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -16,6 +18,10 @@ use crate::{CertError, PublicKey};
 /// list in could make it so. Here a list that the issuer did not sign is as good as none.
 #[derive(Clone, Debug)]
 pub(crate) struct Crl {
+    /// The whole of it, as encoded (DER).
+    pub(crate) der: Vec<u8>,
+    /// The trust anchor that was found to have signed it.
+    pub(crate) anchor: Option<Hash>,
     /// As encoded (DER).
     pub(crate) issuer: Vec<u8>,
     /// Rises with every list of an issuer; 0 in a list without.
@@ -36,6 +42,8 @@ impl Crl {
             None => 0,
         };
         Ok(Crl {
+            der: der.to_vec(),
+            anchor: None,
             issuer: crl.issuer().as_raw().to_vec(),
             number,
             revoked: crl.iter_revoked_certificates().map(|entry| entry.raw_serial().to_vec()).collect(),
@@ -59,4 +67,27 @@ impl Crl {
     fn is_signed_with(&self, key: &PublicKey) -> bool {
         key.check_x509(&self.signed, &self.signature).is_ok()
     }
+}
+
+/// The newest list of a trust anchor: what devices tell each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevocationList<'a> {
+    /// SHA-256 of the anchor's subject name (DER, with its length as u64 before it) and public key. The name alone would
+    /// not do: a nation may change its root's key and count anew.
+    pub issuer: Hash,
+    /// The anchor's organisation.
+    pub organisation: &'a str,
+    /// Rises with every list of the anchor.
+    pub number: u64,
+    /// The list (DER).
+    pub der: &'a [u8],
+}
+
+/// See [`RevocationList::issuer`].
+pub(crate) fn issuer(anchor: &Certificate) -> Hash {
+    let mut hash = Sha256::new();
+    hash.update((anchor.subject.len() as u64).to_be_bytes());
+    hash.update(&anchor.subject);
+    hash.update(anchor.key.to_bytes());
+    Hash(hash.finalize().into())
 }

@@ -1,7 +1,9 @@
 //! The coalition's trust anchors, and who is trusted for their sake.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use muster_wire::Hash;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sha2::{Digest, Sha256};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
@@ -9,7 +11,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use crate::cache::Cache;
 use crate::certificate::{Certificate, IPSEC_IKE, public_key};
 use crate::identity::check_size;
-use crate::revocation::Crl;
+use crate::revocation::{self, Crl, RevocationList};
 use crate::{CertError, Identity};
 
 /// Trust anchors, one or more for each nation, and revocation lists. Validates certificate chains against them
@@ -19,7 +21,8 @@ pub struct TrustStore {
     anchors: Vec<Certificate>,
     /// The same, in the same order, as webpki wants them.
     webpki_anchors: Vec<TrustAnchor<'static>>,
-    /// Those with the highest number first.
+    /// The same, as issuers of revocation lists.
+    issuers: Vec<Hash>,
     crls: Vec<Crl>,
     cache: Cache,
     path_validations: u64,
@@ -35,6 +38,7 @@ impl TrustStore {
         let mut store = TrustStore {
             anchors: Vec::new(),
             webpki_anchors: Vec::new(),
+            issuers: Vec::new(),
             crls: Vec::new(),
             cache: Cache::new(),
             path_validations: 0,
@@ -45,7 +49,6 @@ impl TrustStore {
         for (index, der) in crls_der.iter().enumerate() {
             store.add_crl(der).map_err(|reason| CertError::Crl { index, reason: Box::new(reason) })?;
         }
-        store.crls.sort_by_key(|crl| std::cmp::Reverse(crl.number));
         Ok(store)
     }
 
@@ -66,6 +69,47 @@ impl TrustStore {
         result
     }
 
+    /// The newest list of each trust anchor that has one.
+    pub fn revocation_lists(&self) -> impl Iterator<Item = RevocationList<'_>> {
+        // A renewed anchor is there twice.
+        let issuers = self.issuers.iter().zip(&self.anchors).collect::<BTreeMap<_, _>>();
+        issuers.into_iter().filter_map(move |(issuer, anchor)| {
+            let newest = self.newest(issuer)?;
+            let organisation = anchor.organisation.as_deref()?;
+            Some(RevocationList { issuer: *issuer, organisation, number: newest.number, der: &newest.der })
+        })
+    }
+
+    /// Whether a list of this issuer and number would be news: the issuer is a trust anchor, and its list, if there is
+    /// one, is older.
+    pub fn lacks(&self, issuer: &Hash, number: u64) -> bool {
+        self.issuers.contains(issuer) && self.newest(issuer).is_none_or(|newest| newest.number < number)
+    }
+
+    /// Takes a revocation list (DER) from whoever brings it, if a trust anchor signed it and it is newer than that
+    /// one's last; it then takes the older one's place, and all chains are looked at anew. `false`: not newer, nothing
+    /// has changed.
+    pub fn offer(&mut self, der: &[u8]) -> Result<bool, CertError> {
+        let crl = self.attribute(Crl::parse(der)?)?;
+        let issuer = crl.anchor.ok_or(CertError::UnknownIssuer)?;
+        if self.newest(&issuer).is_some_and(|newest| newest.number >= crl.number) {
+            return Ok(false);
+        }
+        self.crls.retain(|old| old.anchor != Some(issuer));
+        self.crls.push(crl);
+        self.cache = Cache::new();
+        Ok(true)
+    }
+
+    /// Takes what `older` knows better: a store read from files does not fall back behind the lists that have come in
+    /// other ways.
+    pub fn keep_lists_of(&mut self, older: &TrustStore) {
+        for list in older.revocation_lists() {
+            // An error: of an anchor that is one no longer.
+            let _ = self.offer(list.der);
+        }
+    }
+
     /// How many paths were validated so far: what the cache did not answer.
     pub fn path_validations(&self) -> u64 {
         self.path_validations
@@ -81,20 +125,32 @@ impl TrustStore {
         if anchor.organisation.is_none() {
             return Err(CertError::Organisation);
         }
+        self.issuers.push(revocation::issuer(&anchor));
         self.anchors.push(anchor);
         self.webpki_anchors.push(webpki_anchor);
         Ok(())
     }
 
     fn add_crl(&mut self, der: &[u8]) -> Result<(), CertError> {
-        let crl = Crl::parse(der)?;
-        // An intermediate's list is checked when the intermediate is here.
-        let mut namesakes = self.anchors.iter().filter(|anchor| anchor.subject == crl.issuer).peekable();
-        if namesakes.peek().is_some() && !namesakes.any(|anchor| crl.is_signed_by(anchor)) {
-            return Err(CertError::Signature);
-        }
+        let crl = self.attribute(Crl::parse(der)?)?;
         self.crls.push(crl);
         Ok(())
+    }
+
+    /// Finds the trust anchor that signed a list. Refused: one in an anchor's name that no such anchor signed. An
+    /// intermediate's list is checked when the intermediate is here.
+    fn attribute(&self, mut crl: Crl) -> Result<Crl, CertError> {
+        let namesakes = || self.anchors.iter().zip(&self.issuers).filter(|(anchor, _)| anchor.subject == crl.issuer);
+        let signer = namesakes().find(|(anchor, _)| crl.is_signed_by(anchor)).map(|(_, issuer)| *issuer);
+        if signer.is_none() && namesakes().next().is_some() {
+            return Err(CertError::Signature);
+        }
+        crl.anchor = signer;
+        Ok(crl)
+    }
+
+    fn newest(&self, issuer: &Hash) -> Option<&Crl> {
+        self.crls.iter().filter(|crl| crl.anchor == Some(*issuer)).max_by_key(|crl| crl.number)
     }
 
     fn validate_path(&self, chain: &[Vec<u8>], now_unix: u64) -> Result<Identity, CertError> {
@@ -157,8 +213,8 @@ impl Path<'_> {
             if !issuer.may_sign_certificates {
                 return Err(webpki::Error::EndEntityUsedAsCa);
             }
-            // The first one found is the newest.
-            if crls.iter().find(|crl| crl.is_signed_by(issuer)).is_some_and(|crl| crl.revokes(certificate)) {
+            let newest = crls.iter().filter(|crl| crl.is_signed_by(issuer)).max_by_key(|crl| crl.number);
+            if newest.is_some_and(|crl| crl.revokes(certificate)) {
                 return Err(webpki::Error::CertRevoked);
             }
         }

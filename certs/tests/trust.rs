@@ -3,7 +3,8 @@
 mod common;
 
 use common::{DAY, NOW, Nation, certificates, ipsec_ike, odd_certificate, store, store_with_crls};
-use muster_certs::{CertError, Device, TrustStore, pki};
+use muster_certs::pki::{self, Root};
+use muster_certs::{CertError, Device, TrustStore};
 use muster_wire::MemberId;
 use sha2::{Digest, Sha256};
 
@@ -308,6 +309,74 @@ fn an_intermediate_is_revoked_and_revokes() {
     assert!(store_with_crls(&[&alpha], &[&forged]).validate(&chain, NOW).is_ok());
     assert!(store_with_crls(&[&alpha], &[&forged, &empty]).validate(&chain, NOW).is_ok());
     assert_eq!(store_with_crls(&[&alpha], &[&forged, &crl]).validate(&chain, NOW), Err(CertError::Revoked));
+}
+
+fn revoked(nation: &Nation, crl_pem: &str, device: &pki::Issued) -> String {
+    let Root { certificate_pem, key_pem, .. } = &nation.0;
+    pki::revoke(certificate_pem, key_pem, crl_pem, &device.certificate_pem, NOW).unwrap()
+}
+
+#[test]
+fn a_list_that_is_offered_counts_when_it_is_signed_and_newer() {
+    let (alpha, bravo) = (Nation::new("Alpha"), Nation::new("Bravo"));
+    let (first, second) = (alpha.device("first"), alpha.device("second"));
+    let one = revoked(&alpha, &alpha.0.crl_pem, &first);
+    let two = revoked(&alpha, &one, &second);
+    let der = |pem: &str| muster_certs::crls_from_pem(pem).unwrap().remove(0);
+    let mut store = store(&[&alpha, &bravo]);
+    assert!(store.validate(&certificates(&first.certificate_pem), NOW).is_ok());
+    assert_eq!(store.revocation_lists().count(), 0);
+
+    assert_eq!(store.offer(&der(&one)), Ok(true));
+    assert_eq!(store.validate(&certificates(&first.certificate_pem), NOW), Err(CertError::Revoked), "not from cache");
+    assert_eq!(store.offer(&der(&one)), Ok(false), "known");
+    assert_eq!(store.offer(&der(&two)), Ok(true));
+    assert_eq!(store.validate(&certificates(&second.certificate_pem), NOW), Err(CertError::Revoked));
+    assert_eq!(store.offer(&der(&one)), Ok(false), "older");
+    assert_eq!(store.validate(&certificates(&second.certificate_pem), NOW), Err(CertError::Revoked));
+
+    let list = store.revocation_lists().next().unwrap();
+    assert_eq!((list.organisation, list.number, list.der), ("Alpha", 3, der(&two).as_slice()));
+    let issuer = list.issuer;
+    assert!(store.lacks(&issuer, 4) && !store.lacks(&issuer, 3));
+    assert!(!store.lacks(&muster_wire::Hash([7; 32]), 4), "a stranger's list is no news");
+
+    // Signed by nobody whom we trust, or by another in the nation's name.
+    let stranger = Nation::new("Charlie");
+    assert_eq!(store.offer(&der(&stranger.0.crl_pem)), Err(CertError::UnknownIssuer));
+    let impostor = Nation::new("Alpha");
+    let lost = impostor.device("lost");
+    let forged = (0..9).fold(impostor.0.crl_pem.clone(), |crl, _| revoked(&impostor, &crl, &lost));
+    assert_eq!(store.offer(&der(&forged)), Err(CertError::Signature));
+    let mut spoilt = der(&revoked(&alpha, &two, &alpha.device("third")));
+    *spoilt.last_mut().unwrap() ^= 1;
+    assert_eq!(store.offer(&spoilt), Err(CertError::Signature));
+    assert!(matches!(store.offer(&[]), Err(CertError::Malformed(_))));
+    assert_eq!(store.revocation_lists().count(), 1);
+
+    // A store from older files does not fall back; one without the anchor does not take its list.
+    let mut files = store_with_crls(&[&alpha, &bravo], &[&one, &bravo.0.crl_pem]);
+    files.keep_lists_of(&store);
+    let numbers: Vec<(String, u64)> =
+        files.revocation_lists().map(|list| (list.organisation.to_owned(), list.number)).collect();
+    assert_eq!(numbers.len(), 2);
+    assert!(numbers.contains(&("Alpha".into(), 3)) && numbers.contains(&("Bravo".into(), 1)));
+    let mut without = self::store(&[&bravo]);
+    without.keep_lists_of(&store);
+    assert_eq!(without.revocation_lists().count(), 0);
+}
+
+#[test]
+fn roots_of_one_name_count_their_lists_apart() {
+    let (old, new) = (Nation::new("Alpha"), Nation::new("Alpha"));
+    let lost = old.device("lost");
+    let der = |pem: &str| muster_certs::crls_from_pem(pem).unwrap().remove(0);
+    let list = (0..5).fold(old.0.crl_pem.clone(), |crl, _| revoked(&old, &crl, &lost));
+    let mut store = store(&[&old, &new]);
+    assert_eq!(store.offer(&der(&list)), Ok(true));
+    assert_eq!(store.offer(&der(&new.0.crl_pem)), Ok(true), "number 1, but of another key");
+    assert_eq!(store.revocation_lists().count(), 2);
+    assert_eq!(store.validate(&certificates(&lost.certificate_pem), NOW), Err(CertError::Revoked));
 }
 
 #[test]

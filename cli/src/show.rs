@@ -40,6 +40,9 @@ pub(crate) fn status(status: &Value) -> String {
         .filter(|(_, count)| count.as_u64() != Some(0))
         .map(|(reason, count)| format!("{reason} {count}"))
         .collect();
+    let lists: Vec<String> = lines(&status["revocation_lists"])
+        .map(|list| format!("{} {}", text(&list["organisation"]), text(&list["number"])))
+        .collect();
     list([
         ("device", format!("{} ({})", text(&status["device"]), text(&status["organisation"]))),
         ("member id", short(&status["member_id"])),
@@ -55,6 +58,7 @@ pub(crate) fn status(status: &Value) -> String {
         ("data plane", format!("{}, {} SAs", text(&plane["backend"]), text(&plane["sas"]))),
         ("packets", format!("{} received, {} sent", text(&plane["rx_packets"]), text(&plane["tx_packets"]))),
         ("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }),
+        ("revocations", if lists.is_empty() { "no lists".into() } else { lists.join(", ") }),
     ])
 }
 

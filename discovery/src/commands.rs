@@ -7,7 +7,6 @@ use rand_core::Rng;
 
 use crate::Discovery;
 use crate::config::{GOODBYES, REFUSED_HOLD};
-use crate::event::{GoneReason, Refusal};
 
 impl Discovery {
     /// What key agreement wants the others to know; a change triggers a hello.
@@ -34,22 +33,11 @@ impl Discovery {
     }
 
     /// Other trust anchors or revocation lists: neighbours that they do not vouch for are gone, and those refused may
-    /// try at once.
-    pub fn set_trust(&mut self, now: Time, trust: TrustStore) {
+    /// try at once. Newer lists that have come from neighbours stay in force.
+    pub fn set_trust(&mut self, now: Time, mut trust: TrustStore) {
+        trust.keep_lists_of(&self.trust);
         self.trust = trust;
-        let unix = self.unix(now);
-        self.peers.forget_refused(|_| true);
-        let chains: Vec<_> = self.peers.ups().map(|(member, up)| (member, up.chain.clone())).collect();
-        for (member, chain) in chains {
-            match (self.trust.validate(&chain, unix), self.peers.up_mut(&member)) {
-                (Ok(identity), Some(up)) => up.identity = identity,
-                (Ok(_), None) => {}
-                (Err(error), _) => {
-                    self.refuse(now, member, None, Refusal::Certificate(error), GoneReason::CertificateRefused);
-                }
-            }
-        }
-        self.peers.forget_gone(|gone| self.trust.validate(&gone.chain, unix).is_err());
+        self.review_trust(now);
     }
 
     /// Says goodbye. The machine does nothing more; what is left to send is to be polled.

@@ -72,6 +72,11 @@ pub(crate) const MAX_GONE: usize = 1024;
 /// Refused devices remembered.
 pub(crate) const MAX_REFUSED: usize = 256;
 
+/// Parts of a revocation list that one request brings a neighbour …
+pub(crate) const PARTS_FOR_NEIGHBOR: usize = 16;
+/// … and anybody else: less than a certificate chain may have.
+pub(crate) const PARTS_FOR_STRANGER: usize = 4;
+
 /// Prefixes not acknowledged are sent again after this or a hello interval, whichever is less, doubling …
 pub(crate) const PREFIX_RETRY: Duration = Duration::from_millis(200);
 /// … up to so many hello intervals.

@@ -40,6 +40,10 @@ dropped! {
     NotAsked = "not_asked",
     /// Its sender is refused, for now.
     Refused = "refused",
+    /// Asks for a revocation list that we do not have.
+    NoSuchList = "no_such_list",
+    /// A revocation list that is malformed, wrongly signed, or not the one that was named.
+    BadList = "bad_list",
     /// A list of prefixes that is not acceptable.
     BadPrefixes = "bad_prefixes",
 }

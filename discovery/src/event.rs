@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use muster_certs::{CertError, Identity};
 use muster_wire::idp::GroupState;
-use muster_wire::{MemberId, Nonce};
+use muster_wire::{Hash, MemberId, Nonce};
 use thiserror::Error;
 
 /// What has happened.
@@ -78,6 +78,39 @@ pub enum Event {
         /// Why.
         reason: PrefixError,
     },
+    /// A newer revocation list has come and is in force. To be kept over restarts.
+    ListTaken {
+        /// Who brought it.
+        from: MemberId,
+        /// Whose it is; see [`muster_certs::RevocationList::issuer`].
+        issuer: Hash,
+        /// The same in words.
+        organisation: String,
+        /// Its number.
+        number: u64,
+        /// The list.
+        der: Vec<u8>,
+    },
+    /// A neighbour has brought a revocation list that is none.
+    ListRefused {
+        /// Who brought it.
+        from: MemberId,
+        /// Why.
+        reason: ListError,
+    },
+    /// The own certificate is revoked. The machine has said goodbye and does nothing more.
+    SelfRevoked,
+}
+
+/// Why a revocation list is refused.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ListError {
+    /// Malformed, or not signed by a trust anchor.
+    #[error("{0}")]
+    Invalid(#[from] CertError),
+    /// Older than its bringer's hello says.
+    #[error("not the list that was named")]
+    NotAsNamed,
 }
 
 /// How a neighbour came up.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_certs::CertError;
 use muster_wire::idp::{Hello, Probe};
-use muster_wire::{Destination, Envelope, Kind, List, MemberId, Nonce, Time};
+use muster_wire::{Destination, Envelope, Kind, MemberId, Nonce, Time};
 use rand_core::Rng;
 
 use crate::Discovery;
@@ -110,7 +110,7 @@ impl Discovery {
             public: self.key.public(),
             salt: self.salt,
             group,
-            crls: List::default(),
+            crls: self.name_lists(),
         };
         self.send(Destination::Group, &hello);
     }
@@ -132,6 +132,7 @@ impl Discovery {
                 up.address = from;
                 up.hello = hello;
                 self.report_heard(header.sender);
+                self.compare_lists(now, header.sender);
                 Ok(())
             }
             Some(Peer::Refused(refused)) => {

@@ -11,6 +11,7 @@ mod counters;
 mod event;
 mod hello;
 mod limits;
+mod lists;
 mod machine;
 mod message;
 mod networks;
@@ -24,7 +25,7 @@ mod tests;
 
 pub use config::{Config, SetupError};
 pub use counters::{Counters, Dropped};
-pub use event::{Event, GoneReason, JoinKind, PrefixError, Refusal};
+pub use event::{Event, GoneReason, JoinKind, ListError, PrefixError, Refusal};
 pub use machine::Discovery;
 pub use pairwise::Direction;
 pub use status::{NeighborState, NeighborStatus};

@@ -20,6 +20,7 @@ use crate::counters::{Counters, Dropped};
 use crate::event::Event;
 use crate::hello::Schedule;
 use crate::limits::{Limiter, Rate};
+use crate::lists::Fetches;
 use crate::message::Message;
 use crate::pairwise::OwnKey;
 use crate::peers::{Peer, Peers};
@@ -50,6 +51,7 @@ pub struct Discovery {
     /// … and to neighbours that come back, which no flood of strangers delays.
     pub(crate) returning: Limiter,
     pub(crate) answers: Answers,
+    pub(crate) fetches: Fetches,
 
     /// Datagrams from neighbours' addresses: nobody can take the room of those.
     familiar: Intake,
@@ -97,6 +99,7 @@ impl Discovery {
             strangers: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
             returning: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
             answers: Answers::new(now),
+            fetches: Fetches::default(),
             config,
             author,
             chain,
@@ -158,6 +161,7 @@ impl Discovery {
         self.look_at_silence(now);
         self.ask_candidates(now);
         self.announce_if_due(now);
+        self.fetch_if_due(now);
         self.candidates.expire(now);
         self.peers.forget_refused(|refused| now.since(refused.last_hello) >= REFUSED_LIFE);
     }
@@ -172,7 +176,8 @@ impl Discovery {
             let expiry = Some(self.when(up.identity.not_after.saturating_add(1)));
             [Some(up.dead_at()), Some(up.probe_at()), up.announcing.due(), expiry]
         });
-        peers.flatten().chain(hello).chain(self.candidates.next_timer()).min()
+        let asking = [self.candidates.next_timer(), self.fetches.next_timer()];
+        peers.chain(asking).flatten().chain(hello).min()
     }
 
     /// The next datagram to send.
@@ -205,6 +210,8 @@ impl Discovery {
             Message::Prefixes(prefixes) => self.handle_prefixes(now, envelope, prefixes),
             Message::Ack(_) => self.handle_ack(now, envelope),
             Message::Goodbye => self.handle_goodbye(now, envelope),
+            Message::CrlRequest(request) => self.handle_crl_request(now, from, envelope, request),
+            Message::CrlPart(part) => self.handle_crl_part(now, envelope, part),
         }
     }
 
@@ -238,7 +245,19 @@ impl Discovery {
             }
             (Message::Prefixes(_), Some(Peer::Up(_))) if run.is_some() => Ok(message),
             (Message::Goodbye, Some(Peer::Up(_) | Peer::Gone(_))) if run.is_some() => Ok(message),
-            (Message::Ack(_) | Message::Prefixes(_) | Message::Goodbye, _) => Err(Dropped::UnknownSender),
+            (Message::CrlRequest(request), _) => {
+                if self.schedule.is_recent(&request.hello_nonce) {
+                    Ok(message)
+                } else {
+                    Err(Dropped::StaleNonce)
+                }
+            }
+            (Message::CrlPart(part), Some(Peer::Up(_))) if run.is_some() => {
+                if self.fetches.wants(&header.sender, part) { Ok(message) } else { Err(Dropped::NotAsked) }
+            }
+            (Message::Ack(_) | Message::Prefixes(_) | Message::Goodbye | Message::CrlPart(_), _) => {
+                Err(Dropped::UnknownSender)
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_wire::idp::{Goodbye, Hello, Prefixes, PrefixesAck, Probe, ProbeAnswer};
+use muster_wire::idp::{CrlPart, CrlRequest, Goodbye, Hello, Prefixes, PrefixesAck, Probe, ProbeAnswer};
 use muster_wire::{Envelope, Kind};
 
 use crate::config::{MAX_INTERVAL, MIN_INTERVAL};
@@ -17,6 +17,8 @@ pub(crate) enum Message {
     Prefixes(Prefixes),
     Ack(PrefixesAck),
     Goodbye,
+    CrlRequest(CrlRequest),
+    CrlPart(CrlPart),
 }
 
 impl Message {
@@ -29,6 +31,8 @@ impl Message {
             Kind::Prefixes => envelope.decode().map(Message::Prefixes),
             Kind::PrefixesAck => envelope.decode().map(Message::Ack),
             Kind::Goodbye => envelope.decode::<Goodbye>().map(|_| Message::Goodbye),
+            Kind::CrlRequest => envelope.decode().map(Message::CrlRequest),
+            Kind::CrlPart => envelope.decode().map(Message::CrlPart),
             _ => return Err(Dropped::Malformed),
         };
         match message {

@@ -24,6 +24,8 @@ pub(crate) struct Answers {
     chains: Limiter,
     /// Those without are smaller; a neighbour that fears for us asks often.
     short: Limiter,
+    /// Revocation lists: four parts are half as large as a chain may be.
+    lists: Limiter,
     /// The run of the device that asked last from an address, and when. Not verified: it saves a hello, no more.
     last: BTreeMap<IpAddr, (u64, Time)>,
 }
@@ -35,8 +37,13 @@ impl Answers {
         Self {
             chains: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 8, per_second: 4 }, now),
             short: Limiter::new(Rate { burst: 512, per_second: 4000 }, Rate { burst: 64, per_second: 200 }, now),
+            lists: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
             last: BTreeMap::new(),
         }
+    }
+
+    pub(crate) fn take_list(&mut self, now: Time, address: IpAddr) -> bool {
+        self.lists.take(address, now)
     }
 
     fn take(&mut self, now: Time, address: IpAddr, with_chain: bool) -> bool {
@@ -249,6 +256,7 @@ impl Discovery {
         self.candidates.settle(member);
         self.events.push_back(Event::Joined { member, identity, startup, address, kind });
         self.report_heard(member);
+        self.compare_lists(now, member);
         self.review_prefixes(member, kind == JoinKind::Restore);
         if !knows_us {
             self.answer_newcomer(now);

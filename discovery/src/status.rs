@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use muster_certs::Identity;
+use muster_certs::{Identity, RevocationList};
 use muster_wire::{MemberId, Nonce, Time};
 
 use crate::Discovery;
@@ -55,6 +55,11 @@ impl Discovery {
     /// The own validated certificate.
     pub fn own_identity(&self) -> &Identity {
         &self.own
+    }
+
+    /// The newest revocation list of each trust anchor that has one.
+    pub fn revocation_lists(&self) -> impl Iterator<Item = RevocationList<'_>> {
+        self.trust.revocation_lists()
     }
 
     /// The nonces of the own recent hellos, the newest first: who repeats one is on the same network.

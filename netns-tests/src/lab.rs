@@ -327,6 +327,17 @@ allow_key_export = true
         self.pki(&["issue", self.path(nation).to_str().expect("UTF-8"), "--name", &self.name(router)]);
     }
 
+    /// Revokes a router's certificate: its nation's list is a file of this laboratory, [`Lab::crl`].
+    pub fn revoke(&self, router: usize) {
+        let nation = self.coalition.routers()[router].plan.nation.name;
+        self.pki(&["revoke", self.path(nation).to_str().expect("UTF-8"), "--name", &self.name(router)]);
+    }
+
+    /// Where a router's nation keeps its revocation list, relative to the configurations.
+    pub fn crl(&self, router: usize) -> String {
+        format!("{}/crl.pem", self.coalition.routers()[router].plan.nation.name)
+    }
+
     /// Runs a `pki` command that must succeed.
     pub fn pki(&self, arguments: &[&str]) {
         let answer = muster(&[&["pki"], arguments].concat());

@@ -209,7 +209,7 @@ impl Node {
                     Action::Activate { header } => Fact::Activated { node, header },
                     Action::Retire { header } => Fact::Retired { node, header },
                     Action::Record(record) => Fact::Recorded { node, record },
-                    Action::Prefixes { .. } => continue,
+                    Action::Prefixes { .. } | Action::Keep { .. } | Action::Revoked => continue,
                     Action::Left => {
                         left = true;
                         continue;

@@ -60,6 +60,10 @@ kinds! {
     idp::PrefixesAck = 5,
     /// [`crate::idp::Goodbye`]
     idp::Goodbye = 6,
+    /// [`crate::idp::CrlRequest`]
+    idp::CrlRequest = 7,
+    /// [`crate::idp::CrlPart`]
+    idp::CrlPart = 8,
     /// [`crate::mike::Chunk`]
     mike::Chunk = 16,
     /// [`crate::mike::Request`]

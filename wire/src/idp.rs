@@ -12,6 +12,12 @@ pub const MAX_CERTIFICATE: usize = 2048;
 pub const MAX_PREFIXES: usize = 64;
 /// Revocation lists named in a hello.
 pub const MAX_CRLS: usize = 16;
+/// Bytes of a revocation list (DER) that travels.
+pub const MAX_CRL: usize = MAX_CRL_PARTS * CRL_PART;
+/// Bytes of a revocation list in one datagram.
+pub const CRL_PART: usize = 1024;
+/// Parts of a revocation list: as many as a [`CrlRequest`] can name.
+pub const MAX_CRL_PARTS: usize = 64;
 /// Bytes of sealed prefixes: 64 × 18, the count and the authentication tag.
 pub const MAX_SEALED_PREFIXES: usize = 2 + MAX_PREFIXES * 18 + 16;
 
@@ -50,12 +56,36 @@ pub struct GroupState {
 }
 
 /// A revocation list, by its issuer and number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct CrlNumber {
-    /// Hash of the issuer's subject name.
+    /// Hash of the issuer's subject name and key.
     pub issuer: Hash,
     /// The list's number.
     pub number: u64,
+}
+
+/// "Send me this list", to a device whose hello names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct CrlRequest {
+    /// From a recent hello of the device asked: the answer goes only to who is on the same network.
+    pub hello_nonce: Nonce,
+    /// Which one.
+    pub list: CrlNumber,
+    /// Bit n: part n is wanted.
+    pub wanted: u64,
+}
+
+/// A part of a revocation list.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct CrlPart {
+    /// Of which one.
+    pub list: CrlNumber,
+    /// Bytes of the whole list.
+    pub length: u32,
+    /// Which part: [`CRL_PART`] bytes each, the last one what is left.
+    pub index: u8,
+    /// The part.
+    pub data: Bytes<CRL_PART>,
 }
 
 /// "Show me that you are there, and who you are", to a sender not known yet.

@@ -8,8 +8,8 @@
 //! length before them.
 
 use muster_wire::codec::{decode, encode};
-use muster_wire::idp::ProbeAnswer;
 use muster_wire::idp::{CrlNumber, Goodbye, GroupState, Hello, Prefix, PrefixList, Prefixes, PrefixesAck, Probe};
+use muster_wire::idp::{CrlPart, CrlRequest, ProbeAnswer};
 use muster_wire::mike::{
     Ack, Activate, Chunk, Ciphertext, Commit, CommitBody, EpochHeader, Exposure, Fill, Fills, FillsWanted, Handover,
     Leaf, Leave, Objection, Refresh,
@@ -90,6 +90,23 @@ fn prefixes_ack() {
 #[test]
 fn goodbye() {
     is_body(&Goodbye {}, 6, "");
+}
+
+#[test]
+fn crl_request() {
+    let request = CrlRequest {
+        hello_nonce: Nonce(run(0xa0)),
+        list: CrlNumber { issuer: Hash(run(0xd0)), number: 0x0102 },
+        wanted: 0x8000_0000_0000_0005,
+    };
+    is_body(&request, 7, "a0+16 d0+32 0000000000000102 8000000000000005");
+}
+
+#[test]
+fn crl_part() {
+    let list = CrlNumber { issuer: Hash(run(0xd0)), number: 0x0102 };
+    let part = CrlPart { list, length: 0x0403, index: 1, data: bytes(&[7, 8, 9]) };
+    is_body(&part, 8, "d0+32 0000000000000102 00000403 01 00000003 070809");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::fmt::Debug;
 use bincode::{Decode, Encode};
 use bodies::*;
 use muster_wire::codec::{MAX_MESSAGE, decode, encode};
-use muster_wire::idp::{self, Goodbye, Hello, PrefixList, Prefixes, PrefixesAck, Probe, ProbeAnswer};
+use muster_wire::idp::{
+    self, CrlPart, CrlRequest, Goodbye, Hello, PrefixList, Prefixes, PrefixesAck, Probe, ProbeAnswer,
+};
 use muster_wire::mike::{self, Ack, Activate, Chunk, Commit, EpochHeader, Handover, HandoverRefused, Leaf, Leave};
 use muster_wire::mike::{Exposure, Fills, FillsWanted, Objection, Refresh, RekeyRequest, Request, Snapshot};
 use muster_wire::{Body, Bytes, Envelope, HEADER_LEN, Kind, List, MAX_DATAGRAM, SIGNATURE_LEN, Signed, WireError};
@@ -73,6 +75,8 @@ messages! {
     prefix_lists: PrefixList = prefix_list();
     prefixes_acks: PrefixesAck = prefixes_ack();
     goodbyes: Goodbye = Just(Goodbye {});
+    crl_requests: CrlRequest = crl_request();
+    crl_parts: CrlPart = crl_part();
     chunks: Chunk = chunk();
     requests: Request = request();
     handovers_refused: HandoverRefused = handover_refused();
@@ -142,7 +146,7 @@ fn envelopes_of_the_wrong_form_are_refused() {
     }
     assert_eq!(Envelope::parse(&[]), Err(WireError::Length(0)));
     let known: Vec<u8> = Kind::ALL.iter().map(|kind| *kind as u8).collect();
-    assert_eq!(known, [1, 2, 3, 4, 5, 6, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]);
+    assert_eq!(known, [1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]);
     for kind in 0..=u8::MAX {
         let expected = if known.contains(&kind) { None } else { Some(WireError::Kind(kind)) };
         assert_eq!(Envelope::parse(&datagram(least, kind)).err(), expected);
@@ -187,6 +191,7 @@ fn lists_and_bytes_have_bounds() {
     bytes::<{ mike::CHUNK_LEN }>();
     bytes::<{ idp::MAX_CERTIFICATE }>();
     bytes::<{ idp::MAX_SEALED_PREFIXES }>();
+    bytes::<{ idp::CRL_PART }>();
 }
 
 #[test]
@@ -233,6 +238,9 @@ fn every_body_fits_into_a_datagram() {
     fits(&largest_request());
     fits(&largest_chunk());
     fits(&largest_prefixes());
+    fits(&largest_crl_part());
     // IPv6 and UDP headers beside it on a link of 1,280 bytes (RFC 8200, section 5).
-    assert!(HEADER_LEN + encode(&largest_chunk()).unwrap().len() + SIGNATURE_LEN + 40 + 8 <= 1280);
+    for length in [encode(&largest_chunk()).unwrap().len(), encode(&largest_crl_part()).unwrap().len()] {
+        assert!(HEADER_LEN + length + SIGNATURE_LEN + 40 + 8 <= 1280);
+    }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use muster_certs::{SigningKey, TrustStore};
 use muster_wire::MemberId;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 use sha2::{Digest, Sha256};
 
@@ -46,9 +46,36 @@ pub(super) fn issue(seed: u8, organisation: &str, not_after: u64) -> Device {
     let mut params = params(organisation, &format!("{organisation}-{seed}"), not_after);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(IPSEC_IKE.to_vec())];
+    params.serial_number = Some(SerialNumber::from(u64::from(seed) + 1));
     let leaf = params.signed_by(&key_pair(&[seed; 32]), &issuer).unwrap().der().to_vec();
     let member = MemberId(Sha256::digest(&leaf).into());
     Device { key: SigningKey::from_seed(&[seed; 32]), chain: vec![leaf], member }
+}
+
+/// An organisation's revocation list: devices by the seeds that they were issued with.
+pub(super) fn list(organisation: &str, number: u64, revoked: &[u64]) -> Vec<u8> {
+    let entry = |seed: &u64| RevokedCertParams {
+        serial_number: SerialNumber::from(seed + 1),
+        revocation_time: rcgen::date_time_ymd(2026, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2036, 1, 1),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.iter().map(entry).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(&root(organisation).1).unwrap().der().to_vec()
+}
+
+/// As [`trust`], with this list.
+pub(super) fn trust_with(list: &[u8]) -> TrustStore {
+    let mut trust = trust();
+    assert_eq!(trust.offer(list), Ok(true));
+    trust
 }
 
 fn root(organisation: &str) -> (Certificate, Issuer<'static, KeyPair>) {

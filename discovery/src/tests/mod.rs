@@ -5,6 +5,7 @@ mod gone;
 mod history;
 mod hostile;
 mod joining;
+mod lists;
 mod prefixes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -245,6 +246,9 @@ impl Net {
             Event::Gone { member, reason } => Some(format!("gone {} {}", name(member), text(*reason))),
             Event::Refused { member, .. } => Some(format!("refused {}", name(member))),
             Event::PrefixesRefused { member, .. } => Some(format!("prefixes refused {}", name(member))),
+            Event::ListTaken { organisation, number, .. } => Some(format!("list {organisation} {number}")),
+            Event::ListRefused { from, .. } => Some(format!("list refused {}", name(from))),
+            Event::SelfRevoked => Some("revoked".to_owned()),
         });
         news.collect()
     }

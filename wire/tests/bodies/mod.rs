@@ -1,7 +1,7 @@
 //! Bodies to test with: any there may be, and the largest.
 
+use muster_wire::idp::{CRL_PART, CrlPart, CrlRequest, MAX_CRLS, MAX_SEALED_PREFIXES};
 use muster_wire::idp::{CrlNumber, GroupState, Hello, Prefix, PrefixList, Prefixes, PrefixesAck, Probe, ProbeAnswer};
-use muster_wire::idp::{MAX_CRLS, MAX_SEALED_PREFIXES};
 use muster_wire::mike::{CHUNK_LEN, MAX_MISSING};
 use muster_wire::mike::{Chunk, Ciphertext, Commit, CommitBody, EpochHeader, Fill, Handover, HandoverRefused, Leaf};
 use muster_wire::mike::{MessageKind, Parent, ParentKind, Request, SealedSecrets, Side, Snapshot};
@@ -16,8 +16,7 @@ pub(crate) fn header() -> impl Strategy<Value = Header> {
 }
 
 pub(crate) fn hello() -> impl Strategy<Value = Hello> {
-    let crl = (hash(), any::<u64>()).prop_map(|(issuer, number)| CrlNumber { issuer, number });
-    (any::<u32>(), nonce(), any::<[u8; 32]>(), any::<u32>(), group_state(), list(crl)).prop_map(
+    (any::<u32>(), nonce(), any::<[u8; 32]>(), any::<u32>(), group_state(), list(crl_number())).prop_map(
         |(interval_ms, nonce, public, salt, group, crls)| Hello { interval_ms, nonce, public, salt, group, crls },
     )
 }
@@ -42,6 +41,27 @@ pub(crate) fn probe_answer() -> impl Strategy<Value = ProbeAnswer> {
 
 pub(crate) fn prefixes() -> impl Strategy<Value = Prefixes> {
     (any::<u32>(), bytes()).prop_map(|(version, sealed)| Prefixes { version, sealed })
+}
+
+pub(crate) fn crl_request() -> impl Strategy<Value = CrlRequest> {
+    (nonce(), crl_number(), any::<u64>()).prop_map(|(hello_nonce, list, wanted)| CrlRequest {
+        hello_nonce,
+        list,
+        wanted,
+    })
+}
+
+pub(crate) fn crl_part() -> impl Strategy<Value = CrlPart> {
+    (crl_number(), any::<u32>(), any::<u8>(), bytes()).prop_map(|(list, length, index, data)| CrlPart {
+        list,
+        length,
+        index,
+        data,
+    })
+}
+
+fn crl_number() -> impl Strategy<Value = CrlNumber> {
+    (hash(), any::<u64>()).prop_map(|(issuer, number)| CrlNumber { issuer, number })
 }
 
 pub(crate) fn prefix_list() -> impl Strategy<Value = PrefixList> {
@@ -251,6 +271,11 @@ pub(crate) fn largest_chunk() -> Chunk {
 
 pub(crate) fn largest_prefixes() -> Prefixes {
     Prefixes { version: 0, sealed: Bytes::new(vec![0; MAX_SEALED_PREFIXES]).unwrap() }
+}
+
+pub(crate) fn largest_crl_part() -> CrlPart {
+    let list = CrlNumber { issuer: Hash::NONE, number: 0 };
+    CrlPart { list, length: 0, index: 0, data: Bytes::new(vec![0; CRL_PART]).unwrap() }
 }
 
 pub(crate) fn nonce_zero() -> Nonce {
