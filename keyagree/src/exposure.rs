@@ -36,6 +36,17 @@ fn is_same_epoch(a: &EpochHeader, b: &EpochHeader) -> bool {
 }
 
 impl KeyAgreement {
+    /// A member names another header for the epoch that we are in: it lies, or the transaction manager has divided its
+    /// members. Only the member itself is asked, and not often: a liar costs nobody else anything.
+    pub(crate) fn ask_for_other_header(&mut self, now: Time, member: &MemberId) {
+        let every = self.config.hello_interval;
+        let Some(peer) = self.roster.get_mut(member) else { return };
+        if peer.compared.is_none_or(|at| now.since(at) >= every) {
+            peer.compared = Some(now);
+            self.request_snapshot(member);
+        }
+    }
+
     /// A header whose signature is right: is it the second one of an epoch that we have been in?
     pub(crate) fn compare(&mut self, now: Time, signed: &Signed<EpochHeader>, header: &EpochHeader) {
         if let Some(rival) = self.seen.rival(signed, header).cloned() {

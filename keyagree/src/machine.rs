@@ -243,10 +243,11 @@ impl KeyAgreement {
         if ours && group.header == self.epoch.public.hash && group.installed && self.is_tm() {
             self.acknowledged(now, member);
         }
-        // Ahead of us; or beside us, and then the transaction manager has divided its members.
-        let beside = group.epoch == self.epoch.number() && group.header != self.epoch.public.hash;
-        if ours && (group.epoch > self.epoch.number() || beside) {
+        if ours && group.epoch > self.epoch.number() {
             self.recover(now, member);
+        }
+        if ours && group.epoch == self.epoch.number() && group.header != self.epoch.public.hash {
+            self.ask_for_other_header(now, &member);
         }
         self.check_manager(now);
         self.consider(now);

@@ -35,6 +35,8 @@ pub(crate) struct Peer {
     pub(crate) exposed: bool,
     /// Since when its hellos have named another instance than ours.
     pub(crate) astray_since: Option<Time>,
+    /// When we last asked for the header that it names in place of ours.
+    pub(crate) compared: Option<Time>,
     /// When it last got a whole snapshot from us.
     pub(crate) served: Option<Time>,
     /// Chunks sent to it again: since when they are counted, and how many.
@@ -100,6 +102,7 @@ impl Roster {
             refused_since: None,
             exposed,
             astray_since: None,
+            compared: None,
             served: None,
             repaired: (Time(0), 0),
             allowance,

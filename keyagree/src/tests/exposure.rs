@@ -1,7 +1,10 @@
 //! A transaction manager that tells different members different things.
 
-use muster_wire::Kind;
+use std::cell::Cell;
+use std::rc::Rc;
+
 use muster_wire::mike::Exposure;
+use muster_wire::{Envelope, Kind};
 
 use super::agreement::group;
 use super::*;
@@ -15,18 +18,28 @@ use crate::epoch::{Epoch, Public};
 ///            └─commit B─► 3, 4
 ///  hellos: 1 and 3 name one epoch and two headers; 3 ──snapshot──► 1 ──both headers──► all
 /// ```
-fn divided() -> Net {
+///
+/// Also how many exposures have been sent.
+fn divided() -> (Net, Rc<Cell<u32>>) {
     let mut net = group(5);
     net.run_for(Duration::from_secs(2));
-    let deaf = |who: [usize; 2]| -> Filter { Box::new(move |from, to, _| !(from == 0 && who.contains(&to))) };
+    let told = Rc::new(Cell::new(0));
+    let deaf = |who: &'static [usize]| -> Filter {
+        let told = told.clone();
+        Box::new(move |from, to, bytes| {
+            let exposure = Envelope::parse(bytes).unwrap().header().kind == Kind::Exposure;
+            told.set(told.get() + u32::from(exposure && to == 0));
+            !(from == 0 && who.contains(&to))
+        })
+    };
     let before = copy(&net.devices[0].machine.epoch);
-    net.filter = deaf([3, 4]);
+    net.filter = deaf(&[3, 4]);
     net.command(0, KeyAgreement::rekey);
     net.run_for(Duration::from_millis(15));
     // A machine resumed from a copy, or a liar.
     let machine = &mut net.devices[0].machine;
     (machine.epoch, machine.transaction, machine.last_commit) = (before, None, None);
-    net.filter = deaf([1, 2]);
+    net.filter = deaf(&[1, 2]);
     net.command(0, KeyAgreement::rekey);
     net.run_for(Duration::from_millis(15));
     let hash = |device: usize| net.devices[device].machine.epoch.public.hash;
@@ -34,8 +47,8 @@ fn divided() -> Net {
     assert_eq!(hash(3), hash(4));
     assert_ne!(hash(1), hash(3));
     assert_eq!(net.devices[1].machine.epoch.number(), net.devices[3].machine.epoch.number());
-    net.filter = Box::new(|_, _, _| true);
-    net
+    net.filter = deaf(&[]);
+    (net, told)
 }
 
 fn copy(epoch: &Epoch) -> Epoch {
@@ -47,7 +60,7 @@ fn copy(epoch: &Epoch) -> Epoch {
 
 #[test]
 fn who_signs_two_headers_for_one_epoch_is_exposed_and_excluded() {
-    let mut net = divided();
+    let (mut net, _) = divided();
     net.run_until_true(Duration::from_secs(6), |net| {
         let key = net.devices[1].machine.keys().fingerprint();
         (1..5).all(|device| {
@@ -98,14 +111,7 @@ fn nobody_is_exposed_by_what_it_did_not_sign() {
 
 #[test]
 fn an_exposure_is_told_once() {
-    let mut net = divided();
-    let told = std::rc::Rc::new(std::cell::Cell::new(0));
-    let count = told.clone();
-    net.filter = Box::new(move |_, to, bytes| {
-        let exposure = muster_wire::Envelope::parse(bytes).unwrap().header().kind == Kind::Exposure;
-        count.set(count.get() + u32::from(exposure && to == 0));
-        true
-    });
+    let (mut net, told) = divided();
     net.run_for(Duration::from_secs(30));
     assert!((1..=4).contains(&told.get()), "{} exposures", told.get());
 }
