@@ -18,7 +18,6 @@ use muster_wire::{MemberId, Time};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
@@ -26,14 +25,22 @@ use crate::addresses::{addresses, black_address, red_prefixes};
 use crate::control::{self, Asked, Request, Server};
 use crate::engine::{Action, Engine, Start, StartError};
 use crate::event::{EventKind, EventLine, EventLog, Record};
+use crate::expiry::Expiry;
 use crate::lists;
+use crate::metrics;
+use crate::notifier::{Notifier, alive_interval};
 use crate::plane::Plane;
 use crate::privileges::{drop_all_but_network, forbid_core_dumps};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{File, Settings, SettingsError};
+use crate::signals::{Signals, Told};
 use crate::sockets::{Sockets, Where};
 use crate::startup::next_stamp;
 use crate::status::{self, Status};
-use crate::trust::Bounds;
+use crate::trust::{Bounds, Verdict};
+use crate::watch::Watch;
+
+mod reloading;
+mod scraping;
 
 /// Datagrams taken from each socket, and handled, before the others get a turn.
 const BURST: usize = 32;
@@ -41,9 +48,6 @@ const BURST: usize = 32;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// What the connections' tasks get to write their last lines.
 const LAST_WORDS: Duration = Duration::from_millis(50);
-/// An address that is not there yet is looked for this often.
-const ADDRESS_POLL: Duration = Duration::from_millis(50);
-
 /// Why a daemon did not start, or ended.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -75,65 +79,122 @@ pub enum RunError {
     Ended(String),
 }
 
+/// Changes the level of the log: error, warn, info, debug or trace.
+pub type SetLevel = Box<dyn Fn(&str)>;
+
 /// Sets the fail-closed rules.
-pub fn block(settings: &Settings) -> Result<(), RunError> {
-    muster_dataplane::block(&settings.block_config(own_prefixes(settings)?))?;
+pub fn block(file: &File) -> Result<(), RunError> {
+    muster_dataplane::block(&file.block_config(own_prefixes(file)?))?;
     Ok(())
 }
 
 /// Removes the fail-closed rules.
-pub fn unblock(settings: &Settings) -> Result<(), RunError> {
-    Ok(muster_dataplane::unblock(settings.file.dataplane.instance)?)
+pub fn unblock(file: &File) -> Result<(), RunError> {
+    Ok(muster_dataplane::unblock(file.dataplane.instance)?)
 }
 
-/// Runs the daemon in the foreground until it is told to leave. The block stays.
-pub fn run(settings: Settings) -> Result<(), RunError> {
+/// Runs the daemon in the foreground until it is told to leave. The block, which is to stand before, stays.
+pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
     forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
-    // Fail closed before anything else.
-    block(&settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(io_error("cannot start the event loop"))?;
     runtime.block_on(async {
-        let mut stop = Stop::listen().map_err(io_error("cannot listen for signals"))?;
-        let started = tokio::select! {
-            started = Daemon::start(settings) => started?,
-            () = stop.asked() => return Ok(()),
-        };
-        started.run(stop).await
+        let mut signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
+        let watch = Watch::start().map_err(io_error("cannot watch the interfaces"))?;
+        let mut notifier = Notifier::default();
+        notifier.status(format!("waiting for an address on {}", settings.file.black.interface));
+        let Some(address) = first_address(&settings.file, &watch, &mut signals).await? else { return Ok(()) };
+        let outside = Outside::open(&settings, signals, watch, notifier, set_level).await?;
+        let mut daemon = Daemon::start(settings, address, outside)?;
+        // With another certificate it is another daemon, in the same process.
+        while let Some((settings, mut outside)) = daemon.run().await? {
+            let address = first_address(&settings.file, &outside.watch, &mut outside.signals).await?;
+            let Some(address) = address else { return Ok(()) };
+            daemon = Daemon::start(settings, address, outside)?;
+        }
+        Ok(())
     })
 }
 
-/// SIGTERM or SIGINT. SIGHUP, which would end the process without a word to the group, is only noted.
-struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
+/// What stays when the device takes another certificate and becomes another member: what others hold on to, and what
+/// must not be forgotten in a process's life.
+struct Outside {
+    signals: Signals,
+    watch: Watch,
+    notifier: Notifier,
+    asked: mpsc::Receiver<Asked>,
+    scraped: mpsc::Receiver<metrics::Scrape>,
+    scrape: mpsc::Sender<metrics::Scrape>,
+    metrics: Option<metrics::Server>,
+    report: Report,
+    set_level: SetLevel,
+    ledger: KeyLedger,
+    begun: Instant,
 }
 
-impl Stop {
-    fn listen() -> io::Result<Stop> {
-        let listen = |kind| signal(kind);
-        Ok(Stop {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
+impl Outside {
+    /// Opens what others ask at, and gives up what is not needed after that.
+    async fn open(
+        settings: &Settings,
+        signals: Signals,
+        watch: Watch,
+        notifier: Notifier,
+        set_level: SetLevel,
+    ) -> Result<Outside, RunError> {
+        let control = settings.resolve(&settings.file.device.control);
+        let server = Server::bind(&control).map_err(io_error("control socket"))?;
+        let (ask, asked) = mpsc::channel(16);
+        let (followers, _) = broadcast::channel(256);
+        tokio::spawn(server.serve(ask, followers.clone()));
+        let (scrape, scraped) = mpsc::channel(1);
+        let metrics = match &settings.file.metrics {
+            Some(section) => Some(metrics::Listener::bind(section.listen).await.map_err(io_error("metrics"))?),
+            None => None,
+        };
+        let metrics = metrics.map(|listener| metrics::Server::start(listener, scrape.clone()));
+        drop_all_but_network()
+            .map_err(|error| RunError::Io { what: "capabilities".into(), error: io::Error::other(error) })?;
+        Ok(Outside {
+            signals,
+            watch,
+            notifier,
+            asked,
+            scraped,
+            scrape,
+            metrics,
+            report: Report { log: EventLog::default(), followers, counts: BTreeMap::new() },
+            set_level,
+            ledger: KeyLedger::new(),
+            begun: Instant::now(),
         })
     }
+}
 
-    async fn asked(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => warn!("SIGHUP: this version does not read its configuration again; restart it"),
-            }
-        }
+/// Where events go.
+struct Report {
+    log: EventLog,
+    followers: broadcast::Sender<String>,
+    counts: BTreeMap<EventKind, u64>,
+}
+
+impl Report {
+    fn add(&mut self, record: &Record) {
+        let member = record.member.map(|member| member.to_string()).unwrap_or_default();
+        let short = &member[..member.len().min(12)];
+        // `?`: a detail may hold what others have said, and stays one line.
+        info!(event = ?record.kind, member = short, epoch = record.epoch, detail = ?record.detail);
+        let line = EventLine::new(record, now().0, SystemTime::now());
+        // Nobody may be following.
+        let _ = self.followers.send(control::notification(&line));
+        self.log.push(line);
+        *self.counts.entry(record.kind).or_default() += 1;
     }
 }
 
 struct Daemon {
+    outside: Outside,
     settings: Settings,
     engine: Engine,
     plane: Plane,
@@ -141,30 +202,25 @@ struct Daemon {
     sockets: Sockets,
     address: IpAddr,
     own_prefixes: Vec<IpNet>,
-    log: EventLog,
-    followers: broadcast::Sender<String>,
-    asked: mpsc::Receiver<Asked>,
+    expiry: Expiry,
     /// When each member was first seen in the group, and the current epoch's beginning (Unix milliseconds).
     member_since: BTreeMap<MemberId, u64>,
     epoch_since: u64,
-    begun: Instant,
     left: bool,
     leaving: bool,
     revoked: bool,
+    /// With another certificate: what comes when this member has left.
+    successor: Option<Settings>,
     unsent: u64,
 }
 
 impl Daemon {
-    async fn start(settings: Settings) -> Result<Daemon, RunError> {
+    fn start(settings: Settings, address: IpAddr, outside: Outside) -> Result<Daemon, RunError> {
         let file = &settings.file;
-        let address = usable_address(&settings).await?;
-        let own = own_prefixes(&settings)?;
+        let own = own_prefixes(file)?;
         let state_dir = settings.resolve(&file.device.state_dir);
         let stamp = next_stamp(&state_dir, SystemTime::now())
             .map_err(io_error(&format!("device.state_dir {}", state_dir.display())))?;
-        let server = Server::bind(&settings.resolve(&file.device.control)).map_err(io_error("control socket"))?;
-        drop_all_but_network()
-            .map_err(|error| RunError::Io { what: "capabilities".into(), error: io::Error::other(error) })?;
         enable_forwarding(&file.black.interface)?;
         let sockets = Sockets::open(&Where {
             interface: &file.black.interface,
@@ -184,79 +240,98 @@ impl Daemon {
             red_multicast: file.red.multicast.clone(),
             own_prefixes: own.clone(),
             instance: file.dataplane.instance,
-            ledger: KeyLedger::new(),
+            ledger: outside.ledger.clone(),
         })?;
         // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
-        muster_dataplane::block(&settings.block_config(own.clone()))?;
+        muster_dataplane::block(&settings.file.block_config(own.clone()))?;
         let mut trust = settings.trust()?;
         lists::restore(&state_dir, &mut trust);
         let engine = Engine::new(start_of(&settings, trust, stamp, own.clone())?, now(), unix_seconds())?;
-        let (ask, asked) = mpsc::channel(16);
-        let (followers, _) = broadcast::channel(256);
-        tokio::spawn(server.serve(ask, followers.clone()));
         info!(device = %settings.device.name, member = %settings.device.member, %address, "started");
         let bounds = Bounds::new(&settings.file.trust, own.clone());
         let plane = Plane::new(Box::new(dataplane), settings.file.group_address());
         let mut daemon = Daemon {
+            outside,
             engine,
             plane,
             bounds,
             sockets,
             address,
             own_prefixes: own,
-            log: EventLog::default(),
-            followers,
-            asked,
+            expiry: Expiry::default(),
             member_since: BTreeMap::new(),
             epoch_since: unix_millis(),
-            begun: Instant::now(),
             left: false,
             leaving: false,
             revoked: false,
+            successor: None,
             unsent: 0,
             settings,
         };
-        let blocked = Record { kind: EventKind::Blocked, member: None, epoch: 0, detail: String::new() };
-        daemon.report(&blocked);
+        daemon.report(&Record { kind: EventKind::Blocked, member: None, epoch: 0, detail: String::new() });
         Ok(daemon)
     }
 
-    async fn run(mut self, mut stop: Stop) -> Result<(), RunError> {
-        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    /// Runs until it has left; what is to come after it, if anything.
+    async fn run(mut self) -> Result<Option<(Settings, Outside)>, RunError> {
+        let mut housekeeping = every(HOUSEKEEPING);
+        let mut alive = alive_interval().map(every);
         let mut more = false;
+        self.outside.notifier.ready();
         loop {
             self.act();
             if self.revoked {
                 return Err(RunError::Revoked { device: self.settings.device.name.clone() });
             }
             if self.left {
-                let stopped = Record { kind: EventKind::Stopped, member: None, epoch: 0, detail: String::new() };
-                self.report(&stopped);
-                info!("left the group; the block stays");
-                // Answers under way, that to `leave` itself, and the last events are still to be written.
-                tokio::time::sleep(LAST_WORDS).await;
-                return Ok(());
+                return Ok(self.finish().await);
             }
+            self.tell_status();
             let deadline = self.engine.poll_timeout();
             tokio::select! {
                 () = self.sockets.readable() => {}
                 () = tokio::task::yield_now(), if more => {}
                 () = sleep_until(deadline) => self.engine.handle_timeout(now()),
-                Some((request, answer)) = self.asked.recv() => {
+                Some((request, answer)) = self.outside.asked.recv() => {
                     // Whoever asked may be gone.
                     let _ = answer.send(self.answer(&request));
                 }
-                () = stop.asked() => {
-                    if self.leaving {
-                        return Ok(());
-                    }
-                    self.leave();
+                Some(answer) = self.outside.scraped.recv() => {
+                    let _ = answer.send(self.metrics());
                 }
+                told = self.outside.signals.next() => match told {
+                    Told::Reload => self.reload().await,
+                    Told::End if self.leaving => return Ok(None),
+                    Told::End => self.leave(),
+                },
                 _ = housekeeping.tick() => self.keep_house()?,
+                () = tick(&mut alive) => self.outside.notifier.alive(),
             }
             more = self.take_datagrams();
         }
+    }
+
+    /// For the service manager.
+    fn tell_status(&mut self) {
+        let state = self.engine.keyagree().group_state();
+        let members = self.engine.keyagree().members().count();
+        let name = &self.settings.file.group.name;
+        self.outside.notifier.status(match members {
+            _ if self.leaving => format!("leaving {name:?}"),
+            1 => format!("alone in {name:?}"),
+            _ => format!("one of {members} members of {name:?}, epoch {}", state.epoch),
+        });
+    }
+
+    async fn finish(mut self) -> Option<(Settings, Outside)> {
+        self.report(&Record { kind: EventKind::Stopped, member: None, epoch: 0, detail: String::new() });
+        if let Some(settings) = self.successor.take() {
+            return Some((settings, self.outside));
+        }
+        info!("left the group; the block stays");
+        // Answers under way, that to `leave` itself, and the last events are still to be written.
+        tokio::time::sleep(LAST_WORDS).await;
+        None
     }
 
     /// Receives and handles a bounded number of datagrams; whether more wait.
@@ -302,12 +377,8 @@ impl Daemon {
             Action::Retire { header } => self.plane.retire(&header),
             Action::Prefixes { member, prefixes } => {
                 let organisation = self.engine.name(&member).map(|name| name.organisation.clone()).unwrap_or_default();
-                let (accepted, refused) = self.bounds.judge(member, &organisation, prefixes);
-                if !refused.is_empty() {
-                    let all: Vec<String> = refused.iter().map(|(prefix, why)| format!("{prefix}: {why}")).collect();
-                    self.engine.record_refusal(now(), member, format!("prefixes: {}", all.join("; ")));
-                }
-                self.plane.accept(member, accepted);
+                let verdict = self.bounds.judge(member, &organisation, prefixes);
+                self.accept(member, verdict);
                 Ok(())
             }
             Action::Record(record) => {
@@ -338,9 +409,21 @@ impl Daemon {
         }
     }
 
+    /// Takes a verdict on what a member announces to the data plane.
+    fn accept(&mut self, member: MemberId, (accepted, refused): Verdict) {
+        if !refused.is_empty() {
+            let all: Vec<String> = refused.iter().map(|(prefix, why)| format!("{prefix}: {why}")).collect();
+            self.engine.record_refusal(now(), member, format!("prefixes: {}", all.join("; ")));
+        }
+        self.plane.accept(member, accepted);
+    }
+
     fn leave(&mut self) {
         if !self.leaving {
             self.leaving = true;
+            if self.successor.is_none() {
+                self.outside.notifier.stopping();
+            }
             info!("leaving the group");
             self.engine.leave(now());
         }
@@ -354,6 +437,10 @@ impl Daemon {
             self.engine.rekey(now());
         }
         self.engine.set_wall_clock(now(), unix_seconds());
+        if let Some(warning) = self.expiry.look(self.engine.discovery().own_identity().not_after, unix_seconds()) {
+            warn!("{warning}; replace it and reload (pki issue, SIGHUP)");
+            self.engine.record(EventKind::Expiring, None, warning);
+        }
         Ok(())
     }
 
@@ -372,12 +459,13 @@ impl Daemon {
             }
             Request::Sas { show_keys } => Ok(status::sas(&self.plane, *show_keys)),
             Request::Routes => Ok(status::routes(&self.engine, &self.plane)),
-            Request::Events => json(serde_json::to_value(self.log.lines().collect::<Vec<_>>())),
+            Request::Events => json(serde_json::to_value(self.outside.report.log.lines().collect::<Vec<_>>())),
             Request::Rekey => {
                 self.engine.rekey(now());
                 Ok(json!({}))
             }
             Request::Leave => {
+                self.successor = None;
                 self.leave();
                 Ok(json!({}))
             }
@@ -392,13 +480,14 @@ impl Daemon {
             organisation: own.organisation.clone(),
             member_id: own.member.to_string(),
             version: env!("CARGO_PKG_VERSION"),
-            uptime_ms: self.begun.elapsed().as_millis() as u64,
+            uptime_ms: self.outside.begun.elapsed().as_millis() as u64,
             state: match members {
                 _ if self.engine.keyagree().is_joining() => "joining",
                 1 => "alone",
                 _ => "member",
             },
             black_address: self.address,
+            certificate: status::certificate(own.not_after, unix_seconds()),
             group: status::group(&self.engine, &self.settings.file.group.name, self.epoch_since),
             dataplane: status::dataplane(&self.plane),
             revocation_lists: status::revocation_lists(&self.engine),
@@ -417,13 +506,7 @@ impl Daemon {
     }
 
     fn report(&mut self, record: &Record) {
-        let member = record.member.map(|member| member.to_string()).unwrap_or_default();
-        let short = &member[..member.len().min(12)];
-        info!(event = ?record.kind, member = short, epoch = record.epoch, detail = %record.detail);
-        let line = EventLine::new(record, now().0, SystemTime::now());
-        // Nobody may be following.
-        let _ = self.followers.send(control::notification(&line));
-        self.log.push(line);
+        self.outside.report.add(record);
     }
 }
 
@@ -440,50 +523,66 @@ fn start_of(settings: &Settings, trust: TrustStore, stamp: u64, prefixes: Vec<Ip
         aws_lc_rs::rand::fill(seed)
             .map_err(|_| io_error("random numbers")(io::Error::other("the system gives none")))?;
     }
-    Ok(Start {
-        discovery: muster_discovery::Config { hello_interval: file.discovery.hello_interval },
-        keyagree: muster_keyagree::Config {
-            name: file.group.name.clone(),
-            hello_interval: file.discovery.hello_interval,
-            batch_window: file.group.batch_window,
-            activation_delay: file.group.activation_delay,
-            deactivation_delay: file.group.deactivation_delay,
-            lifetime: file.group.lifetime,
-            leaf_refresh: file.group.leaf_refresh,
-        },
-        author,
-        chain: settings.device.chain.clone(),
-        trust,
-        seeds,
-        prefixes,
-    })
+    let (discovery, keyagree) = times_of(file);
+    Ok(Start { discovery, keyagree, author, chain: settings.device.chain.clone(), trust, seeds, prefixes })
+}
+
+/// What the two protocols are told of the configuration.
+fn times_of(file: &File) -> (muster_discovery::Config, muster_keyagree::Config) {
+    let discovery = muster_discovery::Config { hello_interval: file.discovery.hello_interval };
+    let keyagree = muster_keyagree::Config {
+        name: file.group.name.clone(),
+        hello_interval: file.discovery.hello_interval,
+        batch_window: file.group.batch_window,
+        activation_delay: file.group.activation_delay,
+        deactivation_delay: file.group.deactivation_delay,
+        lifetime: file.group.lifetime,
+        leaf_refresh: file.group.leaf_refresh,
+    };
+    (discovery, keyagree)
 }
 
 /// The own red prefixes: as configured, or those of the red interfaces.
-fn own_prefixes(settings: &Settings) -> Result<Vec<IpNet>, RunError> {
-    let red = &settings.file.red;
+fn own_prefixes(file: &File) -> Result<Vec<IpNet>, RunError> {
+    let red = &file.red;
     if !red.prefixes.is_empty() {
         return Ok(red.prefixes.iter().map(IpNet::trunc).collect());
     }
     red_prefixes(&red.interfaces).map_err(io_error("red.interfaces"))
 }
 
-/// Waits for an address on black that duplicate address detection has let through.
-async fn usable_address(settings: &Settings) -> Result<IpAddr, RunError> {
-    let (black, ipv4) = (&settings.file.black, settings.file.discovery.group.is_ipv4());
+/// Waits for an address on black that duplicate address detection has let through; `None`: told to end before.
+async fn first_address(file: &File, watch: &Watch, signals: &mut Signals) -> Result<Option<IpAddr>, RunError> {
+    let (black, ipv4) = (&file.black, file.discovery.group.is_ipv4());
     let mut told = false;
     loop {
         crate::addresses::interface_index(&black.interface)
             .map_err(io_error(&format!("black.interface {}", black.interface)))?;
         let all = addresses(&black.interface).map_err(io_error(&format!("black.interface {}", black.interface)))?;
         if let Some(address) = black_address(&all, black.address, ipv4) {
-            return Ok(address);
+            return Ok(Some(address));
         }
         if !told {
             told = true;
             info!(interface = %black.interface, "waiting for a usable address");
         }
-        tokio::time::sleep(ADDRESS_POLL).await;
+        tokio::select! {
+            changed = watch.changed() => changed.map_err(io_error("watching the interfaces"))?,
+            () = signals.end() => return Ok(None),
+        }
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
     }
 }
 

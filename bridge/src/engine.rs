@@ -228,6 +228,27 @@ impl Engine {
         self.settle(now);
     }
 
+    /// Other own red prefixes.
+    pub fn set_prefixes(&mut self, now: Time, prefixes: Vec<IpNet>) -> Result<(), muster_discovery::PrefixError> {
+        self.discovery.set_prefixes(now, prefixes)?;
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Other times; the group's name stays what it is.
+    pub fn set_times(
+        &mut self,
+        now: Time,
+        discovery: &muster_discovery::Config,
+        keyagree: muster_keyagree::Config,
+    ) -> Result<(), SetupError> {
+        self.discovery.set_hello_interval(now, discovery.hello_interval)?;
+        self.patience = keyagree.activation_delay / 2;
+        self.keyagree.set_times(keyagree);
+        self.settle(now);
+        Ok(())
+    }
+
     /// Discovery, to look at.
     pub fn discovery(&self) -> &Discovery {
         &self.discovery

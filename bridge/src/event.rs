@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 const KEPT: usize = 1000;
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// The daemon runs.
@@ -41,8 +41,24 @@ pub enum EventKind {
     RevocationList,
     /// A message, a certificate or an announcement was refused.
     Refused,
+    /// Another address on black, or none.
+    Address,
+    /// The configuration was read again and is in force; what has changed.
+    Reloaded,
+    /// The configuration was read again and is not in force; why.
+    ReloadRefused,
+    /// The own certificate ends soon.
+    Expiring,
     /// The daemon ends.
     Stopped,
+}
+
+impl EventKind {
+    /// As in `muster events`.
+    pub(crate) fn name(self) -> String {
+        // A unit variant is a text.
+        serde_json::to_value(self).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
+    }
 }
 
 /// What happened to whom.

@@ -69,7 +69,7 @@ pub struct Settings {
 macro_rules! sections {
     ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
     )*};
@@ -135,7 +135,7 @@ sections! {
 macro_rules! defaulted {
     ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty = $default:expr,)* })*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
 
@@ -203,6 +203,31 @@ defaulted! {
     LogSection {
         /// error, warn, info, debug or trace.
         level: String = "info".into(),
+        /// text or json, one line each.
+        format: String = "text".into(),
+    }
+}
+
+impl File {
+    /// Reads a configuration, without what it names: enough for the block, which must not depend on certificates.
+    pub fn load(path: &Path) -> Result<File, SettingsError> {
+        let text = read(path)?;
+        let parse = |message: String| SettingsError::Parse { path: path.to_owned(), message };
+        let file: File =
+            toml::from_str(&text).map_err(|error| parse(error.to_string().trim_end().replace('\n', " ")))?;
+        check_values(path, &file)?;
+        Ok(file)
+    }
+
+    /// What the block needs to know; `own` are the red prefixes.
+    pub fn block_config(&self, own: Vec<IpNet>) -> BlockConfig {
+        BlockConfig {
+            instance: self.dataplane.instance,
+            black: self.black.interface.clone(),
+            reds: self.red.interfaces.clone(),
+            device: self.dataplane.device.clone(),
+            own_prefixes: own,
+        }
     }
 }
 
@@ -221,12 +246,8 @@ impl File {
 impl Settings {
     /// Reads a configuration and everything that it names.
     pub fn load(path: &Path) -> Result<Settings, SettingsError> {
-        let text = read(path)?;
-        let parse = |message: String| SettingsError::Parse { path: path.to_owned(), message };
-        let file: File =
-            toml::from_str(&text).map_err(|error| parse(error.to_string().trim_end().replace('\n', " ")))?;
+        let file = File::load(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        check_values(path, &file)?;
         let at = |relative: &Path| folder.join(relative);
 
         let certificate_path = at(&file.device.certificate);
@@ -272,17 +293,6 @@ impl Settings {
     /// A path as the configuration means it.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.path.parent().unwrap_or(Path::new(".")).join(path)
-    }
-
-    /// What the block needs to know; `own` are the red prefixes.
-    pub fn block_config(&self, own: Vec<IpNet>) -> BlockConfig {
-        BlockConfig {
-            instance: self.file.dataplane.instance,
-            black: self.file.black.interface.clone(),
-            reds: self.file.red.interfaces.clone(),
-            device: self.file.dataplane.device.clone(),
-            own_prefixes: own,
-        }
     }
 }
 
@@ -338,6 +348,9 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if !matches!(file.log.level.as_str(), "error" | "warn" | "info" | "debug" | "trace") {
         return value("log.level", "must be error, warn, info, debug or trace".into());
     }
+    if !matches!(file.log.format.as_str(), "text" | "json") {
+        return value("log.format", "must be text or json".into());
+    }
     // What the interface names and this version does not do yet is refused, not ignored.
     if file.red.membership != "flood" {
         return value("red.membership", "only \"flood\" is there in this version".into());
@@ -347,9 +360,6 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     }
     if !matches!(file.dataplane.backend.as_str(), "auto" | "userspace") {
         return value("dataplane.backend", "only \"auto\" and \"userspace\" are there in this version".into());
-    }
-    if file.metrics.is_some() {
-        return value("metrics.listen", "metrics are not there in this version; leave the section out".into());
     }
     Ok(())
 }

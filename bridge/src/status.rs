@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::engine::Engine;
+use crate::expiry::{ends_soon, rfc3339};
 use crate::plane::Plane;
 
 /// `muster status`
@@ -21,6 +22,7 @@ pub(crate) struct Status {
     pub(crate) uptime_ms: u64,
     pub(crate) state: &'static str,
     pub(crate) black_address: IpAddr,
+    pub(crate) certificate: Certificate,
     pub(crate) group: Group,
     pub(crate) dataplane: DataplaneStatus,
     pub(crate) revocation_lists: Vec<List>,
@@ -47,13 +49,24 @@ pub(crate) struct Group {
     since_ms: u64,
 }
 
+/// The own one.
+#[derive(Serialize)]
+pub(crate) struct Certificate {
+    /// RFC 3339.
+    not_after: String,
+    /// Zero when it has ended.
+    remaining_ms: u64,
+    /// It ends within two weeks.
+    expiring: bool,
+}
+
 #[derive(Serialize)]
 pub(crate) struct DataplaneStatus {
     backend: &'static str,
-    sas: usize,
-    rx_packets: u64,
-    tx_packets: u64,
-    dropped: Map<String, Value>,
+    pub(crate) sas: usize,
+    pub(crate) rx_packets: u64,
+    pub(crate) tx_packets: u64,
+    pub(crate) dropped: Map<String, Value>,
 }
 
 /// A line of `muster members`.
@@ -81,6 +94,11 @@ pub(crate) struct Neighbor {
     reason: Option<String>,
     last_hello_ms: u64,
     hello_interval_ms: u64,
+}
+
+pub(crate) fn certificate(not_after: u64, unix: u64) -> Certificate {
+    let remaining_ms = not_after.saturating_sub(unix).saturating_mul(1000);
+    Certificate { not_after: rfc3339(not_after), remaining_ms, expiring: ends_soon(not_after, unix) }
 }
 
 pub(crate) fn group(engine: &Engine, name: &str, since_ms: u64) -> Group {
@@ -116,12 +134,14 @@ pub(crate) fn dataplane(plane: &Plane) -> DataplaneStatus {
 
 /// Both machines' counters under names of their own.
 pub(crate) fn datagrams(engine: &Engine) -> Map<String, Value> {
-    let mut all = Map::new();
-    for (reason, count) in engine.discovery().counters().iter() {
-        all.insert(format!("discovery_{}", reason.name()), count.into());
-    }
+    datagrams_dropped(engine).map(|(protocol, reason, count)| (format!("{protocol}_{reason}"), count.into())).collect()
+}
+
+/// Datagrams that led to nothing: protocol, reason, how many.
+pub(crate) fn datagrams_dropped(engine: &Engine) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+    let discovery = engine.discovery().counters().iter().map(|(reason, count)| ("discovery", reason.name(), count));
     let counters = engine.keyagree().counters();
-    for (name, count) in [
+    let keyagree = [
         ("malformed", counters.malformed),
         ("other_group", counters.other_group),
         ("reflected", counters.reflected),
@@ -130,10 +150,25 @@ pub(crate) fn datagrams(engine: &Engine) -> Map<String, Value> {
         ("queue_full", counters.queue_full),
         ("signature", counters.signature),
         ("refused", counters.refused),
-    ] {
-        all.insert(format!("keyagree_{name}"), count.into());
-    }
-    all
+    ];
+    discovery.chain(keyagree.map(|(reason, count)| ("keyagree", reason, count)))
+}
+
+/// What the key agreement has done since the start: name, explanation, how often.
+pub(crate) fn work(engine: &Engine) -> [(&'static str, &'static str, u64); 10] {
+    let counters = engine.keyagree().counters();
+    [
+        ("epochs", "Epochs entered", counters.epochs),
+        ("commits", "Commits made as transaction manager", counters.commits),
+        ("claims", "Claims to the place of a transaction manager that was gone", counters.claims),
+        ("joins", "Hand-overs of other groups taken in", counters.joins),
+        ("recoveries", "Snapshots that brought this device back", counters.recoveries),
+        ("repairs", "Parts of messages asked for again", counters.repairs),
+        ("fills", "Blank parents keyed between commits", counters.fills),
+        ("disputes", "Fills that were contradicted", counters.disputes),
+        ("refreshes", "Members' fresh leaves put into the tree", counters.refreshes),
+        ("exposures", "Transaction managers caught with two headers for one epoch", counters.exposures),
+    ]
 }
 
 pub(crate) fn members(

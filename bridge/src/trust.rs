@@ -12,35 +12,59 @@ use crate::settings::TrustSection;
 pub(crate) struct Bounds {
     allowed: BTreeMap<String, Vec<IpNet>>,
     own: Vec<IpNet>,
-    accepted: BTreeMap<MemberId, (String, Vec<IpNet>)>,
+    known: BTreeMap<MemberId, Known>,
 }
+
+/// What one member announces, and what of it is accepted.
+struct Known {
+    organisation: String,
+    announced: Vec<IpNet>,
+    accepted: Vec<IpNet>,
+}
+
+/// What is accepted, and what is not, with the reason.
+pub(crate) type Verdict = (Vec<IpNet>, Vec<(IpNet, String)>);
 
 impl Bounds {
     pub(crate) fn new(trust: &BTreeMap<String, TrustSection>, own: Vec<IpNet>) -> Self {
-        let allowed = trust.iter().map(|(organisation, section)| (organisation.clone(), section.prefixes.clone()));
-        Self { allowed: allowed.collect(), own, accepted: BTreeMap::new() }
+        Self { allowed: allowed(trust), own, known: BTreeMap::new() }
     }
 
-    /// Divides what a member announces into what is accepted, and what is not, with the reason.
-    pub(crate) fn judge(
-        &mut self,
-        member: MemberId,
-        organisation: &str,
-        announced: Vec<IpNet>,
-    ) -> (Vec<IpNet>, Vec<(IpNet, String)>) {
+    /// Divides what a member announces.
+    pub(crate) fn judge(&mut self, member: MemberId, organisation: &str, announced: Vec<IpNet>) -> Verdict {
         let (mut accepted, mut refused) = (Vec::new(), Vec::new());
-        for prefix in announced {
+        self.known.remove(&member);
+        for prefix in announced.iter().copied() {
             match self.objection(organisation, &prefix) {
                 None => accepted.push(prefix),
                 Some(why) => refused.push((prefix, why)),
             }
         }
-        if accepted.is_empty() {
-            self.accepted.remove(&member);
-        } else {
-            self.accepted.insert(member, (organisation.to_owned(), accepted.clone()));
+        if !announced.is_empty() {
+            let known = Known { organisation: organisation.to_owned(), announced, accepted: accepted.clone() };
+            self.known.insert(member, known);
         }
         (accepted, refused)
+    }
+
+    /// Other bounds or other own prefixes: what is announced is judged again. Gives the members of whom something else
+    /// is accepted now. Of two that overlap, the one accepted until now stays.
+    pub(crate) fn replace(
+        &mut self,
+        trust: &BTreeMap<String, TrustSection>,
+        own: Vec<IpNet>,
+    ) -> Vec<(MemberId, Verdict)> {
+        (self.allowed, self.own) = (allowed(trust), own);
+        let mut before: Vec<(MemberId, Known)> = std::mem::take(&mut self.known).into_iter().collect();
+        before.sort_by_key(|(_, known)| known.accepted.is_empty());
+        let mut changed = Vec::new();
+        for (member, known) in before {
+            let verdict = self.judge(member, &known.organisation, known.announced);
+            if verdict.0 != known.accepted {
+                changed.push((member, verdict));
+            }
+        }
+        changed
     }
 
     fn objection(&self, organisation: &str, prefix: &IpNet) -> Option<String> {
@@ -54,13 +78,17 @@ impl Bounds {
         if let Some(own) = self.own.iter().find(|own| overlap(own, prefix)) {
             return Some(format!("overlaps {own}, which is ours"));
         }
-        self.accepted
+        self.known
             .values()
-            .filter(|(other, _)| other != organisation)
-            .flat_map(|(other, prefixes)| prefixes.iter().map(move |known| (other, known)))
+            .filter(|other| other.organisation != organisation)
+            .flat_map(|other| other.accepted.iter().map(move |known| (&other.organisation, known)))
             .find(|(_, known)| overlap(known, prefix))
             .map(|(other, known)| format!("overlaps {known} of {other}"))
     }
+}
+
+fn allowed(trust: &BTreeMap<String, TrustSection>) -> BTreeMap<String, Vec<IpNet>> {
+    trust.iter().map(|(organisation, section)| (organisation.clone(), section.prefixes.clone())).collect()
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
@@ -90,5 +118,22 @@ mod tests {
         assert_eq!(judge(2, "Charlie", &[]), (0, 0));
         assert_eq!(judge(4, "Charlie", &[]), (0, 0));
         assert_eq!(judge(3, "Delta", &["2001:db8:c::/65"]), (1, 0), "free again");
+    }
+    #[test]
+    fn other_bounds_are_other_verdicts() {
+        let mut bounds = Bounds::new(&BTreeMap::new(), nets(&["2001:db8:a::/64"]));
+        let [bravo, charlie] = [MemberId([1; 32]), MemberId([2; 32])];
+        let net = || nets(&["2001:db8:c::/64"]);
+        assert_eq!(bounds.judge(charlie, "Charlie", net()).0, net());
+        assert_eq!(bounds.judge(bravo, "Bravo", net()).0, vec![]);
+        // Nothing else holds now: nothing changes, though Bravo would be asked first by its number.
+        assert!(bounds.replace(&BTreeMap::new(), vec![]).is_empty());
+        // Charlie's is ours now.
+        let changed = bounds.replace(&BTreeMap::new(), nets(&["2001:db8:c::/48"]));
+        assert_eq!(changed.len(), 1);
+        assert_eq!((changed[0].0, changed[0].1.0.len()), (charlie, 0));
+        // Bravo's by the operator's word; Charlie loses nothing more.
+        let trust = BTreeMap::from([("Bravo".to_owned(), TrustSection { prefixes: nets(&["2001:db8:c::/48"]) })]);
+        assert_eq!(bounds.replace(&trust, vec![]), [(bravo, (net(), vec![]))].into_iter().collect::<Vec<_>>());
     }
 }

@@ -1,28 +1,26 @@
 //! Commands on a configuration: the daemon, the block, the check.
 
-use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::str::FromStr;
 
-use muster_bridge::{Finding, Settings};
+use muster_bridge::{File, Finding, SetLevel, Settings};
 use serde_json::json;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::output::{Failure, because, say};
+use crate::log;
+use crate::output::{Failure, say};
 
 pub(crate) fn block(config: &Path) -> Result<(), Failure> {
-    Ok(muster_bridge::block(&load(config)?)?)
+    Ok(muster_bridge::block(&load(config)?.0)?)
 }
 
 pub(crate) fn unblock(config: &Path) -> Result<(), Failure> {
-    Ok(muster_bridge::unblock(&load(config)?)?)
+    Ok(muster_bridge::unblock(&load(config)?.0)?)
 }
 
 pub(crate) fn run(config: &Path) -> Result<(), Failure> {
-    Ok(muster_bridge::run(load(config)?)?)
+    let (file, set_level) = load(config)?;
+    // Fail closed before anything else; also when a certificate is missing.
+    muster_bridge::block(&file)?;
+    Ok(muster_bridge::run(Settings::load(config)?, set_level)?)
 }
 
 pub(crate) fn check(config: &Path, json: bool) -> Result<(), Failure> {
@@ -39,13 +37,8 @@ pub(crate) fn check(config: &Path, json: bool) -> Result<(), Failure> {
 }
 
 /// Reads the configuration, and starts the log that it asks for.
-fn load(config: &Path) -> Result<Settings, Failure> {
-    let settings = Settings::load(config)?;
-    let level = LevelFilter::from_str(&settings.file.log.level)
-        .map_err(|error| because(format!("{}: log.level: {error}", config.display())))?;
-    // Other crates' chatter may hold what must not be logged: netlink messages carry keys.
-    let ours = Targets::new().with_default(LevelFilter::WARN.min(level)).with_target("muster", level);
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    tracing_subscriber::registry().with(lines).with(ours).init();
-    Ok(settings)
+fn load(config: &Path) -> Result<(File, SetLevel), Failure> {
+    let file = File::load(config)?;
+    let set_level = log::start(&file.log)?;
+    Ok((file, set_level))
 }

@@ -7,6 +7,7 @@ mod args;
 mod client;
 mod daemon;
 mod demo;
+mod log;
 mod output;
 mod pki;
 mod show;

@@ -1,12 +1,14 @@
 //! What the driver can tell the machine besides datagrams and time.
 
+use std::time::Duration;
+
 use muster_certs::TrustStore;
 use muster_wire::idp::{Goodbye, GroupState};
 use muster_wire::{Destination, Time};
 use rand_core::Rng;
 
-use crate::Discovery;
-use crate::config::{GOODBYES, REFUSED_HOLD};
+use crate::config::{GOODBYES, REFUSED_HOLD, check_interval};
+use crate::{Discovery, SetupError};
 
 impl Discovery {
     /// What key agreement wants the others to know; a change triggers a hello.
@@ -38,6 +40,16 @@ impl Discovery {
         trust.keep_lists_of(&self.trust);
         self.trust = trust;
         self.review_trust(now);
+    }
+
+    /// Another hello interval, told to the others at once: they measure our silence by it.
+    pub fn set_hello_interval(&mut self, now: Time, interval: Duration) -> Result<(), SetupError> {
+        check_interval(interval)?;
+        if interval != self.config.hello_interval {
+            self.config.hello_interval = interval;
+            self.schedule.restart(now);
+        }
+        Ok(())
     }
 
     /// Says goodbye. The machine does nothing more; what is left to send is to be polled.

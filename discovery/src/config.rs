@@ -29,6 +29,13 @@ pub enum SetupError {
     Key,
 }
 
+pub(crate) fn check_interval(interval: Duration) -> Result<(), SetupError> {
+    match (MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
+        true => Ok(()),
+        false => Err(SetupError::Interval(interval)),
+    }
+}
+
 /// The shortest interval that a hello may state.
 pub(crate) const MIN_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest.

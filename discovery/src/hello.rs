@@ -79,6 +79,11 @@ impl Schedule {
         }
     }
 
+    /// A periodic hello now, and the next by the interval that holds then.
+    pub(crate) fn restart(&mut self, now: Time) {
+        self.periodic = now;
+    }
+
     fn earliest(&mut self, at: Time) {
         self.triggered = Some(self.triggered.map_or(at, |before| before.min(at)));
     }

@@ -28,4 +28,5 @@ pub use counters::{Counters, Dropped};
 pub use event::{Event, GoneReason, JoinKind, ListError, PrefixError, Refusal};
 pub use machine::Discovery;
 pub use pairwise::Direction;
+pub use prefixes::check_prefixes;
 pub use status::{NeighborState, NeighborStatus};

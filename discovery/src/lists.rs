@@ -246,10 +246,15 @@ impl Discovery {
     pub(crate) fn review_trust(&mut self, now: Time) {
         let unix = self.unix(now);
         let own: Vec<Vec<u8>> = self.chain.iter().map(|der| der.to_vec()).collect();
-        if self.trust.validate(&own, unix) == Err(CertError::Revoked) {
-            self.events.push_back(Event::SelfRevoked);
-            self.shutdown(now);
-            return;
+        match self.trust.validate(&own, unix) {
+            // The path may end at a renewed root now, and last longer.
+            Ok(own) => self.own = own,
+            Err(CertError::Revoked) => {
+                self.events.push_back(Event::SelfRevoked);
+                self.shutdown(now);
+                return;
+            }
+            Err(_) => {}
         }
         self.peers.forget_refused(|_| true);
         let chains: Vec<_> = self.peers.ups().map(|(member, up)| (member, up.chain.clone())).collect();

@@ -15,7 +15,7 @@ use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 use crate::candidates::{Candidates, Greeting};
-use crate::config::{MAX_INTERVAL, MIN_INTERVAL, REFUSED_LIFE};
+use crate::config::{MIN_INTERVAL, REFUSED_LIFE, check_interval};
 use crate::counters::{Counters, Dropped};
 use crate::event::Event;
 use crate::hello::Schedule;
@@ -80,9 +80,7 @@ impl Discovery {
         now: Time,
         unix: u64,
     ) -> Result<Discovery, SetupError> {
-        if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&config.hello_interval) {
-            return Err(SetupError::Interval(config.hello_interval));
-        }
+        check_interval(config.hello_interval)?;
         let own = trust.validate(&chain, unix)?;
         if own.member != author.member() || own.key != author.key().public() {
             return Err(SetupError::Key);

@@ -77,17 +77,28 @@ impl Announced {
     }
 }
 
+/// Whether these can be announced as the networks on the red side.
+pub fn check_prefixes(prefixes: &[IpNet]) -> Result<(), PrefixError> {
+    acceptable(prefixes.to_vec()).map(drop)
+}
+
+/// Each once, in order.
+fn acceptable(mut prefixes: Vec<IpNet>) -> Result<Vec<IpNet>, PrefixError> {
+    prefixes.iter_mut().for_each(|net| *net = net.trunc());
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    if prefixes.len() > MAX_PREFIXES {
+        return Err(PrefixError::TooMany);
+    }
+    prefixes.iter().try_for_each(allowed)?;
+    Ok(prefixes)
+}
+
 impl Discovery {
     /// The networks on the red side. A change is announced to every neighbour; an own network that a neighbour of
     /// another organisation announces, too, makes all of that neighbour's refused.
-    pub fn set_prefixes(&mut self, now: Time, mut prefixes: Vec<IpNet>) -> Result<(), PrefixError> {
-        prefixes.iter_mut().for_each(|net| *net = net.trunc());
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        if prefixes.len() > MAX_PREFIXES {
-            return Err(PrefixError::TooMany);
-        }
-        prefixes.iter().try_for_each(allowed)?;
+    pub fn set_prefixes(&mut self, now: Time, prefixes: Vec<IpNet>) -> Result<(), PrefixError> {
+        let prefixes = acceptable(prefixes)?;
         if self.prefixes.version > 0 && prefixes == self.prefixes.list {
             return Ok(());
         }

@@ -278,6 +278,11 @@ impl KeyAgreement {
         self.own_nonces = nonces.to_vec();
     }
 
+    /// Other times, for what begins from now on. The group's name stays what it is.
+    pub fn set_times(&mut self, config: Config) {
+        self.config = Config { name: std::mem::take(&mut self.config.name), ..config };
+    }
+
     // --- Time ---
 
     /// Does what is due. Called too early or too often, it does nothing.

@@ -1,0 +1,106 @@
+//! The second phase of SIGHUP: what was read and checked is taken.
+
+use std::io;
+
+use ipnet::IpNet;
+use tracing::{info, warn};
+
+use super::{Daemon, now, own_prefixes, times_of, unix_seconds};
+use crate::event::EventKind;
+use crate::metrics::{Listener, Server};
+use crate::reload::{Reload, ReloadError, prepare};
+use crate::settings::File;
+
+impl Daemon {
+    /// Reads everything again and takes it, or says why not and stays as it is.
+    pub(super) async fn reload(&mut self) {
+        self.outside.notifier.reloading();
+        match self.try_reload().await {
+            Ok(changed) if changed.is_empty() => self.reloaded("nothing has changed".into()),
+            Ok(changed) => self.reloaded(changed.join(", ")),
+            Err(error) => {
+                warn!("the configuration was read again and is not taken, nothing has changed: {error}");
+                self.engine.record(EventKind::ReloadRefused, None, error.to_string());
+            }
+        }
+        self.outside.notifier.ready();
+    }
+
+    fn reloaded(&mut self, what: String) {
+        info!(changed = what, "the configuration was read again");
+        self.engine.record(EventKind::Reloaded, None, what);
+    }
+
+    /// The data plane, the block and the neighbours follow. Nothing has changed when it fails.
+    fn set_own_prefixes(&mut self, file: &File, own: Vec<IpNet>) -> io::Result<()> {
+        if own == self.own_prefixes {
+            return Ok(());
+        }
+        muster_discovery::check_prefixes(&own).map_err(io::Error::other)?;
+        muster_dataplane::block(&file.block_config(own.clone())).map_err(io::Error::other)?;
+        self.engine.set_prefixes(now(), own.clone()).map_err(io::Error::other)?;
+        self.plane.dataplane().set_own_prefixes(own.clone());
+        self.own_prefixes = own;
+        Ok(())
+    }
+
+    /// Judges again what the members announce, by these bounds and the own prefixes.
+    fn review_bounds(&mut self, file: &File) {
+        for (member, verdict) in self.bounds.replace(&file.trust, self.own_prefixes.clone()) {
+            self.accept(member, verdict);
+        }
+    }
+
+    /// What can fail comes first; from `take` on nothing fails.
+    async fn try_reload(&mut self) -> Result<Vec<&'static str>, ReloadError> {
+        if self.leaving {
+            return Err(ReloadError::Leaving);
+        }
+        let reload = prepare(&self.settings, unix_seconds())?;
+        let metrics = match self.metrics_wanted(&reload.settings.file) {
+            Some(listen) => Some(Listener::bind(listen).await.map_err(ReloadError::Metrics)?),
+            None => None,
+        };
+        let own = own_prefixes(&reload.settings.file).map_err(|error| ReloadError::Red(io::Error::other(error)))?;
+        self.set_own_prefixes(&reload.settings.file, own).map_err(ReloadError::Red)?;
+        let changed = reload.changed.clone();
+        self.take(reload, metrics);
+        Ok(changed)
+    }
+
+    /// An address to be bound: another than now.
+    fn metrics_wanted(&self, file: &File) -> Option<std::net::SocketAddr> {
+        let listen = file.metrics.as_ref()?.listen;
+        (self.settings.file.metrics.as_ref().map(|section| section.listen) != Some(listen)).then_some(listen)
+    }
+
+    fn take(&mut self, reload: Reload, metrics: Option<Listener>) {
+        let Reload { settings, trust, changed, renewed } = reload;
+        let file = &settings.file;
+        if changed.contains(&"log.level") {
+            (self.outside.set_level)(&file.log.level);
+        }
+        if file.metrics.is_none() {
+            self.outside.metrics = None;
+        } else if let Some(listener) = metrics {
+            self.outside.metrics = Some(Server::start(listener, self.outside.scrape.clone()));
+        }
+        if renewed {
+            // Another certificate is another member: this one leaves in order, and the other one joins.
+            info!(member = %settings.device.member, "another certificate: leaving, to join under it");
+            self.successor = Some(settings);
+            self.leave();
+            return;
+        }
+        let (discovery, keyagree) = times_of(file);
+        if let Err(error) = self.engine.set_times(now(), &discovery, keyagree) {
+            // The settings were checked for the same bounds.
+            warn!(%error, "the times stay as they are");
+        }
+        self.review_bounds(&settings.file);
+        if changed.iter().any(|key| ["device.trust_anchors", "device.crls"].contains(key)) {
+            self.engine.set_trust(now(), trust);
+        }
+        self.settings = settings;
+    }
+}

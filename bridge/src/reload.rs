@@ -1,0 +1,243 @@
+//! SIGHUP: everything is read again and checked; then all of it is taken, or nothing.
+
+use muster_certs::{CertError, TrustStore};
+use thiserror::Error;
+
+use crate::lists;
+use crate::settings::{
+    BlackSection, DataplaneSection, DeviceSection, DiscoverySection, File, GroupSection, LogSection, MetricsSection,
+    RedSection, Settings, SettingsError,
+};
+
+/// Why a configuration that was read again is not taken.
+#[derive(Debug, Error)]
+pub(crate) enum ReloadError {
+    /// It would not do at a start either.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The own certificate, by the new trust anchors and revocation lists.
+    #[error("the own certificate: {0}")]
+    Own(CertError),
+    #[error("red.prefixes: {0}")]
+    Prefixes(#[from] muster_discovery::PrefixError),
+    /// The address for the metrics.
+    #[error(transparent)]
+    Metrics(std::io::Error),
+    /// The red side's prefixes, or the block for them.
+    #[error("red.prefixes: {0}")]
+    Red(std::io::Error),
+    #[error("the daemon is leaving the group")]
+    Leaving,
+    /// Cannot change while the daemon runs.
+    #[error("{0}: needs a restart")]
+    Restart(String),
+}
+
+/// A configuration that was read and checked, beside the one in force.
+pub(crate) struct Reload {
+    pub(crate) settings: Settings,
+    pub(crate) trust: TrustStore,
+    /// The keys whose values are others.
+    pub(crate) changed: Vec<&'static str>,
+    /// Another certificate: another member, which joins when the old one has left.
+    pub(crate) renewed: bool,
+}
+
+/// The first phase: reads and checks, changes nothing.
+pub(crate) fn prepare(current: &Settings, unix: u64) -> Result<Reload, ReloadError> {
+    let settings = Settings::load(&current.path)?;
+    let Differences { changed, restart } = differences(current, &settings);
+    if !restart.is_empty() {
+        return Err(ReloadError::Restart(restart.join(", ")));
+    }
+    let mut trust = settings.trust()?;
+    lists::restore(&settings.resolve(&settings.file.device.state_dir), &mut trust);
+    muster_discovery::check_prefixes(&settings.file.red.prefixes)?;
+    let renewed = current.device.chain != settings.device.chain;
+    match trust.validate(&settings.device.chain, unix) {
+        // A list that revokes the device itself counts as any other: it is taken, and the device leaves for good.
+        Err(CertError::Revoked) if !renewed => {}
+        Err(error) => return Err(ReloadError::Own(error)),
+        Ok(_) => {}
+    }
+    Ok(Reload { settings, trust, changed, renewed })
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Differences {
+    /// Can change while the daemon runs.
+    changed: Vec<&'static str>,
+    /// Cannot.
+    restart: Vec<&'static str>,
+}
+
+/// Takes every section apart, so that a new key cannot be forgotten here.
+fn differences(old: &Settings, new: &Settings) -> Differences {
+    let mut found = Differences::default();
+    let Settings {
+        path: _, file: File { device, black, discovery, red, group, dataplane, trust, log, metrics }, ..
+    } = new;
+    let was = &old.file;
+
+    // What the files hold counts, not where they are. A name is the certificate's.
+    let DeviceSection { name: _, certificate: _, private_key: _, trust_anchors: _, crls: _, control, state_dir } =
+        device;
+    let BlackSection { interface, address } = black;
+    let DiscoverySection { group: discovery_group, port, hello_interval } = discovery;
+    let RedSection { interfaces, prefixes, multicast, membership } = red;
+    let GroupSection {
+        name,
+        address: group_address,
+        mode,
+        batch_window,
+        activation_delay,
+        deactivation_delay,
+        lifetime,
+        leaf_refresh,
+    } = group;
+    let DataplaneSection { backend, device, instance, hop_limit, allow_key_export } = dataplane;
+    let LogSection { level, format } = log;
+    let listen = |metrics: &Option<MetricsSection>| metrics.as_ref().map(|MetricsSection { listen }| *listen);
+
+    for (key, differs) in [
+        ("device.certificate", old.device.chain != new.device.chain),
+        ("device.trust_anchors", old.anchors != new.anchors),
+        ("device.crls", old.crls != new.crls),
+        ("discovery.hello_interval", *hello_interval != was.discovery.hello_interval),
+        ("red.prefixes", *prefixes != was.red.prefixes),
+        ("group.batch_window", *batch_window != was.group.batch_window),
+        ("group.activation_delay", *activation_delay != was.group.activation_delay),
+        ("group.deactivation_delay", *deactivation_delay != was.group.deactivation_delay),
+        ("group.lifetime", *lifetime != was.group.lifetime),
+        ("group.leaf_refresh", *leaf_refresh != was.group.leaf_refresh),
+        ("dataplane.allow_key_export", *allow_key_export != was.dataplane.allow_key_export),
+        ("trust", *trust != was.trust),
+        ("log.level", *level != was.log.level),
+        ("metrics.listen", listen(metrics) != listen(&was.metrics)),
+    ] {
+        if differs {
+            found.changed.push(key);
+        }
+    }
+    for (key, differs) in [
+        ("device.control", *control != was.device.control),
+        ("device.state_dir", *state_dir != was.device.state_dir),
+        ("black.interface", *interface != was.black.interface),
+        ("black.address", *address != was.black.address),
+        ("discovery.group", *discovery_group != was.discovery.group),
+        ("discovery.port", *port != was.discovery.port),
+        ("red.interfaces", *interfaces != was.red.interfaces),
+        ("red.multicast", *multicast != was.red.multicast),
+        ("red.membership", *membership != was.red.membership),
+        ("group.name", *name != was.group.name),
+        ("group.address", *group_address != was.group.address),
+        ("group.mode", *mode != was.group.mode),
+        ("dataplane.backend", *backend != was.dataplane.backend),
+        ("dataplane.device", *device != was.dataplane.device),
+        ("dataplane.instance", *instance != was.dataplane.instance),
+        ("dataplane.hop_limit", *hop_limit != was.dataplane.hop_limit),
+        ("log.format", *format != was.log.format),
+    ] {
+        if differs {
+            found.restart.push(key);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use muster_certs::pki;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    /// A folder with two nations' roots, a device and its configuration.
+    fn folder(extra: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["Alpha", "Bravo"] {
+            let root = pki::init(name, NOW).unwrap();
+            fs::write(at(&format!("{name}.pem")), &root.certificate_pem).unwrap();
+            fs::write(at(&format!("{name}.crl")), &root.crl_pem).unwrap();
+            let device = pki::issue(&root.certificate_pem, &root.key_pem, "device", 30, NOW).unwrap();
+            fs::write(at(&format!("{name}-device.pem")), &device.certificate_pem).unwrap();
+            fs::write(at(&format!("{name}-device.key")), &*device.key_pem).unwrap();
+        }
+        configure(folder.path(), "Alpha", extra);
+        folder
+    }
+
+    fn configure(folder: &Path, nation: &str, extra: &str) {
+        let text = format!(
+            "[device]\ncertificate = \"{nation}-device.pem\"\nprivate_key = \"{nation}-device.key\"\n\
+             trust_anchors = [\"Alpha.pem\"]\n[black]\ninterface = \"black0\"\n{extra}"
+        );
+        fs::write(folder.join("muster.toml"), text).unwrap();
+    }
+
+    fn load(folder: &tempfile::TempDir) -> Settings {
+        Settings::load(&folder.path().join("muster.toml")).unwrap()
+    }
+
+    #[test]
+    fn what_has_changed_is_told_by_its_key() {
+        let folder = folder("");
+        let before = load(&folder);
+        let again = prepare(&before, NOW).ok().unwrap();
+        assert!(again.changed.is_empty() && !again.renewed);
+        let extra = "[log]\nlevel = \"debug\"\n[group]\nlifetime = \"2h\"\n[red]\nprefixes = [\"10.1.0.0/16\"]\n\
+                     [metrics]\nlisten = \"127.0.0.1:1\"\n[trust.\"Bravo\"]\nprefixes = [\"10.2.0.0/16\"]\n";
+        configure(folder.path(), "Alpha", extra);
+        let again = prepare(&before, NOW).ok().unwrap();
+        assert_eq!(again.changed, ["red.prefixes", "group.lifetime", "trust", "log.level", "metrics.listen"]);
+        assert_eq!(again.settings.file.log.level, "debug");
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_refused_by_name() {
+        let folder = folder("");
+        let before = load(&folder);
+        let extra = "[log]\nlevel = \"debug\"\n[group]\nname = \"other\"\n[discovery]\nport = 5000\n";
+        configure(folder.path(), "Alpha", extra);
+        let error = prepare(&before, NOW).err().unwrap();
+        assert_eq!(error.to_string(), "discovery.port, group.name: needs a restart");
+    }
+
+    #[test]
+    fn what_would_not_do_at_a_start_does_not_do_now() {
+        let folder = folder("");
+        let before = load(&folder);
+        let refused = |words: &str| {
+            let error = prepare(&before, NOW).err().unwrap().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        configure(folder.path(), "Alpha", "[log]\nlevel = \"loud\"\n");
+        refused("log.level");
+        configure(folder.path(), "Alpha", "[red]\nprefixes = [\"fe80::/64\"]\n");
+        refused("red.prefixes");
+        // A device of a nation that it does not trust itself.
+        configure(folder.path(), "Bravo", "");
+        refused("the own certificate");
+        fs::remove_file(folder.path().join("Alpha.pem")).unwrap();
+        refused("Alpha.pem");
+    }
+
+    #[test]
+    fn another_certificate_is_another_member() {
+        let folder = folder("");
+        let before = load(&folder);
+        let root = [".pem", ".crl"].map(|end| fs::read_to_string(folder.path().join(format!("Bravo{end}"))).unwrap());
+        fs::write(folder.path().join("Alpha.pem"), &root[0]).unwrap();
+        configure(folder.path(), "Bravo", "");
+        let again = prepare(&before, NOW).ok().unwrap();
+        assert!(again.renewed);
+        assert_eq!(again.changed, ["device.certificate", "device.trust_anchors"]);
+        // Only if it is vouched for.
+        assert!(matches!(prepare(&before, NOW + 40 * 86_400).err(), Some(ReloadError::Own(_))));
+    }
+}
