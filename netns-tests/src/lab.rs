@@ -384,7 +384,8 @@ fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "muster", "--manifest-path"]);
+        // As `./test` builds it: the program alone would have its dependencies built again, with other features.
+        build.args(["test", "--no-run", "--quiet", "--workspace", "--manifest-path"]);
         build.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
         // target/<profile>/deps/<this test>
         let test = std::env::current_exe().expect("the test's own path");
