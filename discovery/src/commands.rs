@@ -5,7 +5,6 @@ use std::time::Duration;
 use muster_certs::TrustStore;
 use muster_wire::idp::{Goodbye, GroupState};
 use muster_wire::{Destination, Time};
-use rand_core::Rng;
 
 use crate::config::{GOODBYES, REFUSED_HOLD, check_interval};
 use crate::{Discovery, SetupError};
@@ -17,12 +16,6 @@ impl Discovery {
             Some(before) if before != group => self.schedule.trigger(now),
             _ => {}
         }
-    }
-
-    /// Draws another salt for the SPIs of the unicast SAs to this device, because two have collided.
-    pub fn renew_salt(&mut self, now: Time) {
-        self.salt = self.rng.next_u32();
-        self.schedule.trigger(now);
     }
 
     /// Says what the wall clock shows, at the start and whenever it was set.

@@ -10,6 +10,8 @@ use thiserror::Error;
 pub struct Config {
     /// Between two periodic hellos, 50 ms to 60 s, whole milliseconds. A device is gone after four of its own.
     pub hello_interval: Duration,
+    /// How long a hello key lives; at least eight intervals, whatever stands here.
+    pub key_life: Duration,
 }
 
 /// Why a device cannot take part.
@@ -72,6 +74,8 @@ pub(crate) const MAX_CANDIDATES: usize = 1024;
 pub(crate) const REFUSED_HOLD: Duration = Duration::from_secs(60);
 /// A refused device that has not said hello for so long is forgotten.
 pub(crate) const REFUSED_LIFE: Duration = Duration::from_secs(300);
+/// A hello key lives for so many own intervals at least: the old SAs are to be gone before the next ones come.
+pub(crate) const KEY_INTERVALS: u32 = 8;
 /// Neighbours at once.
 pub(crate) const MAX_UP: usize = 1024;
 /// Gone neighbours remembered.

@@ -50,10 +50,13 @@ pub enum Event {
         interval: Duration,
         /// What it says of its group.
         group: GroupState,
-        /// Its X25519 public key, for [`crate::Discovery::export`].
-        public: [u8; 32],
-        /// For the SPIs of unicast SAs.
-        salt: u32,
+    },
+    /// The own hello key or salt is another: so are the keys of the unicast SAs with every neighbour.
+    Renewed,
+    /// A neighbour has shown that it holds our hello key: it receives what we send under keys from it.
+    Confirmed {
+        /// The neighbour.
+        member: MemberId,
     },
     /// A device cannot be a neighbour. Once for each reason, as long as it is remembered.
     Refused {

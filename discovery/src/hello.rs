@@ -157,8 +157,6 @@ impl Discovery {
             nonce: up.hello.nonce,
             interval: up.interval(),
             group: up.hello.group,
-            public: up.hello.public,
-            salt: up.hello.salt,
         });
     }
 

@@ -22,6 +22,7 @@ mod probe;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unicast;
 
 pub use config::{Config, SetupError};
 pub use counters::{Counters, Dropped};
@@ -30,3 +31,4 @@ pub use machine::Discovery;
 pub use pairwise::Direction;
 pub use prefixes::check_prefixes;
 pub use status::{NeighborState, NeighborStatus};
+pub use unicast::{Basis, UnicastKey};

@@ -4,14 +4,12 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hkdf::Hkdf;
 use muster_certs::{Author, Identity, Intake, TrustStore};
 use muster_wire::idp::{GroupState, MAX_CERTIFICATE, MAX_CHAIN, ProbeAnswer};
 use muster_wire::{Body, Bytes, Destination, Envelope, List, MemberId, Nonce, Time, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
-use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 use crate::candidates::{Candidates, Greeting};
@@ -22,7 +20,7 @@ use crate::hello::Schedule;
 use crate::limits::{Limiter, Rate};
 use crate::lists::Fetches;
 use crate::message::Message;
-use crate::pairwise::OwnKey;
+use crate::pairwise::{KeySource, OwnKey, derive};
 use crate::peers::{Peer, Peers};
 use crate::prefixes::OwnPrefixes;
 use crate::probe::Answers;
@@ -34,7 +32,10 @@ pub struct Discovery {
     pub(crate) author: Author,
     pub(crate) chain: Chain,
     pub(crate) own: Identity,
+    pub(crate) keys: KeySource,
     pub(crate) key: OwnKey,
+    /// When the key is to be renewed.
+    pub(crate) key_due: Time,
     pub(crate) salt: u32,
     pub(crate) trust: TrustStore,
     pub(crate) rng: ChaCha20Rng,
@@ -87,12 +88,12 @@ impl Discovery {
         }
         let chain = sendable(chain, &author)?;
         let rng_seed = Zeroizing::new(rng_seed);
-        // The generator's state stays in memory and draws what everybody sees: the secret key does not come from it.
+        // The generator's state stays in memory and draws what everybody sees: the secret keys do not come from it.
         let mut rng = ChaCha20Rng::from_seed(*derive(&rng_seed, b"muster 1 nonces"));
-        let secret = StaticSecret::from(*derive(&rng_seed, b"muster 1 hello key"));
-        let key = OwnKey::new(secret, author.group(), author.member(), author.startup());
+        let mut keys = KeySource::new(derive(&rng_seed, b"muster 1 hello keys"));
+        let key = OwnKey::first(&mut keys, author.group(), author.member(), author.startup());
         let salt = rng.next_u32();
-        Ok(Discovery {
+        let mut discovery = Discovery {
             schedule: Schedule::new(now, &mut rng),
             strangers: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
             returning: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
@@ -102,7 +103,9 @@ impl Discovery {
             author,
             chain,
             own,
+            keys,
             key,
+            key_due: now,
             salt,
             trust,
             rng,
@@ -118,7 +121,9 @@ impl Discovery {
             events: VecDeque::from([Event::SelfJoined]),
             counters: Counters::default(),
             stopped: false,
-        })
+        };
+        discovery.key_due = discovery.key_end(now);
+        Ok(discovery)
     }
 
     /// Takes a datagram from the socket: checks what costs nothing, and queues it for [`Discovery::process`].
@@ -154,6 +159,9 @@ impl Discovery {
             return;
         }
         self.forgive_own_sleep(now);
+        if now >= self.key_due {
+            self.renew_key(now);
+        }
         self.hello_if_due(now);
         self.look_at_certificates(now);
         self.look_at_silence(now);
@@ -175,7 +183,7 @@ impl Discovery {
             [Some(up.dead_at()), Some(up.probe_at()), up.announcing.due(), expiry]
         });
         let asking = [self.candidates.next_timer(), self.fetches.next_timer()];
-        peers.chain(asking).flatten().chain(hello).min()
+        peers.chain(asking).flatten().chain(hello).chain([self.key_due]).min()
     }
 
     /// The next datagram to send.
@@ -308,14 +316,6 @@ fn sendable(chain: Vec<Vec<u8>>, author: &Author) -> Result<Chain, SetupError> {
     let answer = ProbeAnswer { nonce: Nonce([0; 16]), chain: chain.clone() };
     author.seal_as(0, &answer).map_err(|_| SetupError::Chain)?;
     Ok(chain)
-}
-
-fn derive(seed: &[u8; 32], label: &[u8]) -> Zeroizing<[u8; 32]> {
-    let mut key = Zeroizing::new([0; 32]);
-    // 32 bytes are one block of the hash: it cannot be too long, and were it, the next line would show zeros.
-    let derived = Hkdf::<Sha256>::new(None, seed).expand(label, &mut *key);
-    debug_assert!(derived.is_ok());
-    key
 }
 
 /// The member id of a certificate.

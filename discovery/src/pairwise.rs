@@ -24,7 +24,24 @@ pub(crate) struct End {
     pub(crate) public: [u8; 32],
 }
 
-/// Our X25519 key of this start. Erased when dropped; no `Debug`.
+/// Where hello keys come from. Each seed gives one secret and the next seed, and is erased: what memory holds tells
+/// nothing of the keys before.
+pub(crate) struct KeySource(Zeroizing<[u8; 32]>);
+
+impl KeySource {
+    /// From a seed that nothing else uses.
+    pub(crate) fn new(seed: Zeroizing<[u8; 32]>) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> StaticSecret {
+        let secret = StaticSecret::from(*derive(&self.0, b"muster 1 hello key"));
+        self.0 = derive(&self.0, b"muster 1 next hello key");
+        secret
+    }
+}
+
+/// Our X25519 key, for a while. Erased when dropped; no `Debug`.
 pub(crate) struct OwnKey {
     secret: StaticSecret,
     group: GroupTag,
@@ -32,9 +49,20 @@ pub(crate) struct OwnKey {
 }
 
 impl OwnKey {
-    pub(crate) fn new(secret: StaticSecret, group: GroupTag, member: MemberId, startup: u64) -> Self {
+    /// The first key of a start.
+    pub(crate) fn first(source: &mut KeySource, group: GroupTag, member: MemberId, startup: u64) -> Self {
+        Self::new(source.next(), group, member, startup)
+    }
+
+    fn new(secret: StaticSecret, group: GroupTag, member: MemberId, startup: u64) -> Self {
         let public = PublicKey::from(&secret).to_bytes();
         Self { secret, group, end: End { member, startup, public } }
+    }
+
+    /// Another key in place of this one, which is erased.
+    pub(crate) fn renew(&mut self, source: &mut KeySource) {
+        let End { member, startup, .. } = self.end;
+        *self = Self::new(source.next(), self.group, member, startup);
     }
 
     pub(crate) fn public(&self) -> [u8; 32] {
@@ -120,12 +148,28 @@ impl Pair {
         all
     }
 
+    pub(crate) fn neighbor(&self) -> End {
+        self.neighbor
+    }
+
+    pub(crate) fn own(&self) -> End {
+        self.own
+    }
+
     fn ends(&self, direction: Direction) -> (&End, &End) {
         match direction {
             Direction::Out => (&self.own, &self.neighbor),
             Direction::In => (&self.neighbor, &self.own),
         }
     }
+}
+
+pub(crate) fn derive(seed: &[u8; 32], label: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0; 32]);
+    // 32 bytes are one block of the hash: it cannot be too long, and were it, the next line would show zeros.
+    let derived = Hkdf::<Sha256>::new(None, seed).expand(label, &mut *key);
+    debug_assert!(derived.is_ok());
+    key
 }
 
 fn nonce(sequence: u64) -> Nonce {

@@ -146,6 +146,7 @@ impl Discovery {
             return Err(Dropped::Replayed);
         }
         let plain = up.pair.open(header.sequence, version, sealed.into_vec()).map_err(|_| Dropped::BadPrefixes)?;
+        self.events.push_back(Event::Confirmed { member: header.sender });
         // Also when it is not acceptable: repeating it would not make it better. Also again: the last may be lost.
         let to = Destination::Unicast(up.address);
         let ack = PrefixesAck { startup: header.startup, version };

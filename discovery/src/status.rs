@@ -11,7 +11,6 @@ use muster_wire::{MemberId, Nonce, Time};
 use crate::Discovery;
 use crate::counters::Counters;
 use crate::event::Refusal;
-use crate::pairwise::Direction;
 use crate::peers::Peer;
 
 impl Discovery {
@@ -67,23 +66,6 @@ impl Discovery {
         self.schedule.nonces()
     }
 
-    /// The own X25519 public key and salt, as the hellos carry them.
-    pub fn own_public(&self) -> ([u8; 32], u32) {
-        (self.key.public(), self.salt)
-    }
-
-    /// A key that only this device and an up neighbour know, in one direction, for the use that `label` and `context`
-    /// name; `false` when there is no such neighbour. The unicast SAs' keys come from here.
-    pub fn export(
-        &self,
-        member: &MemberId,
-        direction: Direction,
-        label: &[u8],
-        context: &[&[u8]],
-        key: &mut [u8],
-    ) -> bool {
-        self.peers.up(member).is_some_and(|up| up.pair.export(direction, label, context, key))
-    }
 }
 
 /// One line of `muster neighbors`.

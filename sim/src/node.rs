@@ -54,7 +54,7 @@ impl Node {
         let (key, member) = (self.device.key.clone(), self.device.member);
         let net = Ipv6Addr::new(0xfd00, 0, 0, self.index as u16 + 1, 0, 0, 0, 0);
         let start = Start {
-            discovery: muster_discovery::Config { hello_interval: HELLO },
+            discovery: muster_discovery::Config { hello_interval: HELLO, key_life: Duration::from_secs(3600) },
             keyagree: muster_keyagree::Config {
                 name: GROUP.into(),
                 hello_interval: HELLO,

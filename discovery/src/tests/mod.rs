@@ -7,6 +7,7 @@ mod hostile;
 mod joining;
 mod lists;
 mod prefixes;
+mod unicast;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -127,7 +128,7 @@ impl Net {
         let mut seed = [node as u8; 32];
         seed[..8].copy_from_slice(&startup.to_be_bytes());
         let unix = UNIX + now.0 / 1_000_000;
-        let config = Config { hello_interval: *interval };
+        let config = Config { hello_interval: *interval, key_life: ms(3_600_000) };
         let mut new = Discovery::new(config, author, device.chain.clone(), trust(), seed, now, unix).unwrap();
         new.set_group_state(now, group_state(1));
         *machine = Some(new);
@@ -240,6 +241,7 @@ impl Net {
         let events = std::mem::take(&mut self.nodes[node].events);
         let news = events.iter().filter_map(|(_, event)| match event {
             Event::Heard { .. } | Event::SelfJoined | Event::HelloSent => None,
+            Event::Renewed | Event::Confirmed { .. } => None,
             Event::PrefixesChanged { .. } => None,
             Event::Joined { member, kind: JoinKind::Join, .. } => Some(format!("join {}", name(member))),
             Event::Joined { member, kind: JoinKind::Restore, .. } => Some(format!("restore {}", name(member))),

@@ -153,20 +153,3 @@ fn nobody_else_can_read_or_use_them() {
     let own = net.machine(1).peers.up(&first.sender).unwrap().pair.open(first.sequence, 1, sealed);
     assert!(own.is_ok());
 }
-
-#[test]
-fn an_exported_key_is_the_pairs() {
-    let mut net = Net::of(&[1000, 1000, 1000]);
-    net.run(ms(300));
-    let members: Vec<MemberId> = (0..3).map(|n| net.member(n)).collect();
-    let mut export = |node: usize, with: usize, direction| {
-        let mut key = [0; 36];
-        assert!(net.machine(node).export(&members[with], direction, b"esp", &[b"spi"], &mut key));
-        key
-    };
-    use crate::Direction::{In, Out};
-    assert_eq!(export(0, 1, Out), export(1, 0, In));
-    assert_eq!(export(0, 1, In), export(1, 0, Out));
-    assert_ne!(export(0, 1, In), export(0, 1, Out));
-    assert_ne!(export(0, 1, Out), export(0, 2, Out));
-}
