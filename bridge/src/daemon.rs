@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use muster_certs::{Author, TrustStore};
-use muster_dataplane::{EspConfig, KeyLedger, Userspace, enable_forwarding};
+use muster_dataplane::{EspConfig, KeyLedger, SaKind, Userspace, enable_forwarding};
 use muster_wire::{MemberId, Time};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -236,6 +236,8 @@ impl Daemon {
             black_address: address,
             group_address: file.group_address(),
             hop_limit: file.dataplane.hop_limit,
+            copy_dscp: file.dataplane.copy_dscp,
+            clear_df: file.red.clear_df,
             reds: file.red.interfaces.clone(),
             red_multicast: file.red.multicast.clone(),
             own_prefixes: own.clone(),
@@ -381,6 +383,19 @@ impl Daemon {
                 self.accept(member, verdict);
                 Ok(())
             }
+            Action::Reach { member, address } => {
+                self.plane.reach(member, address);
+                Ok(())
+            }
+            Action::Unicast(change) => {
+                let own = (self.engine.discovery().own_identity().member, self.address);
+                let changed = self.plane.unicast(change, own);
+                if matches!(changed, Err(muster_dataplane::Error::KeyReused { .. })) {
+                    // A neighbour that was forgotten and came back with the same key.
+                    self.engine.renew_hello_key(now());
+                }
+                changed
+            }
             Action::Record(record) => {
                 self.report(&record);
                 Ok(())
@@ -433,8 +448,11 @@ impl Daemon {
         if let Some(why) = self.plane.dataplane().failure() {
             return Err(RunError::Ended(why));
         }
-        if self.plane.dataplane().wants_rekey() {
+        if self.plane.dataplane().wants_rekey(SaKind::Group) {
             self.engine.rekey(now());
+        }
+        if self.plane.dataplane().wants_rekey(SaKind::Unicast) {
+            self.engine.renew_hello_key(now());
         }
         self.engine.set_wall_clock(now(), unix_seconds());
         if let Some(warning) = self.expiry.look(self.engine.discovery().own_identity().not_after, unix_seconds()) {
@@ -529,7 +547,10 @@ fn start_of(settings: &Settings, trust: TrustStore, stamp: u64, prefixes: Vec<Ip
 
 /// What the two protocols are told of the configuration.
 fn times_of(file: &File) -> (muster_discovery::Config, muster_keyagree::Config) {
-    let discovery = muster_discovery::Config { hello_interval: file.discovery.hello_interval };
+    let discovery = muster_discovery::Config {
+        hello_interval: file.discovery.hello_interval,
+        key_life: file.group.leaf_refresh,
+    };
     let keyagree = muster_keyagree::Config {
         name: file.group.name.clone(),
         hello_interval: file.discovery.hello_interval,

@@ -2,7 +2,7 @@
 //! both drive this.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,6 +12,7 @@ use muster_keyagree::{EpochKeys, KeyAgreement};
 use muster_wire::{Hash, MemberId, Time, Transmit};
 
 use crate::event::{EventKind, Record};
+use crate::pairing::{Pairing, UnicastChange};
 
 /// Which of the two ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +53,16 @@ pub enum Action {
     },
     /// The own certificate is revoked: nothing is sent any more, and the process is to end.
     Revoked,
+    /// A neighbour has come up: unicast goes to its prefixes; or is gone: it does not. Or it is where it was not
+    /// before.
+    Reach {
+        /// The neighbour.
+        member: MemberId,
+        /// Its black address while it is up.
+        address: Option<IpAddr>,
+    },
+    /// The unicast SAs change; if a key was in use before, say [`Engine::renew_hello_key`].
+    Unicast(UnicastChange),
     /// For the operator.
     Record(Record),
     /// The process can end.
@@ -82,6 +93,11 @@ pub struct Engine {
     patience: Duration,
     /// Since when refusals are counted, and how many there were.
     refusals: (Time, u32),
+    pairing: Pairing,
+    /// When another hello key that was asked for is made, and when the last one was.
+    renewal: (Option<Time>, Option<Time>),
+    /// The old unicast SAs are gone, and the next hello key may come.
+    linger: Duration,
     actions: VecDeque<Action>,
     left: bool,
 }
@@ -123,6 +139,8 @@ impl Engine {
     pub fn new(start: Start, now: Time, unix: u64) -> Result<Engine, StartError> {
         let Start { discovery, keyagree, author, chain, trust, seeds, prefixes } = start;
         let me = author.member();
+        // The dead time, in which a neighbour hears us or gives us up, and the time for what is still on its way.
+        let linger = discovery.hello_interval * 4 + keyagree.deactivation_delay;
         let mut discovery = Discovery::new(discovery, author.clone(), chain, trust, seeds[0], now, unix)?;
         discovery.set_prefixes(now, prefixes)?;
         let patience = keyagree.activation_delay / 2;
@@ -137,6 +155,9 @@ impl Engine {
             unannounced: None,
             patience,
             refusals: (now, 0),
+            pairing: Pairing::new(linger),
+            renewal: (None, None),
+            linger,
             actions: VecDeque::new(),
             left: false,
         };
@@ -167,6 +188,11 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Time) {
         self.discovery.handle_timeout(now);
         self.keyagree.handle_timeout(now);
+        if self.renewal.0.is_some_and(|at| at <= now) {
+            self.renewal = (None, Some(now));
+            self.discovery.renew_key(now);
+        }
+        self.pairing.handle_timeout(now);
         self.settle(now);
         if let Some((header, until)) = self.unannounced
             && until <= now
@@ -180,7 +206,9 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Time> {
         let unannounced = self.unannounced.map(|(_, until)| until);
-        [self.discovery.poll_timeout(), self.keyagree.poll_timeout(), unannounced].into_iter().flatten().min()
+        let unicast = [self.pairing.poll_timeout(), self.renewal.0];
+        let protocols = [self.discovery.poll_timeout(), self.keyagree.poll_timeout(), unannounced];
+        protocols.into_iter().chain(unicast).flatten().min()
     }
 
     /// The next datagram to send.
@@ -220,6 +248,13 @@ impl Engine {
     pub fn set_trust(&mut self, now: Time, trust: TrustStore) {
         self.discovery.set_trust(now, trust);
         self.settle(now);
+    }
+
+    /// Asks for another hello key, and so for other unicast SAs: one has carried all that it may, or its key was in use
+    /// before. At once, or when the last ones are out of the way.
+    pub fn renew_hello_key(&mut self, now: Time) {
+        let earliest = self.renewal.1.map_or(now, |last| now.max(last + self.linger));
+        self.renewal.0.get_or_insert(earliest);
     }
 
     /// The wall clock was set.
@@ -300,6 +335,8 @@ impl Engine {
                 self.on_discovery(now, event);
             } else if let Some(event) = self.keyagree.poll_event() {
                 self.on_keyagree(now, event);
+            } else if let Some(change) = self.pairing.poll_change() {
+                self.actions.push_back(Action::Unicast(change));
             } else {
                 return;
             }
@@ -324,13 +361,17 @@ impl Engine {
                 };
                 self.record(event, Some(member), name.name.clone());
                 self.names.insert(member, name);
+                self.actions.push_back(Action::Reach { member, address: Some(address.ip()) });
                 self.keyagree.neighbour_up(now, member, identity.key, startup, address, restored);
             }
             Event::Heard { member, address, nonce, interval, group, .. } => {
                 let address = key_address(address);
-                if let Some(name) = self.names.get_mut(&member) {
-                    name.address = Some(address);
+                if let Some(name) = self.names.get_mut(&member)
+                    && name.address.replace(address).map(|before| before.ip()) != Some(address.ip())
+                {
+                    self.actions.push_back(Action::Reach { member, address: Some(address.ip()) });
                 }
+                self.pairing.heard(now, member, &mut self.discovery);
                 self.keyagree.neighbour_heard(now, member, address, nonce, interval, group);
             }
             Event::Gone { member, reason } => {
@@ -341,8 +382,10 @@ impl Engine {
                     }
                     _ => self.keyagree.neighbour_gone(now, member, reason == GoneReason::Goodbye),
                 }
+                self.actions.push_back(Action::Reach { member, address: None });
                 // Who is silent may be back in a moment; nothing is received from it without an SA.
                 if reason != GoneReason::Silent {
+                    self.pairing.gone(&member);
                     self.announced.remove(&member);
                     self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
                 }
@@ -358,6 +401,8 @@ impl Engine {
                 self.actions.push_back(Action::Prefixes { member, prefixes });
                 self.confirm_installed(now);
             }
+            Event::Renewed => self.pairing.renewed(now, &mut self.discovery),
+            Event::Confirmed { member } => self.pairing.confirmed(now, member, &mut self.discovery),
             Event::PrefixesRefused { member, reason } => {
                 self.record_refusal(now, member, format!("prefixes: {reason}"));
             }
@@ -423,6 +468,7 @@ impl Engine {
             let silent: Vec<MemberId> = self.announced.iter().filter(|member| !known(member)).copied().collect();
             for member in silent {
                 self.announced.remove(&member);
+                self.pairing.gone(&member);
                 self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
             }
         }

@@ -1,12 +1,15 @@
-//! From epochs to security associations.
+//! From epochs and pairs of routers to security associations and routes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use muster_dataplane::{Dataplane, Error, Sa, SaId, SaKey, SaKind};
+use muster_discovery::UnicastKey;
 use muster_keyagree::EpochKeys;
 use muster_wire::{Hash, MemberId};
+
+use crate::pairing::UnicastChange;
 
 /// Carries epochs to a data plane: inbound SAs first, the outbound one at the switch, the old ones away at the end.
 pub(crate) struct Plane {
@@ -15,6 +18,8 @@ pub(crate) struct Plane {
     epochs: BTreeMap<Hash, Installed>,
     /// What each sender may send from.
     accepted: HashMap<MemberId, Vec<IpNet>>,
+    /// Neighbours that are up, and where.
+    reachable: BTreeMap<MemberId, IpAddr>,
 }
 
 struct Installed {
@@ -24,7 +29,7 @@ struct Installed {
 
 impl Plane {
     pub(crate) fn new(dataplane: Box<dyn Dataplane>, group: IpAddr) -> Self {
-        Self { dataplane, group, epochs: BTreeMap::new(), accepted: HashMap::new() }
+        Self { dataplane, group, epochs: BTreeMap::new(), accepted: HashMap::new(), reachable: BTreeMap::new() }
     }
 
     pub(crate) fn dataplane(&self) -> &dyn Dataplane {
@@ -74,6 +79,57 @@ impl Plane {
             self.accepted.insert(member, prefixes);
         }
         self.dataplane.set_senders(self.accepted.clone());
+        self.route();
+    }
+
+    /// A neighbour is up and where, or is not.
+    pub(crate) fn reach(&mut self, member: MemberId, address: Option<IpAddr>) {
+        let was_up = match address {
+            Some(address) => {
+                self.dataplane.set_peer_address(&member, address);
+                self.reachable.insert(member, address).is_some()
+            }
+            None => self.reachable.remove(&member).is_some(),
+        };
+        if was_up != address.is_some() {
+            self.route();
+        }
+    }
+
+    /// Red prefixes behind the neighbours that are up.
+    pub(crate) fn routes(&self) -> BTreeMap<MemberId, Vec<IpNet>> {
+        let accepted = |member: &MemberId| Some((*member, self.accepted.get(member)?.clone()));
+        self.reachable.keys().filter_map(accepted).collect()
+    }
+
+    /// Changes a unicast SA between this router, `own`, and a neighbour.
+    pub(crate) fn unicast(&mut self, change: UnicastChange, own: (MemberId, IpAddr)) -> Result<(), Error> {
+        let sa = |UnicastKey { spi, key }: UnicastKey, sender, source, destination| Sa {
+            spi,
+            kind: SaKind::Unicast,
+            source,
+            destination,
+            epoch: 0,
+            sender,
+            key: SaKey::new(&key),
+        };
+        match change {
+            UnicastChange::Receive { member, key } => {
+                let source = self.reachable.get(&member).copied();
+                self.dataplane.install_inbound(vec![sa(key, member, source, own.1)])
+            }
+            UnicastChange::Send { member, key } => match self.reachable.get(&member) {
+                Some(to) => self.dataplane.set_unicast(member, sa(key, own.0, Some(own.1), *to)),
+                // It is up when it confirms our key, and this follows at once.
+                None => Ok(()),
+            },
+            UnicastChange::Forget { spi } => self.dataplane.remove_inbound(&[SaId { destination: own.1, spi }]),
+            UnicastChange::Stop { member } => self.dataplane.clear_unicast(&member),
+        }
+    }
+
+    fn route(&self) {
+        self.dataplane.set_routes(self.routes());
     }
 
     /// What a sender may send from.

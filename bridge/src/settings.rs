@@ -164,6 +164,8 @@ defaulted! {
         prefixes: Vec<IpNet> = Vec::new(),
         /// Red groups carried.
         multicast: Vec<IpNet> = default_multicast(),
+        /// IPv4 multicast that is too big for the tunnel is fragmented though its sender forbids it.
+        clear_df: bool = false,
         /// Only `flood` so far.
         membership: String = "flood".into(),
     }
@@ -196,6 +198,8 @@ defaulted! {
         instance: u8 = 0,
         /// Of everything that leaves on black.
         hop_limit: u8 = 64,
+        /// The outer header shows the inner DSCP.
+        copy_dscp: bool = true,
         /// `sas --show-keys` answers.
         allow_key_export: bool = false,
     }

@@ -122,10 +122,10 @@ pub(crate) fn revocation_lists(engine: &Engine) -> Vec<List> {
 
 pub(crate) fn dataplane(plane: &Plane) -> DataplaneStatus {
     let Counters { rx_packets, tx_packets, dropped } = plane.dataplane().counters();
-    let Dropped { replay, auth, unknown_spi, spoofed, too_big, no_sa, malformed, io } = dropped;
+    let Dropped { replay, auth, unknown_spi, spoofed, too_big, no_sa, malformed, ecn, io } = dropped;
     let dropped = json!({
         "replay": replay, "auth": auth, "unknown_spi": unknown_spi, "spoofed": spoofed, "too_big": too_big,
-        "no_sa": no_sa, "malformed": malformed, "io": io,
+        "no_sa": no_sa, "malformed": malformed, "ecn": ecn, "io": io,
     });
     let Value::Object(dropped) = dropped else { unreachable!("an object literal") };
     let sas = plane.dataplane().sas().len();
@@ -234,6 +234,9 @@ pub(crate) fn sas(plane: &Plane, show_keys: bool) -> Value {
             "replay_drops": sa.replay_drops,
             "auth_failures": sa.auth_failures,
         });
+        if let Some(receiver) = sa.receiver {
+            line["receiver"] = json!(receiver.to_string());
+        }
         if let Some(key) = keys.iter().find(|key| key.id.spi == sa.spi && key.id.destination == sa.destination) {
             line["algorithm"] = json!(ALGORITHM);
             line["key"] = json!(key.key_hex.as_str());
@@ -243,13 +246,12 @@ pub(crate) fn sas(plane: &Plane, show_keys: bool) -> Value {
     Value::Array(lines.collect())
 }
 
-/// What lies behind which neighbour.
+/// What lies behind which neighbour: where red unicast goes.
 pub(crate) fn routes(engine: &Engine, plane: &Plane) -> Value {
-    let routes = engine.keyagree().members().flat_map(|(_, member)| {
+    let routes = plane.routes().into_iter().flat_map(|(member, prefixes)| {
         let name = engine.name(&member).map(|name| name.name.clone()).unwrap_or_default();
-        plane
-            .accepted(&member)
-            .iter()
+        prefixes
+            .into_iter()
             .map(move |prefix| json!({"prefix": prefix, "member": member.to_string(), "name": name.clone()}))
             .collect::<Vec<_>>()
     });

@@ -10,11 +10,15 @@
 //! | 10 + i | `iif BLACK unreachable` | no clear text from black |
 //! | 30 + 2i | `iif RED lookup 0x4d00 + i` | own red prefixes, learned ones by the tunnel, `unreachable default` |
 //! | 31 + 2i | `iif RED unreachable` | the same again, should the table be empty |
+//! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: learned prefixes by the tunnel, or not at all |
 //!
 //! i is the instance; the tunnel's device counts as red. For multicast routing, whose rules are others:
 //! `iif BLACK` and `iif RED` both look into the table 0x4d00 + i, whose interfaces are the red ones and the tunnel,
 //! never black, and which forwards nothing while no daemon runs. So a multicast router beside us (PIM) sees nothing
 //! of red either.
+//!
+//! The last rule passes over sockets that are bound to black, as the daemon's are: no prefix that another router
+//! announces can take hold of them.
 
 use ipnet::IpNet;
 use rtnetlink::Handle;
@@ -23,11 +27,13 @@ use tracing::{debug, warn};
 use crate::Error;
 use crate::config::{check_instance, check_interface_name};
 use crate::mroute;
-use crate::netlink::{self, Action, Owner, Route, Rule, RuleFamily};
+use crate::netlink::{self, Action, Owner, Route, Rule, RuleFamily, Selector};
 
 const TABLE: u32 = 0x4d00;
+const OWN_TABLE: u32 = 0x4d10;
 const BLACK_PRIORITY: u32 = 10;
 const RED_PRIORITY: u32 = 30;
+const OWN_PRIORITY: u32 = 62;
 const MULTICAST_PRIORITY: u32 = 10;
 
 /// What to block. The interfaces need not exist yet: rules hold by name.
@@ -94,8 +100,10 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
 pub fn unblock(instance: u8) -> Result<(), Error> {
     check_instance(instance)?;
     netlink::run(async |handle| {
-        for route in netlink::routes(handle, table(instance)).await? {
-            route.remove(handle).await?;
+        for table in [table(instance), own_table(instance)] {
+            for route in netlink::routes(handle, table).await? {
+                route.remove(handle).await?;
+            }
         }
         for rule in present_rules(handle, instance).await? {
             rule.remove(handle).await?;
@@ -116,43 +124,21 @@ pub fn is_blocked(config: &BlockConfig) -> Result<bool, Error> {
     })
 }
 
-/// Lets red reach `prefixes` through the tunnel `device`; known ones are passed over. They go with the device.
-///
-/// # Errors
-/// No such device, or what the kernel refuses.
-pub fn add_learned(instance: u8, device: &str, prefixes: &[IpNet]) -> Result<(), Error> {
-    check_instance(instance)?;
-    netlink::run(async |handle| {
-        for route in learned(handle, instance, device, prefixes).await? {
-            route.add(handle).await?;
-        }
-        Ok(())
-    })
-}
-
-/// Undoes [`add_learned`]; unknown ones are passed over.
-///
-/// # Errors
-/// No such device, or what the kernel refuses.
-pub fn remove_learned(instance: u8, device: &str, prefixes: &[IpNet]) -> Result<(), Error> {
-    check_instance(instance)?;
-    netlink::run(async |handle| {
-        for route in learned(handle, instance, device, prefixes).await? {
-            route.remove(handle).await?;
-        }
-        Ok(())
-    })
-}
-
 /// Number of the routing tables, unicast and multicast, of an instance.
 pub(crate) fn table(instance: u8) -> u32 {
     TABLE + u32::from(instance)
 }
 
+/// Number of the routing table for the router's own packets, of an instance.
+pub(crate) fn own_table(instance: u8) -> u32 {
+    OWN_TABLE + u32::from(instance)
+}
+
 /// The rule that makes multicast from `interface` a matter of our table.
 pub(crate) fn multicast_rule(family: RuleFamily, instance: u8, interface: &str) -> Rule {
     let priority = MULTICAST_PRIORITY + u32::from(instance);
-    Rule { family, priority, interface: interface.to_owned(), action: Action::Lookup(table(instance)) }
+    let selector = Selector::From(interface.to_owned());
+    Rule { family, priority, selector, action: Action::Lookup(table(instance)) }
 }
 
 fn check(config: &BlockConfig) -> Result<(), Error> {
@@ -175,13 +161,16 @@ fn wanted_rules(config: &BlockConfig) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in RuleFamily::UNICAST {
         let mut add = |priority, interface: &str, action| {
-            rules.push(Rule { family, priority, interface: interface.to_owned(), action });
+            rules.push(Rule { family, priority, selector: Selector::From(interface.to_owned()), action });
         };
         add(BLACK_PRIORITY + i, &config.black, Action::Unreachable);
         for red in reds(config) {
             add(RED_PRIORITY + 1 + 2 * i, red, Action::Unreachable);
             add(RED_PRIORITY + 2 * i, red, Action::Lookup(table(config.instance)));
         }
+        let selector = Selector::NotBoundTo(config.black.clone());
+        let action = Action::Lookup(own_table(config.instance));
+        rules.push(Rule { family, priority: OWN_PRIORITY + i, selector, action });
     }
     for family in RuleFamily::MULTICAST {
         let interfaces = reds(config).chain([config.black.as_str()]);
@@ -212,6 +201,7 @@ async fn present_rules(handle: &Handle, instance: u8) -> Result<Vec<Rule>, Error
         let multicast = RuleFamily::MULTICAST.contains(&family);
         let is_ours = |rule: &Rule| match rule.action {
             Action::Lookup(to) if multicast => to == table(instance) && rule.priority == MULTICAST_PRIORITY + i,
+            Action::Lookup(to) if to == own_table(instance) => rule.priority == OWN_PRIORITY + i,
             Action::Lookup(to) => to == table(instance) && rule.priority == RED_PRIORITY + 2 * i,
             Action::Unreachable => [BLACK_PRIORITY + i, RED_PRIORITY + 1 + 2 * i].contains(&rule.priority),
         };
@@ -224,7 +214,7 @@ async fn present_rules(handle: &Handle, instance: u8) -> Result<Vec<Rule>, Error
 /// Brings the block's own routes to the configuration; the own prefixes that have no interface yet.
 async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<Vec<IpNet>, Error> {
     let table = table(config.instance);
-    let route = |prefix, interface| Route { table, prefix, interface, owner: Owner::Block };
+    let route = |prefix, interface| Route::new(table, prefix, interface, Owner::Block);
     let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
     let mut wanted: Vec<Route> = everything.into_iter().map(|prefix| route(prefix, None)).collect();
     let mut pending = Vec::new();
@@ -256,7 +246,7 @@ async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<Vec<IpNet>,
 }
 
 /// Index and networks of the red interfaces that are there and up.
-async fn red_links(handle: &Handle, reds: &[String]) -> Result<Vec<(u32, Vec<IpNet>)>, Error> {
+pub(crate) async fn red_links(handle: &Handle, reds: &[String]) -> Result<Vec<(u32, Vec<IpNet>)>, Error> {
     let mut links = Vec::new();
     for name in reds {
         if let Some(link) = netlink::link(handle, name).await?.filter(|link| link.up) {
@@ -264,15 +254,4 @@ async fn red_links(handle: &Handle, reds: &[String]) -> Result<Vec<(u32, Vec<IpN
         }
     }
     Ok(links)
-}
-
-async fn learned(handle: &Handle, instance: u8, device: &str, prefixes: &[IpNet]) -> Result<Vec<Route>, Error> {
-    let link = netlink::link(handle, device).await?.ok_or_else(|| Error::NoInterface { name: device.to_owned() })?;
-    let route = |prefix: &IpNet| Route {
-        table: table(instance),
-        prefix: prefix.trunc(),
-        interface: Some(link.index),
-        owner: Owner::Daemon,
-    };
-    Ok(prefixes.iter().map(route).collect())
 }

@@ -19,6 +19,11 @@ pub struct EspConfig {
     pub group_address: IpAddr,
     /// Outer TTL or hop limit.
     pub hop_limit: u8,
+    /// The outer header shows the inner DSCP (RFC 4301 5.1.2); ECN it always does.
+    pub copy_dscp: bool,
+    /// IPv4 multicast above the tunnel's MTU is fragmented though its sender forbids it; else it is dropped, for
+    /// nobody may tell the sender.
+    pub clear_df: bool,
     /// Names of the red interfaces.
     pub reds: Vec<String>,
     /// Red groups carried. Nothing of link-local scope or below is, whatever stands here.

@@ -5,13 +5,15 @@
 //! them starts and keeps it so after they have ended.
 //!
 //! Read in this order: `plane` (the trait), `sad` (security associations, the way of a packet), `esp` (formats,
-//! devices, threads), `mroute` (red multicast), `block`.
+//! devices, threads), `mroute` (red multicast), `learned` (routes to red unicast), `block`.
 
+mod association;
 mod block;
 mod config;
 mod error;
 mod esp;
 mod forwarding;
+mod learned;
 mod ledger;
 mod memory;
 mod mroute;
@@ -19,11 +21,12 @@ mod netlink;
 mod plane;
 mod policy;
 mod probe;
+mod routes;
 mod sad;
 mod stop;
 mod sysctl;
 
-pub use block::{BlockConfig, Blocked, add_learned, block, is_blocked, remove_learned, unblock};
+pub use block::{BlockConfig, Blocked, block, is_blocked, unblock};
 pub use config::EspConfig;
 pub use error::Error;
 pub use esp::Userspace;

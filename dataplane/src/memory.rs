@@ -1,6 +1,6 @@
 //! A data plane without devices, for tests of the daemon: packets are handed in and out by calls.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use muster_wire::MemberId;
 
 use crate::esp::packet::{HEADER_LEN, sealed_len};
-use crate::sad::{Sad, delegate_to_sad};
+use crate::sad::{Sad, Treatment, delegate_to_sad};
 use crate::{Counters, Dataplane, Error, ExportedKey, KeyLedger, Sa, SaId, SaStatus};
 
 /// The real tables, ciphers and checks of the userspace data plane, with nothing around them.
@@ -19,7 +19,8 @@ pub struct Memory {
 impl Memory {
     /// Carries the red groups `red_multicast` for the own prefixes `own_prefixes`.
     pub fn new(red_multicast: Vec<IpNet>, own_prefixes: Vec<IpNet>, ledger: KeyLedger) -> Self {
-        Memory { sad: Sad::new(red_multicast, own_prefixes, ledger) }
+        let treatment = Treatment { copy_dscp: true, clear_df: false };
+        Memory { sad: Sad::new(red_multicast, own_prefixes, treatment, ledger) }
     }
 
     /// Takes an inner packet from red: the outer destination and the ESP packet, or `None` if it was dropped.
@@ -35,7 +36,7 @@ impl Memory {
     /// Takes an ESP packet from black: the inner packet for red, or `None` if it was dropped.
     pub fn open(&self, destination: IpAddr, esp: &[u8]) -> Option<Vec<u8>> {
         let mut buffer = esp.to_vec();
-        let inner = self.sad.open(destination, &mut buffer)?.to_vec();
+        let inner = self.sad.open(destination, 0, &mut buffer)?.to_vec();
         self.sad.counts.rx_packets.fetch_add(1, Relaxed);
         Some(inner)
     }
@@ -48,6 +49,14 @@ impl Dataplane for Memory {
 
     fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
         self.sad.set_outbound(sa)
+    }
+
+    fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error> {
+        self.sad.set_unicast(peer, sa)
+    }
+
+    fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
+        self.sad.set_routes(&routes);
     }
 
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
@@ -85,6 +94,6 @@ mod tests {
         let (to, esp) = a.seal(&inner).unwrap();
         assert_eq!(b.open(to, &esp), Some(inner));
         assert_eq!((a.counters().tx_packets, b.counters().rx_packets), (1, 1));
-        assert!(!a.wants_rekey());
+        assert!(!a.wants_rekey(SaKind::Group) && !a.wants_rekey(SaKind::Unicast));
     }
 }

@@ -10,9 +10,9 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use crate::Error;
@@ -99,7 +99,7 @@ impl RuleFamily {
     }
 }
 
-/// A routing rule of ours: for what comes in from the interface of that name, there now or later.
+/// A routing rule of ours, by interface name: the interface may be there now or later.
 ///
 /// Rules and routes are marked as the kernel's own (RTPROT_KERNEL): systemd-networkd removes what it does not know
 /// except those, and the block must outlive its restarts.
@@ -107,8 +107,17 @@ impl RuleFamily {
 pub(crate) struct Rule {
     pub(crate) family: RuleFamily,
     pub(crate) priority: u32,
-    pub(crate) interface: String,
+    pub(crate) selector: Selector,
     pub(crate) action: Action,
+}
+
+/// Which packets a rule is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Selector {
+    /// Those that came in from an interface.
+    From(String),
+    /// All but those of sockets that are bound to an interface.
+    NotBoundTo(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,11 +149,15 @@ impl Rule {
     fn message(&self) -> RuleMessage {
         let mut message = RuleMessage::default();
         message.header.family = self.family.code();
-        message.attributes = vec![
-            RuleAttribute::Iifname(self.interface.clone()),
-            RuleAttribute::Priority(self.priority),
-            RuleAttribute::Protocol(RouteProtocol::Kernel),
-        ];
+        message.attributes =
+            vec![RuleAttribute::Priority(self.priority), RuleAttribute::Protocol(RouteProtocol::Kernel)];
+        match &self.selector {
+            Selector::From(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
+            Selector::NotBoundTo(name) => {
+                message.attributes.push(RuleAttribute::Oifname(name.clone()));
+                message.header.flags |= RuleFlags::Invert;
+            }
+        }
         match self.action {
             Action::Unreachable => message.header.action = RuleAction::Unreachable,
             Action::Lookup(table) => {
@@ -157,10 +170,11 @@ impl Rule {
 
     /// `None`: not of the form that ours have.
     fn of(family: RuleFamily, message: &RuleMessage) -> Option<Rule> {
-        let find = |pick: fn(&RuleAttribute) -> Option<u32>| message.attributes.iter().find_map(pick);
         let kernel = RuleAttribute::Protocol(RouteProtocol::Kernel);
-        let interface = message.attributes.iter().find_map(|attribute| match attribute {
-            RuleAttribute::Iifname(name) => Some(name.clone()),
+        let inverted = message.header.flags.contains(RuleFlags::Invert);
+        let selector = message.attributes.iter().find_map(|attribute| match attribute {
+            RuleAttribute::Iifname(name) if !inverted => Some(Selector::From(name.clone())),
+            RuleAttribute::Oifname(name) if inverted => Some(Selector::NotBoundTo(name.clone())),
             _ => None,
         });
         let action = match message.header.action {
@@ -169,7 +183,8 @@ impl Rule {
             _ => return None,
         };
         message.attributes.contains(&kernel).then_some(())?;
-        Some(Rule { family, priority: find(priority)?, interface: interface?, action })
+        let priority = message.attributes.iter().find_map(priority)?;
+        Some(Rule { family, priority, selector: selector?, action })
     }
 }
 
@@ -222,6 +237,12 @@ pub(crate) struct Route {
     /// Index of the interface it leads to; `None`: unreachable.
     pub(crate) interface: Option<u32>,
     pub(crate) owner: Owner,
+    /// The lowest of several to one prefix counts; 0: the kernel's default.
+    pub(crate) metric: u32,
+    /// The address that the router itself uses.
+    pub(crate) source: Option<IpAddr>,
+    /// Packets above it are not forwarded, whatever the interface takes.
+    pub(crate) mtu: Option<u32>,
 }
 
 /// Who keeps a route up to date.
@@ -243,9 +264,24 @@ impl Owner {
 }
 
 impl Route {
+    /// One to an interface, or unreachable, without more.
+    pub(crate) fn new(table: u32, prefix: IpNet, interface: Option<u32>, owner: Owner) -> Self {
+        Route { table, prefix, interface, owner, metric: 0, source: None, mtu: None }
+    }
+
     /// Adds it; it may be there already. False: not possible now, for the interface is down or the family absent.
     pub(crate) async fn add(&self, handle: &Handle) -> Result<bool, Error> {
-        match handle.route().add(self.message()).execute().await {
+        self.added(handle.route().add(self.message()).execute().await)
+    }
+
+    /// Puts it in the place of one to the same prefix with the same metric, if there is one; as
+    /// [`add`](Self::add).
+    pub(crate) async fn set(&self, handle: &Handle) -> Result<bool, Error> {
+        self.added(handle.route().add(self.message()).replace().execute().await)
+    }
+
+    fn added(&self, result: Result<(), rtnetlink::Error>) -> Result<bool, Error> {
+        match result {
             Ok(()) => Ok(true),
             Err(e) => match errno(&e) {
                 Some(libc::EEXIST) => Ok(true),
@@ -287,6 +323,18 @@ impl Route {
             Some(index) => message.attributes.push(RouteAttribute::Oif(index)),
             None => message.header.kind = RouteType::Unreachable,
         }
+        if self.metric != 0 {
+            message.attributes.push(RouteAttribute::Priority(self.metric));
+        }
+        if let Some(source) = self.source {
+            message.attributes.push(RouteAttribute::PrefSource(source.into()));
+        }
+        if let Some(mtu) = self.mtu {
+            // Locked: it holds for what is forwarded, and no ICMP message from the path moves it.
+            const RTAX_MTU: u32 = 2;
+            let metrics = vec![RouteMetric::Lock(1 << RTAX_MTU), RouteMetric::Mtu(mtu)];
+            message.attributes.push(RouteAttribute::Metrics(metrics));
+        }
         message
     }
 
@@ -313,7 +361,22 @@ impl Route {
         };
         let owner = [Owner::Block, Owner::Daemon].into_iter().find(|owner| owner.protocol() == header.protocol)?;
         let prefix = IpNet::new(destination.unwrap_or(default), header.destination_prefix_length).ok()?;
-        Some(Route { table: table.unwrap_or(header.table.into()), prefix, interface, owner })
+        let (mut metric, mut source, mut mtu) = (0, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                // What the kernel sets where nothing is said.
+                RouteAttribute::Priority(1024) if default.is_ipv6() => {}
+                RouteAttribute::Priority(priority) => metric = *priority,
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(IpAddr::from(*address)),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => source = Some(IpAddr::from(*address)),
+                RouteAttribute::Metrics(metrics) => {
+                    let of = |metric: &RouteMetric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None };
+                    mtu = metrics.iter().find_map(of);
+                }
+                _ => {}
+            }
+        }
+        Some(Route { table: table.unwrap_or(header.table.into()), prefix, interface, owner, metric, source, mtu })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The trait that the daemon speaks, and the words of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -26,7 +26,8 @@ pub trait Dataplane: Send + Sync {
     /// `"userspace"`, `"memory"`; later `"kernel"`.
     fn backend(&self) -> &'static str;
 
-    /// Adds inbound SAs: all or none. One that has the (destination, SPI) of an older one takes its place.
+    /// Adds inbound SAs: all or none. One that has the (destination, SPI) of an older one takes its place; unicast SAs
+    /// are known by their SPI alone.
     ///
     /// # Errors
     /// A key that this process has installed before, in either direction; a reserved SPI; a duplicate in the batch.
@@ -50,6 +51,26 @@ pub trait Dataplane: Send + Sync {
     /// Only those of a kernel that refuses.
     fn clear_outbound(&self) -> Result<(), Error>;
 
+    /// Sends red unicast for `peer` on this SA from the next packet on; the one before goes.
+    ///
+    /// # Errors
+    /// As for [`set_outbound`](Self::set_outbound).
+    fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error>;
+
+    /// The black address of `peer` has changed; its SA stays.
+    fn set_peer_address(&self, peer: &MemberId, address: IpAddr);
+
+    /// Sends nothing more to `peer` until the next [`set_unicast`](Self::set_unicast).
+    ///
+    /// # Errors
+    /// Only those of a kernel that refuses.
+    fn clear_unicast(&self, peer: &MemberId) -> Result<(), Error>;
+
+    /// Sets which red prefixes lie behind which router; the longest prefix decides, then the lower member id.
+    /// Replaces all that was said before. The kernel's routes follow in a moment; what was once reached through the
+    /// tunnel does not leave the router in clear, though its route goes.
+    fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>);
+
     /// Sets, for every sender, the inner source prefixes accepted from it (RFC 4301 5.2). Replaces all that was
     /// said before; from a sender that is not listed nothing is delivered.
     fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>);
@@ -57,7 +78,7 @@ pub trait Dataplane: Send + Sync {
     /// Sets the own red prefixes: the only inner sources that leave, and never accepted from others.
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>);
 
-    /// All SAs in force, the outbound one first, then by destination and SPI.
+    /// All SAs in force, the outbound ones first (the group's, then by destination and SPI), then the others.
     fn sas(&self) -> Vec<SaStatus>;
 
     /// **Secret.** Cipher keys for `sas --show-keys`; the caller asks `allow_key_export` first.
@@ -66,9 +87,11 @@ pub trait Dataplane: Send + Sync {
     /// Sums since the start.
     fn counters(&self) -> Counters;
 
-    /// Whether the outbound SA has carried [`REKEY_AT`] packets: ask for a new epoch.
-    fn wants_rekey(&self) -> bool {
-        self.sas().iter().any(|sa| sa.direction == Direction::Out && sa.sequence >= REKEY_AT)
+    /// Whether an outbound SA of this kind has carried [`REKEY_AT`] packets: ask for a new epoch, or for a new hello
+    /// key.
+    fn wants_rekey(&self, kind: SaKind) -> bool {
+        let worn = |sa: &SaStatus| sa.direction == Direction::Out && sa.kind == kind && sa.sequence >= REKEY_AT;
+        self.sas().iter().any(worn)
     }
 
     /// Why packets no longer flow, if the data plane has ended by itself (its device was deleted, say). The daemon
@@ -154,7 +177,7 @@ pub struct Sa {
     pub source: Option<IpAddr>,
     /// Outer destination: the group's address, or a router's.
     pub destination: IpAddr,
-    /// Of the group key that the key was derived from.
+    /// Of the group key that the key was derived from; 0 for a unicast SA.
     pub epoch: u64,
     /// Who sends on it.
     pub sender: MemberId,
@@ -195,6 +218,8 @@ pub struct SaStatus {
     pub epoch: u64,
     /// Who sends on it.
     pub sender: MemberId,
+    /// Of an outbound unicast SA: who receives.
+    pub receiver: Option<MemberId>,
     /// Carried: sent, or received and authentic.
     pub packets: u64,
     /// Of inner packets.
@@ -240,12 +265,14 @@ pub struct Dropped {
     /// In: an inner source that its sender may not use or an inner destination not carried here; out: an inner
     /// source outside the own prefixes.
     pub spoofed: u64,
-    /// Out: larger than black carries.
+    /// Out: larger than black carries, or IPv4 multicast that is and forbids fragments.
     pub too_big: u64,
-    /// Out: no SA, or one whose sequence numbers are used up.
+    /// Out: no SA, no route, or an SA whose sequence numbers are used up.
     pub no_sa: u64,
     /// In: not the form of ESP, or authentic with padding or an inner packet that makes no sense.
     pub malformed: u64,
+    /// In: marked as congested on the way, of a transport that does not understand the mark (RFC 6040 4.2).
+    pub ecn: u64,
     /// Either way: the kernel did not take it (interface down, queue full).
     pub io: u64,
 }

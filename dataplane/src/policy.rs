@@ -6,6 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
+use crate::SaKind;
+use crate::routes::Routes;
+
 /// The part of an inner packet that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Inner {
@@ -57,15 +60,44 @@ pub(crate) struct Policy {
     pub(crate) senders: HashMap<MemberId, Vec<IpNet>>,
     pub(crate) own: Vec<IpNet>,
     pub(crate) groups: Vec<IpNet>,
+    /// Where the others' red prefixes are.
+    pub(crate) routes: Routes,
+}
+
+/// Where a packet from red is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To all: multicast.
+    Group,
+    /// To the router before its destination.
+    Router(MemberId),
+    /// To a destination behind no router that is there.
+    Nowhere,
+    /// Nowhere either: what the kernel says by itself on the tunnel's link (MLD), or a group that is not carried.
+    Noise,
 }
 
 impl Policy {
-    /// Whether a decrypted packet of `sender` goes to red.
-    pub(crate) fn admits_inbound(&self, sender: &MemberId, inner: &Inner) -> bool {
-        is_carried(&self.groups, inner.destination)
+    /// Whether a packet that `sender` sent on an SA of this kind goes to red: from its own prefixes, to a group that
+    /// is carried or to our prefixes.
+    pub(crate) fn admits_inbound(&self, kind: SaKind, sender: &MemberId, inner: &Inner) -> bool {
+        let is_destination = match kind {
+            SaKind::Group => is_carried(&self.groups, inner.destination),
+            SaKind::Unicast => !inner.destination.is_multicast() && covers(&self.own, inner.destination),
+        };
+        is_destination
             && is_source(inner.source)
             && !covers(&self.own, inner.source)
             && self.senders.get(sender).is_some_and(|prefixes| covers(prefixes, inner.source))
+    }
+
+    /// Where a packet from red to `destination` is to go.
+    pub(crate) fn way(&self, destination: IpAddr) -> Way {
+        match destination.is_multicast() {
+            true if is_carried(&self.groups, destination) => Way::Group,
+            true => Way::Noise,
+            false => self.routes.to(destination).map_or(Way::Nowhere, Way::Router),
+        }
     }
 
     /// Whether red may send this: from the own prefixes alone. What another router put onto this LAN is not ours
@@ -175,16 +207,24 @@ pub(crate) mod tests {
             senders: HashMap::from([(alice, nets(&["2001:db8:a::/64", "::/0"]))]),
             own: nets(&["2001:db8:b::/64"]),
             groups: nets(&["ff1e::/16"]),
+            ..Policy::default()
         };
         let inner = |source: &str, destination: &str| Inner::parse(&packet_v6(source, destination, b"")).unwrap();
-        assert!(policy.admits_inbound(&alice, &inner("2001:db8:a::1", "ff1e::1")));
-        assert!(!policy.admits_inbound(&mallory, &inner("2001:db8:a::1", "ff1e::1")), "unknown sender");
-        assert!(!policy.admits_inbound(&alice, &inner("2001:db8:b::1", "ff1e::1")), "own prefix, though in ::/0");
-        assert!(!policy.admits_inbound(&alice, &inner("2001:db8:a::1", "ff05::1")), "group not carried");
-        assert!(!policy.admits_inbound(&alice, &inner("2001:db8:a::1", "2001:db8:b::1")), "unicast on a group SA");
+        assert!(policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "ff1e::1")));
+        assert!(!policy.admits_inbound(SaKind::Group, &mallory, &inner("2001:db8:a::1", "ff1e::1")), "unknown sender");
+        assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:b::1", "ff1e::1")), "own prefix, though in ::/0");
+        assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "ff05::1")), "group not carried");
+        assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "2001:db8:b::1")), "unicast on a group SA");
         for source in ["fe80::1", "::", "::1", "ff1e::2"] {
-            assert!(!policy.admits_inbound(&alice, &inner(source, "ff1e::1")), "{source}");
+            assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner(source, "ff1e::1")), "{source}");
         }
+        let unicast = |to: &str| policy.admits_inbound(SaKind::Unicast, &alice, &inner("2001:db8:a::1", to));
+        assert!(unicast("2001:db8:b::7"));
+        for elsewhere in ["2001:db8:c::1", "2001:db8:a::2", "ff1e::1", "fe80::1", "::1"] {
+            assert!(!unicast(elsewhere), "{elsewhere}");
+        }
+        let from_own = inner("2001:db8:b::1", "2001:db8:b::7");
+        assert!(!policy.admits_inbound(SaKind::Unicast, &alice, &from_own), "own prefix");
         assert!(policy.admits_outbound(&inner("2001:db8:b::1", "ff1e::1")));
         assert!(!policy.admits_outbound(&inner("2001:db8:a::1", "ff1e::1")), "not from here");
     }

@@ -3,31 +3,78 @@
 //! The two packet threads read tables that are replaced as a whole, never changed (arc-swap): a rekey neither waits
 //! for a packet nor makes one wait.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
-use crate::esp::packet::{self, Cipher, HEADER_LEN, Header, NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, OpenError};
-use crate::esp::replay::ReplayWindow;
-use crate::policy::{Inner, Policy, is_carried};
-use crate::{
-    ALGORITHM, Counters, Direction, Dropped, Error, ExportedKey, KeyLedger, Sa, SaId, SaKey, SaKind, SaStatus,
-};
+use crate::association::{Inbound, Outbound};
+use crate::esp::fragment::is_whole_only;
+use crate::esp::outer;
+use crate::esp::packet::{self, HEADER_LEN, Header, NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, OpenError};
+use crate::policy::{Inner, Policy, Way};
+use crate::routes::Routes;
+use crate::{Counters, Dropped, Error, ExportedKey, KeyLedger, Sa, SaId, SaStatus};
 
 /// SAs, policy and counters of one data plane.
 pub(crate) struct Sad {
-    inbound: ArcSwap<HashMap<SaId, Arc<Inbound>>>,
-    outbound: ArcSwapOption<Outbound>,
+    inbound: ArcSwap<HashMap<Lookup, Arc<Inbound>>>,
+    outbound: ArcSwap<Senders>,
     policy: ArcSwap<Policy>,
     ledger: KeyLedger,
+    treatment: Treatment,
+    /// The largest inner packet whose ESP packet black takes whole.
+    mtu: AtomicUsize,
     /// Held while a table is replaced, so that changes do not overtake each other. No packet takes it.
     changing: Mutex<()>,
     pub(crate) counts: Counts,
+}
+
+/// What the operator decides about the packets themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Treatment {
+    /// The outer header shows the inner DSCP.
+    pub(crate) copy_dscp: bool,
+    /// IPv4 multicast that is too big is fragmented though its sender forbids it.
+    pub(crate) clear_df: bool,
+}
+
+/// By what an inbound SA is found: a group's by the group and the SPI, a unicast one by the SPI alone (RFC 4301 4.1),
+/// whatever address of ours the packet came to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Lookup {
+    group: Option<IpAddr>,
+    spi: u32,
+}
+
+impl Lookup {
+    fn of(SaId { destination, spi }: SaId) -> Self {
+        Lookup { group: Some(destination).filter(IpAddr::is_multicast), spi }
+    }
+}
+
+/// The SAs that red is sent on.
+#[derive(Clone, Default)]
+struct Senders {
+    group: Option<Sender>,
+    unicast: HashMap<MemberId, Sender>,
+}
+
+/// An outbound SA and where its packets go: a router's address may change, its SA does not.
+#[derive(Clone)]
+struct Sender {
+    sa: Arc<Outbound>,
+    destination: IpAddr,
+}
+
+impl Sender {
+    fn new(sa: Sa) -> Self {
+        Sender { destination: sa.destination, sa: Arc::new(Outbound::new(sa)) }
+    }
 }
 
 /// The atomic form of [`Counters`].
@@ -42,6 +89,7 @@ pub(crate) struct Counts {
     pub(crate) too_big: AtomicU64,
     pub(crate) no_sa: AtomicU64,
     pub(crate) malformed: AtomicU64,
+    pub(crate) ecn: AtomicU64,
     pub(crate) io: AtomicU64,
 }
 
@@ -50,32 +98,82 @@ pub(crate) struct Counts {
 pub(crate) struct Sealed {
     pub(crate) len: usize,
     pub(crate) destination: IpAddr,
+    /// Outer DSCP and ECN.
+    pub(crate) class: u8,
+}
+
+/// How a packet from red goes through the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// In one piece.
+    Whole,
+    /// In pieces of at most so many octets.
+    Pieces(usize),
+    /// Not at all; it is counted.
+    Dropped,
 }
 
 impl Sad {
-    pub(crate) fn new(groups: Vec<IpNet>, own: Vec<IpNet>, ledger: KeyLedger) -> Self {
+    pub(crate) fn new(groups: Vec<IpNet>, own: Vec<IpNet>, treatment: Treatment, ledger: KeyLedger) -> Self {
         Sad {
             inbound: ArcSwap::default(),
-            outbound: ArcSwapOption::empty(),
-            policy: ArcSwap::from_pointee(Policy { senders: HashMap::new(), own, groups }),
+            outbound: ArcSwap::default(),
+            policy: ArcSwap::from_pointee(Policy { own, groups, ..Policy::default() }),
             ledger,
+            treatment,
+            mtu: AtomicUsize::new(usize::MAX),
             changing: Mutex::new(()),
             counts: Counts::default(),
         }
     }
 
+    /// The largest inner packet from now on.
+    pub(crate) fn set_mtu(&self, mtu: usize) {
+        self.mtu.store(mtu, Relaxed);
+    }
+
+    /// Whether a packet from red is to be fragmented first. Only IPv4 multicast ever is: for all else the kernel knows the
+    /// tunnel's MTU, fragments, or tells the sender (the little that slips through while the MTU shrinks goes in outer
+    /// fragments).
+    pub(crate) fn fit(&self, packet: &[u8]) -> Fit {
+        let mtu = self.mtu.load(Relaxed);
+        if packet.len() <= mtu {
+            return Fit::Whole;
+        }
+        match Inner::parse(packet) {
+            Some(inner) if inner.destination.is_ipv4() && inner.destination.is_multicast() => {}
+            _ => return Fit::Whole,
+        }
+        // Routers do not tell senders of multicast (RFC 1112 7.2): the count is all that shows it.
+        if is_whole_only(packet) && !self.treatment.clear_df {
+            self.counts.too_big.fetch_add(1, Relaxed);
+            return Fit::Dropped;
+        }
+        Fit::Pieces(mtu)
+    }
+
     /// Red to black: seals the inner packet at `buffer[HEADER_LEN..HEADER_LEN + len]` in place. `None`: dropped.
     pub(crate) fn seal(&self, buffer: &mut [u8], len: usize) -> Option<Sealed> {
         let policy = self.policy.load();
-        let inner = Inner::parse(buffer.get(HEADER_LEN..HEADER_LEN + len)?)?;
-        if !is_carried(&policy.groups, inner.destination) {
-            return None; // The kernel's own noise, MLD reports for example: not worth a count.
+        let packet = buffer.get(HEADER_LEN..HEADER_LEN + len)?;
+        let inner = Inner::parse(packet)?;
+        let class = outer::encapsulate(outer::class_of(packet), self.treatment.copy_dscp);
+        let way = policy.way(inner.destination);
+        if way == Way::Noise {
+            return None; // Not worth a count.
         }
         if !policy.admits_outbound(&inner) {
             return drop_as(&self.counts.spoofed);
         }
         let outbound = self.outbound.load();
-        let Some((sa, sequence)) = outbound.as_ref().and_then(|sa| Some((sa, sa.next_sequence()?))) else {
+        let sender = match way {
+            Way::Group => outbound.group.as_ref(),
+            Way::Router(member) => outbound.unicast.get(&member),
+            Way::Nowhere | Way::Noise => None,
+        };
+        let Some((Sender { sa, destination }, sequence)) =
+            sender.and_then(|sender| Some((sender, sender.sa.next_sequence()?)))
+        else {
             return drop_as(&self.counts.no_sa);
         };
         let header = Header { spi: sa.record.id.spi, sequence };
@@ -84,17 +182,17 @@ impl Sad {
             return drop_as(&self.counts.too_big);
         };
         sa.record.carried(inner.len);
-        Some(Sealed { len: sealed, destination: sa.record.id.destination })
+        Some(Sealed { len: sealed, destination: *destination, class })
     }
 
-    /// Black to red: checks and opens an ESP packet that came for `destination`; the inner packet, or `None` if it
-    /// was dropped. Cheap checks first.
-    pub(crate) fn open<'a>(&self, destination: IpAddr, datagram: &'a mut [u8]) -> Option<&'a [u8]> {
+    /// Black to red: checks and opens an ESP packet that came for `destination` with this outer class; the inner
+    /// packet, or `None` if it was dropped. Cheap checks first.
+    pub(crate) fn open<'a>(&self, destination: IpAddr, class: u8, datagram: &'a mut [u8]) -> Option<&'a [u8]> {
         let Some(header) = Header::parse(datagram) else {
             return drop_as(&self.counts.malformed);
         };
         let inbound = self.inbound.load();
-        let Some(sa) = inbound.get(&SaId { destination, spi: header.spi }) else {
+        let Some(sa) = inbound.get(&Lookup::of(SaId { destination, spi: header.spi })) else {
             return drop_as(&self.counts.unknown_spi);
         };
         if !sa.window().may_be_new(header.sequence) {
@@ -111,7 +209,7 @@ impl Sad {
         if !sa.window().mark(header.sequence) {
             return self.replayed(sa);
         }
-        let payload = datagram.get(opened.inner)?;
+        let payload = datagram.get_mut(opened.inner)?;
         let version = match opened.next_header {
             NEXT_DUMMY => return None,
             NEXT_IPV4 => 4,
@@ -122,8 +220,11 @@ impl Sad {
             return drop_as(&self.counts.malformed);
         };
         sa.record.carried(inner.len);
-        if !self.policy.load().admits_inbound(&sa.record.sender, &inner) {
+        if !self.policy.load().admits_inbound(sa.record.kind, &sa.record.sender, &inner) {
             return drop_as(&self.counts.spoofed);
+        }
+        if !outer::decapsulate(payload, class) {
+            return drop_as(&self.counts.ecn);
         }
         payload.get(..inner.len)
     }
@@ -133,13 +234,13 @@ impl Sad {
         let mut ids = HashSet::new();
         for sa in &sas {
             check_spi(sa.spi)?;
-            if !ids.insert(sa.id()) {
+            if !ids.insert(Lookup::of(sa.id())) {
                 return Err(Error::DuplicateSa { destination: sa.destination, spi: sa.spi });
             }
         }
         self.ledger.record(&sas)?;
         let mut inbound = HashMap::clone(&self.inbound.load());
-        inbound.extend(sas.into_iter().map(|sa| (sa.id(), Arc::new(Inbound::new(sa)))));
+        inbound.extend(sas.into_iter().map(|sa| (Lookup::of(sa.id()), Arc::new(Inbound::new(sa)))));
         self.inbound.store(Arc::new(inbound));
         Ok(())
     }
@@ -149,8 +250,30 @@ impl Sad {
         check_spi(sa.spi)?;
         self.ledger.record(std::slice::from_ref(&sa))?;
         self.remove(&[sa.id()]);
-        self.outbound.store(Some(Arc::new(Outbound::new(sa))));
+        self.change_senders(|senders| senders.group = Some(Sender::new(sa)));
         Ok(())
+    }
+
+    pub(crate) fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error> {
+        let _changing = self.change();
+        check_spi(sa.spi)?;
+        self.ledger.record(std::slice::from_ref(&sa))?;
+        self.change_senders(|senders| drop(senders.unicast.insert(peer, Sender::new(sa))));
+        Ok(())
+    }
+
+    pub(crate) fn set_peer_address(&self, peer: &MemberId, address: IpAddr) {
+        let _changing = self.change();
+        self.change_senders(|senders| {
+            if let Some(sender) = senders.unicast.get_mut(peer) {
+                sender.destination = address;
+            }
+        });
+    }
+
+    pub(crate) fn clear_unicast(&self, peer: &MemberId) {
+        let _changing = self.change();
+        self.change_senders(|senders| drop(senders.unicast.remove(peer)));
     }
 
     pub(crate) fn remove_inbound(&self, ids: &[SaId]) {
@@ -160,19 +283,19 @@ impl Sad {
 
     pub(crate) fn clear_outbound(&self) {
         let _changing = self.change();
-        self.outbound.store(None);
+        self.change_senders(|senders| senders.group = None);
     }
 
     pub(crate) fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
-        let _changing = self.change();
-        let policy = Policy::clone(&self.policy.load());
-        self.policy.store(Arc::new(Policy { senders, ..policy }));
+        self.change_policy(|policy| policy.senders = senders);
+    }
+
+    pub(crate) fn set_routes(&self, routes: &BTreeMap<MemberId, Vec<IpNet>>) {
+        self.change_policy(|policy| policy.routes = Routes::new(routes));
     }
 
     pub(crate) fn set_own_prefixes(&self, own: Vec<IpNet>) {
-        let _changing = self.change();
-        let policy = Policy::clone(&self.policy.load());
-        self.policy.store(Arc::new(Policy { own, ..policy }));
+        self.change_policy(|policy| policy.own = own);
     }
 
     pub(crate) fn policy(&self) -> Arc<Policy> {
@@ -180,21 +303,29 @@ impl Sad {
     }
 
     pub(crate) fn sas(&self) -> Vec<SaStatus> {
-        let inbound = self.inbound.load();
-        let mut sas: Vec<SaStatus> = inbound.values().map(|sa| sa.status()).collect();
-        sas.sort_by_key(|sa| (sa.destination, sa.spi));
-        sas.splice(0..0, self.outbound.load().as_ref().map(|sa| sa.status()));
+        let (inbound, outbound) = (self.inbound.load(), self.outbound.load());
+        let by_id = |sas: &mut Vec<SaStatus>| sas.sort_by_key(|sa| (sa.destination, sa.spi));
+        let status = |sender: &Sender| sender.sa.status(sender.destination);
+        let mut sas: Vec<SaStatus> = outbound.group.as_ref().map(status).into_iter().collect();
+        let to = |(member, sender): (&MemberId, &Sender)| SaStatus { receiver: Some(*member), ..status(sender) };
+        let mut unicast: Vec<SaStatus> = outbound.unicast.iter().map(to).collect();
+        let mut received: Vec<SaStatus> = inbound.values().map(|sa| sa.status()).collect();
+        by_id(&mut unicast);
+        by_id(&mut received);
+        sas.extend(unicast);
+        sas.extend(received);
         sas
     }
 
     pub(crate) fn export_keys(&self) -> Vec<ExportedKey> {
         let (inbound, outbound) = (self.inbound.load(), self.outbound.load());
-        let records = inbound.values().map(|sa| &sa.record);
-        records.chain(outbound.as_ref().map(|sa| &sa.record)).map(Record::export).collect()
+        let received = inbound.values().map(|sa| sa.record.export(sa.record.id.destination));
+        let sent = outbound.group.iter().chain(outbound.unicast.values());
+        received.chain(sent.map(|sender| sender.sa.record.export(sender.destination))).collect()
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        let Counts { rx_packets, tx_packets, replay, auth, unknown_spi, spoofed, too_big, no_sa, malformed, io } =
+        let Counts { rx_packets, tx_packets, replay, auth, unknown_spi, spoofed, too_big, no_sa, malformed, ecn, io } =
             &self.counts;
         let [rx_packets, tx_packets] = [rx_packets, tx_packets].map(|count| count.load(Relaxed));
         let dropped = Dropped {
@@ -205,6 +336,7 @@ impl Sad {
             too_big: too_big.load(Relaxed),
             no_sa: no_sa.load(Relaxed),
             malformed: malformed.load(Relaxed),
+            ecn: ecn.load(Relaxed),
             io: io.load(Relaxed),
         };
         Counters { rx_packets, tx_packets, dropped }
@@ -215,9 +347,25 @@ impl Sad {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
+        let _changing = self.change();
+        let mut policy = Policy::clone(&self.policy.load());
+        change(&mut policy);
+        self.policy.store(Arc::new(policy));
+    }
+
+    /// The caller holds `changing`.
+    fn change_senders(&self, change: impl FnOnce(&mut Senders)) {
+        let mut senders = Senders::clone(&self.outbound.load());
+        change(&mut senders);
+        self.outbound.store(Arc::new(senders));
+    }
+
+    /// The caller holds `changing`.
     fn remove(&self, ids: &[SaId]) {
+        let gone: HashSet<Lookup> = ids.iter().copied().map(Lookup::of).collect();
         let mut inbound = HashMap::clone(&self.inbound.load());
-        inbound.retain(|id, _| !ids.contains(id));
+        inbound.retain(|id, _| !gone.contains(id));
         self.inbound.store(Arc::new(inbound));
     }
 
@@ -237,115 +385,6 @@ fn check_spi(spi: u32) -> Result<(), Error> {
     if spi > 255 { Ok(()) } else { Err(Error::ReservedSpi { spi }) }
 }
 
-/// What both directions keep of an SA.
-struct Record {
-    id: SaId,
-    kind: SaKind,
-    source: Option<IpAddr>,
-    epoch: u64,
-    sender: MemberId,
-    key: SaKey,
-    packets: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Record {
-    fn new(sa: Sa) -> Self {
-        let id = sa.id();
-        let Sa { kind, source, epoch, sender, key, .. } = sa;
-        Record { id, kind, source, epoch, sender, key, packets: AtomicU64::new(0), bytes: AtomicU64::new(0) }
-    }
-
-    fn carried(&self, bytes: usize) {
-        self.packets.fetch_add(1, Relaxed);
-        self.bytes.fetch_add(bytes as u64, Relaxed);
-    }
-
-    fn status(&self, direction: Direction, sequence: u64) -> SaStatus {
-        SaStatus {
-            direction,
-            kind: self.kind,
-            source: self.source,
-            destination: self.id.destination,
-            spi: self.id.spi,
-            epoch: self.epoch,
-            sender: self.sender,
-            packets: self.packets.load(Relaxed),
-            bytes: self.bytes.load(Relaxed),
-            replay_drops: 0,
-            auth_failures: 0,
-            sequence,
-        }
-    }
-
-    fn export(&self) -> ExportedKey {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        // Room for all of it first: a string that grows leaves its old content behind.
-        let mut key_hex = zeroize::Zeroizing::new(String::with_capacity(2 * SaKey::LEN));
-        for byte in self.key.bytes() {
-            key_hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            key_hex.push(char::from(DIGITS[usize::from(byte & 0xf)]));
-        }
-        ExportedKey { id: self.id, algorithm: ALGORITHM, key_hex }
-    }
-}
-
-struct Inbound {
-    record: Record,
-    cipher: Cipher,
-    /// Held for a look or a mark; one thread receives, so it is free.
-    window: Mutex<ReplayWindow>,
-    replay_drops: AtomicU64,
-    auth_failures: AtomicU64,
-}
-
-impl Inbound {
-    fn new(sa: Sa) -> Self {
-        Inbound {
-            cipher: Cipher::new(&sa.key),
-            record: Record::new(sa),
-            window: Mutex::new(ReplayWindow::new()),
-            replay_drops: AtomicU64::new(0),
-            auth_failures: AtomicU64::new(0),
-        }
-    }
-
-    fn window(&self) -> MutexGuard<'_, ReplayWindow> {
-        // No code that holds it can panic half way.
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn status(&self) -> SaStatus {
-        SaStatus {
-            replay_drops: self.replay_drops.load(Relaxed),
-            auth_failures: self.auth_failures.load(Relaxed),
-            ..self.record.status(Direction::In, self.window().highest().into())
-        }
-    }
-}
-
-struct Outbound {
-    record: Record,
-    cipher: Cipher,
-    /// The last sequence number given out. 64 bits wide, so that it cannot wrap into numbers used before.
-    sequence: AtomicU64,
-}
-
-impl Outbound {
-    fn new(sa: Sa) -> Self {
-        Outbound { cipher: Cipher::new(&sa.key), record: Record::new(sa), sequence: AtomicU64::new(0) }
-    }
-
-    /// RFC 4303 3.3.3: the first is 1; `None` when they are used up, for they must not cycle.
-    fn next_sequence(&self) -> Option<u32> {
-        u32::try_from(self.sequence.fetch_add(1, Relaxed) + 1).ok()
-    }
-
-    fn status(&self) -> SaStatus {
-        self.record.status(Direction::Out, self.sequence.load(Relaxed).min(u32::MAX.into()))
-    }
-}
-
 /// The methods of [`Dataplane`](crate::Dataplane) that are the table's alone, for an implementation that has one in
 /// its field `$sad`.
 macro_rules! delegate_to_sad {
@@ -359,6 +398,13 @@ macro_rules! delegate_to_sad {
         }
         fn clear_outbound(&self) -> Result<(), Error> {
             self.$sad.clear_outbound();
+            Ok(())
+        }
+        fn set_peer_address(&self, peer: &MemberId, address: IpAddr) {
+            self.$sad.set_peer_address(peer, address);
+        }
+        fn clear_unicast(&self, peer: &MemberId) -> Result<(), Error> {
+            self.$sad.clear_unicast(peer);
             Ok(())
         }
         fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
@@ -383,7 +429,11 @@ pub(crate) const BUFFER_LEN: usize = packet::sealed_len(1 << 16);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::esp::packet::Cipher;
     use crate::policy::tests::{packet_v4, packet_v6};
+    use crate::{Direction, SaKey, SaKind};
+
+    const TREATMENT: Treatment = Treatment { copy_dscp: true, clear_df: false };
 
     const GROUP: &str = "ff05::6d76";
     const ALICE: MemberId = MemberId([0xa; 32]);
@@ -405,7 +455,7 @@ mod tests {
     }
 
     fn sad(own: &[&str]) -> Sad {
-        let sad = Sad::new(nets(&["ff1e::/16", "239.10.0.0/16"]), nets(own), KeyLedger::new());
+        let sad = Sad::new(nets(&["ff1e::/16", "239.10.0.0/16"]), nets(own), TREATMENT, KeyLedger::new());
         sad.set_senders(HashMap::from([(ALICE, nets(&["2001:db8:a::/64", "10.1.0.0/16"]))]));
         sad
     }
@@ -427,7 +477,7 @@ mod tests {
     }
 
     fn open(sad: &Sad, packet: &[u8]) -> Option<Vec<u8>> {
-        sad.open(GROUP.parse().unwrap(), &mut packet.to_vec()).map(<[u8]>::to_vec)
+        sad.open(GROUP.parse().unwrap(), 0, &mut packet.to_vec()).map(<[u8]>::to_vec)
     }
 
     #[test]
@@ -468,12 +518,12 @@ mod tests {
     fn what_does_not_leave() {
         let (a, _) = pair();
         assert!(seal(&a, &packet_v6("fe80::1", "ff02::16", b"MLD")).is_none());
-        assert!(seal(&a, &packet_v6("2001:db8:a::1", "2001:db8:b::1", b"unicast")).is_none());
         assert_eq!(a.counters().dropped, Dropped::default(), "noise is not counted");
+        assert!(seal(&a, &packet_v6("2001:db8:a::1", "2001:db8:b::1", b"no route")).is_none());
         assert!(seal(&a, &packet_v6("2001:db8:c::1", "ff1e::1", b"x")).is_none());
         a.clear_outbound();
         assert!(seal(&a, &packet_v6("2001:db8:a::1", "ff1e::1", b"x")).is_none());
-        assert_eq!(a.counters().dropped, Dropped { spoofed: 1, no_sa: 1, ..Dropped::default() });
+        assert_eq!(a.counters().dropped, Dropped { spoofed: 1, no_sa: 2, ..Dropped::default() });
     }
 
     /// RFC 4303 2.6 and 2.7: dummy packets vanish, traffic flow confidentiality padding is cut off.
@@ -539,7 +589,7 @@ mod tests {
     fn sequence_numbers_never_wrap() {
         let (a, _) = pair();
         let inner = packet_v6("2001:db8:a::1", "ff1e::1", b"x");
-        a.outbound.load().as_ref().unwrap().sequence.store(u64::from(u32::MAX) - 1, Relaxed);
+        a.outbound.load().group.as_ref().unwrap().sa.sequence.store(u64::from(u32::MAX) - 1, Relaxed);
         let last = seal(&a, &inner).unwrap();
         assert_eq!(Header::parse(&last).unwrap().sequence, u32::MAX);
         assert!(seal(&a, &inner).is_none() && seal(&a, &inner).is_none());
@@ -553,5 +603,142 @@ mod tests {
         let keys = a.export_keys();
         assert_eq!((keys.len(), keys[0].key_hex.as_str()), (1, "01".repeat(36).as_str()));
         assert_eq!(keys[0].algorithm, "rfc4106(gcm(aes))");
+    }
+
+    const BOB: MemberId = MemberId([0xb; 32]);
+
+    /// The same SA for its sender and its receiver.
+    fn unicast(spi: u32, key: u8) -> Sa {
+        Sa { kind: SaKind::Unicast, destination: "fd00::b".parse().unwrap(), epoch: 0, ..sa(spi, key) }
+    }
+
+    /// Alice's data plane and Bob's, with a unicast SA from her to him.
+    fn unicast_pair() -> (Sad, Sad) {
+        let (a, b) = (sad(&["2001:db8:a::/64", "10.1.0.0/16"]), sad(&["2001:db8:b::/64", "10.2.0.0/16"]));
+        a.set_routes(&BTreeMap::from([(BOB, nets(&["2001:db8:b::/64", "10.2.0.0/16"]))]));
+        a.set_unicast(BOB, unicast(0x4000_0001, 1)).unwrap();
+        b.install_inbound(vec![unicast(0x4000_0001, 1)]).unwrap();
+        (a, b)
+    }
+
+    fn open_at(sad: &Sad, destination: &str, class: u8, packet: &[u8]) -> Option<Vec<u8>> {
+        sad.open(destination.parse().unwrap(), class, &mut packet.to_vec()).map(<[u8]>::to_vec)
+    }
+
+    #[test]
+    fn unicast_goes_to_the_router_before_its_destination() {
+        let (a, b) = unicast_pair();
+        for inner in [
+            packet_v6("2001:db8:a::1", "2001:db8:b::1", b"six"),
+            packet_v4("10.1.0.1", "10.2.0.1", b"four"),
+        ] {
+            let mut buffer = vec![0; HEADER_LEN + inner.len() + 64];
+            buffer[HEADER_LEN..][..inner.len()].copy_from_slice(&inner);
+            let sealed = a.seal(&mut buffer, inner.len()).unwrap();
+            assert_eq!(sealed.destination, "fd00::b".parse::<IpAddr>().unwrap());
+            // Whatever address of his it comes to; but not as the group's.
+            assert_eq!(open(&b, &buffer[..sealed.len]), None);
+            assert_eq!(open_at(&b, "fe80::b", 0, &buffer[..sealed.len]), Some(inner));
+        }
+        assert_eq!(b.counters().dropped, Dropped { unknown_spi: 2, ..Dropped::default() });
+        let lines = a.sas();
+        assert_eq!((lines[0].kind, lines[0].receiver, lines[0].packets), (SaKind::Unicast, Some(BOB), 2));
+        assert_eq!((b.sas()[0].sender, b.sas()[0].packets), (ALICE, 2));
+
+        // He moves: the same SA goes on.
+        a.set_peer_address(&BOB, "fd00::bb".parse().unwrap());
+        assert_eq!(a.sas()[0].destination, "fd00::bb".parse::<IpAddr>().unwrap());
+        let packet = seal(&a, &packet_v6("2001:db8:a::1", "2001:db8:b::1", b"x")).unwrap();
+        assert_eq!(Header::parse(&packet).unwrap().sequence, 3);
+        assert!(a.export_keys().iter().any(|key| key.id == SaId { destination: a.sas()[0].destination, ..key.id }));
+
+        // He is gone.
+        a.set_routes(&BTreeMap::new());
+        assert!(seal(&a, &packet_v6("2001:db8:a::1", "2001:db8:b::1", b"x")).is_none());
+        a.set_routes(&BTreeMap::from([(BOB, nets(&["2001:db8:b::/64"]))]));
+        a.clear_unicast(&BOB);
+        assert!(seal(&a, &packet_v6("2001:db8:a::1", "2001:db8:b::1", b"x")).is_none());
+        assert_eq!(a.counters().dropped, Dropped { no_sa: 2, ..Dropped::default() });
+    }
+
+    /// RFC 4301 5.2: an SA carries what it was made for, and nothing else.
+    #[test]
+    fn unicast_and_group_do_not_mix() {
+        let (a, b) = unicast_pair();
+        a.set_own_prefixes(nets(&["::/0"]));
+        let everywhere = BTreeMap::from([(BOB, nets(&["::/0"]))]);
+        a.set_routes(&everywhere);
+        for (source, destination) in [
+            ("2001:db8:c::1", "2001:db8:b::1"), // not the sender's
+            ("2001:db8:b::2", "2001:db8:b::1"), // the receiver's own
+            ("2001:db8:a::1", "2001:db8:c::1"), // not the receiver's
+            ("2001:db8:a::1", "fd00::b"),       // its black address
+        ] {
+            let packet = seal(&a, &packet_v6(source, destination, b"x")).unwrap();
+            assert_eq!(open_at(&b, "fd00::b", 0, &packet), None, "{source} to {destination}");
+        }
+        assert_eq!(b.counters().dropped, Dropped { spoofed: 4, ..Dropped::default() });
+
+        // Multicast on a unicast SA, unicast on the group's.
+        let raw = |key: u8, spi, inner: &[u8]| {
+            let mut buffer = vec![0; packet::sealed_len(inner.len())];
+            buffer[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
+            let header = Header { spi, sequence: 99 };
+            Cipher::new(&SaKey::new(&[key; 36])).seal(header, NEXT_IPV6, &mut buffer, inner.len()).unwrap();
+            buffer
+        };
+        b.install_inbound(vec![sa(0x1000, 2)]).unwrap();
+        let multicast = packet_v6("2001:db8:a::1", "ff1e::1", b"x");
+        assert_eq!(open_at(&b, "fd00::b", 0, &raw(1, 0x4000_0001, &multicast)), None);
+        let one = packet_v6("2001:db8:a::1", "2001:db8:b::1", b"x");
+        assert_eq!(open(&b, &raw(2, 0x1000, &one)), None);
+        assert_eq!(b.counters().dropped.spoofed, 6);
+    }
+
+    #[test]
+    fn classes_cross_as_the_rfcs_say() {
+        let (a, b) = unicast_pair();
+        let mut inner = packet_v4("10.1.0.1", "10.2.0.1", b"four");
+        inner[1] = 0xba;
+        let seal = || {
+            let mut buffer = vec![0; HEADER_LEN + inner.len() + 64];
+            buffer[HEADER_LEN..][..inner.len()].copy_from_slice(&inner);
+            let sealed = a.seal(&mut buffer, inner.len()).unwrap();
+            (sealed.class, buffer[..sealed.len].to_vec())
+        };
+        let (class, packet) = seal();
+        assert_eq!(class, 0xba);
+        assert_eq!(open_at(&b, "fd00::b", class, &packet).unwrap()[1], 0xba);
+        assert_eq!(open_at(&b, "fd00::b", 0x03, &seal().1).unwrap()[1], 0xbb, "congestion on black");
+        inner[1] = 0xb8;
+        let (_, packet) = {
+            let mut buffer = vec![0; HEADER_LEN + inner.len() + 64];
+            buffer[HEADER_LEN..][..inner.len()].copy_from_slice(&inner);
+            let sealed = a.seal(&mut buffer, inner.len()).unwrap();
+            (sealed.class, buffer[..sealed.len].to_vec())
+        };
+        assert_eq!(open_at(&b, "fd00::b", 0x03, &packet), None);
+        assert_eq!(b.counters().dropped, Dropped { ecn: 1, ..Dropped::default() });
+    }
+
+    #[test]
+    fn only_ipv4_multicast_is_cut_here() {
+        let sizes = |clear_df| {
+            let sad = Sad::new(vec![], vec![], Treatment { copy_dscp: true, clear_df }, KeyLedger::new());
+            sad.set_mtu(1446);
+            sad
+        };
+        let (keep, clear) = (sizes(false), sizes(true));
+        let mut big = packet_v4("10.1.0.1", "239.10.0.1", &[0; 1427]);
+        assert_eq!(keep.fit(&big), Fit::Pieces(1446));
+        big[6] = 0x40;
+        assert_eq!((keep.fit(&big), clear.fit(&big)), (Fit::Dropped, Fit::Pieces(1446)));
+        assert_eq!((keep.counters().dropped.too_big, clear.counters().dropped.too_big), (1, 0));
+        let others = [
+            packet_v4("10.1.0.1", "239.10.0.1", &[0; 1426]),
+            packet_v4("10.1.0.1", "10.2.0.1", &[0; 2000]),
+            packet_v6("2001:db8:a::1", "ff1e::1", &[0; 2000]),
+        ];
+        assert!(others.iter().all(|packet| keep.fit(packet) == Fit::Whole));
     }
 }

@@ -1,9 +1,9 @@
-//! Red multicast from one LAN to all others.
+//! Red traffic from one LAN to others: multicast to all, unicast to one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use muster_netlab::{Flow, HOST_DEVICE, Marker, Receiver, Sender};
+use muster_netlab::{Flow, HOST_DEVICE, Marker, Receiver, Sender, wait_until};
 
 use crate::Lab;
 
@@ -15,6 +15,13 @@ pub fn red_group() -> SocketAddr {
 /// A red group of the other family.
 pub fn red_group_v4() -> SocketAddr {
     "239.10.18.52:5000".parse().expect("an address")
+}
+
+/// The address of the host behind a router, IPv4 or IPv6.
+pub fn host(lab: &Lab, router: usize, ipv4: bool) -> SocketAddr {
+    let plan = &lab.coalition.routers()[router].plan;
+    let address: IpAddr = if ipv4 { plan.host_v4().into() } else { plan.host_v6().into() };
+    SocketAddr::new(address, 5000)
 }
 
 /// Sends `count` datagrams of IPv6 and as many of IPv4 at 1,000 a second from the host behind `from`; all must arrive at those behind `to`, once.
@@ -34,11 +41,44 @@ pub fn carry(lab: &Lab, from: usize, to: &[usize], count: u64) {
 /// # Panics
 /// As [`carry`], and when one outside has heard something.
 pub fn carry_past(lab: &Lab, from: usize, to: &[usize], outside: &[usize], count: u64) {
-    for (group, count) in [(red_group(), 1), (red_group_v4(), 1), (red_group(), count), (red_group_v4(), count)] {
-        let (sender, receivers) = start(lab, from, &[to, outside].concat(), group, count);
+    for group in [red_group(), red_group_v4()] {
+        carry_to(lab, from, to, outside, group, count);
+    }
+}
+
+/// Like [`carry`], unicast to the host behind `to`.
+///
+/// # Panics
+/// As [`carry`].
+pub fn carry_unicast(lab: &Lab, from: usize, to: usize, ipv4: bool, count: u64) {
+    carry_to(lab, from, &[to], &[], host(lab, to, ipv4), count);
+}
+
+/// Waits until unicast from the host behind `from` reaches that behind `to`.
+///
+/// # Panics
+/// When it does not within ten seconds.
+pub fn wait_for_unicast(lab: &Lab, from: usize, to: usize, ipv4: bool) {
+    let what = format!("unicast from {} to {}", lab.name(from), lab.name(to));
+    lab.wait(Duration::from_secs(10), &what, || {
+        let (sender, receivers) = start(lab, from, &[to], host(lab, to, ipv4), 5);
+        sender.finish();
+        wait_until(Duration::from_millis(100), || receivers[0].unique() > 0)
+    });
+}
+
+/// A flow of unicast and who counts it.
+pub fn unicast_flow(lab: &Lab, from: usize, to: usize, ipv4: bool, count: u64) -> (Sender, Receiver) {
+    let (sender, mut receivers) = start(lab, from, &[to], host(lab, to, ipv4), count);
+    (sender, receivers.remove(0))
+}
+
+fn carry_to(lab: &Lab, from: usize, to: &[usize], outside: &[usize], destination: SocketAddr, count: u64) {
+    for count in [1, count] {
+        let (sender, receivers) = start(lab, from, &[to, outside].concat(), destination, count);
         assert_eq!(sender.finish(), count, "not all could be sent");
         for (to, receiver) in to.iter().zip(&receivers) {
-            let what = format!("red multicast to {group} at {}", lab.name(*to));
+            let what = format!("red traffic to {destination} at {}", lab.name(*to));
             lab.wait(Duration::from_secs(10), &what, || receiver.unique() == count);
             assert_eq!(receiver.tally().duplicates, 0, "at {}", lab.name(*to));
         }

@@ -22,7 +22,8 @@ fn forms(family: Family, routers: usize) {
         assert_eq!(members.iter().filter(|member| member["self"] == true).count(), 1);
         let sas = lab.get(router, "sas");
         let sas = sas.as_array().unwrap();
-        assert_eq!(sas.iter().filter(|sa| sa["direction"] == "out").count(), 1);
+        let sends = |sa: &&serde_json::Value| sa["direction"] == "out" && sa["kind"] == "group";
+        assert_eq!(sas.iter().filter(sends).count(), 1);
         assert!(sas.iter().all(|sa| sa.get("key").is_none()), "keys only on demand");
         assert_eq!(lab.get(router, "neighbors").as_array().unwrap().len(), routers - 1);
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
-use muster_netns_tests::{Lab, carry, skip};
+use muster_netns_tests::{Lab, carry, carry_unicast, skip};
 use serde_json::Value;
 
 /// The rows of tshark's table of ESP SAs for the inbound and outbound SAs of a router.
@@ -56,8 +56,13 @@ fn tshark_decrypts_with_the_exported_keys() {
         let to: Vec<usize> = (0..3).filter(|to| *to != from).collect();
         carry(&lab, from, &to, 40);
     }
+    for ipv4 in [false, true] {
+        carry_unicast(&lab, 0, 1, ipv4, 30);
+        carry_unicast(&lab, 1, 2, ipv4, 30);
+        carry_unicast(&lab, 0, 2, ipv4, 30);
+    }
     assert_eq!(decrypted(&lab, &BTreeSet::new()), 0, "without keys nothing is read");
-    assert_eq!(decrypted(&lab, &keys), 3 * 82);
+    assert_eq!(decrypted(&lab, &keys), 3 * 82 + 4 * 31, "all but what the two others say to each other");
 }
 
 #[test]

@@ -209,7 +209,8 @@ impl Node {
                     Action::Activate { header } => Fact::Activated { node, header },
                     Action::Retire { header } => Fact::Retired { node, header },
                     Action::Record(record) => Fact::Recorded { node, record },
-                    Action::Prefixes { .. } | Action::Keep { .. } | Action::Revoked => continue,
+                    Action::Prefixes { .. } | Action::Reach { .. } | Action::Unicast(_) => continue,
+                    Action::Keep { .. } | Action::Revoked => continue,
                     Action::Left => {
                         left = true;
                         continue;

@@ -1,13 +1,16 @@
 //! The black side: raw sockets of protocol 50, bound to the black interface.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{SockaddrStorage, recvfrom, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg,
+    setsockopt, sockopt,
+};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use crate::Error;
@@ -20,13 +23,32 @@ const BUFFER: usize = 4 << 20;
 /// How long a full interface queue may hold up the sender before its packets are dropped.
 const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// One socket that sends from the black address, one that receives what comes for the group.
+/// One socket that sends from the black address, one that receives what comes for the group and for this router.
 pub(super) struct Black {
     sender: Socket,
     receiver: Socket,
     address: IpAddr,
-    group: IpAddr,
     ifindex: u32,
+}
+
+/// What the outer header said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outer {
+    pub(super) destination: IpAddr,
+    /// DSCP and ECN.
+    pub(super) class: u8,
+}
+
+/// Where [`Black::receive`] puts a packet.
+pub(super) struct Room {
+    packet: Vec<u8>,
+    control: Vec<u8>,
+}
+
+impl Room {
+    pub(super) fn new(len: usize) -> Self {
+        Room { packet: vec![0; len], control: nix::cmsg_space!(libc::in6_pktinfo, libc::c_int) }
+    }
 }
 
 impl Black {
@@ -44,9 +66,14 @@ impl Black {
         Self::prepare_sender(&sender, config, ifindex).map_err(what("setting up the sending socket"))?;
 
         let receiver = Self::socket(config).map_err(what("opening a raw socket for ESP"))?;
-        receiver.bind(&at(*group, ifindex)).map_err(what("binding to the group address"))?;
         join(&receiver, *group, ifindex).map_err(what("joining the group"))?;
-        Ok(Black { sender, receiver, address: *address, group: *group, ifindex })
+        if address.is_ipv6() {
+            // The header of IPv4 is delivered, that of IPv6 is not.
+            let asked = setsockopt(&receiver, sockopt::Ipv6RecvPacketInfo, &true)
+                .and_then(|()| setsockopt(&receiver, sockopt::Ipv6RecvTClass, &true));
+            asked.map_err(io::Error::from).map_err(what("asking for the outer header"))?;
+        }
+        Ok(Black { sender, receiver, address: *address, ifindex })
     }
 
     fn socket(config: &EspConfig) -> io::Result<Socket> {
@@ -77,34 +104,66 @@ impl Black {
             }
         }
         allow_fragments(socket, config.black_address.is_ipv4())?;
-        // It receives nothing: what is sent to the black address is not for the group.
+        // It receives nothing: that is the other's work.
         socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
         socket.set_nonblocking(false)?;
         socket.set_write_timeout(Some(SEND_TIMEOUT))
     }
 
-    /// The outer destination of all that [`receive`](Self::receive) gives.
-    pub(super) fn group(&self) -> IpAddr {
-        self.group
-    }
-
-    pub(super) fn send(&self, esp: &[u8], destination: IpAddr) -> io::Result<()> {
-        self.sender.send_to(esp, &at(destination, self.ifindex)).map(drop)
-    }
-
-    /// The next ESP packet for the group, without outer header, in `buffer`; `None` if none is waiting. Empty stands
-    /// for one to pass over: an own one that the network sent back, or an outer header that is none.
-    pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a mut [u8]>> {
-        let (len, source) = match recvfrom::<SockaddrStorage>(self.receiver.as_raw_fd(), buffer) {
-            Ok(received) => received,
-            Err(Errno::EAGAIN) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        if source.as_ref().and_then(ip_of) == Some(self.address) {
-            return Ok(Some(&mut []));
+    /// Sends an ESP packet with this outer DSCP and ECN.
+    pub(super) fn send(&self, esp: &[u8], destination: IpAddr, class: u8) -> io::Result<()> {
+        if class == 0 {
+            return self.sender.send_to(esp, &at(destination, self.ifindex)).map(drop);
         }
-        let start = if self.group.is_ipv4() { outer_header_len(&buffer[..len]).unwrap_or(len) } else { 0 };
-        Ok(Some(&mut buffer[start..len]))
+        let (fd, packet, flags) = (self.sender.as_raw_fd(), [IoSlice::new(esp)], MsgFlags::empty());
+        let sent = match at_nix(destination, self.ifindex) {
+            At::V4(to) => sendmsg(fd, &packet, &[ControlMessage::Ipv4Tos(&class)], flags, Some(&to)),
+            At::V6(to) => sendmsg(fd, &packet, &[ControlMessage::Ipv6TClass(&class.into())], flags, Some(&to)),
+        };
+        Ok(sent.map(drop)?)
+    }
+
+    /// The next ESP packet for the group or for this router, without outer header; `None` if none is waiting. Empty
+    /// stands for one to pass over: an own one that the network sent back, or an outer header that is none.
+    pub(super) fn receive<'a>(&self, room: &'a mut Room) -> io::Result<Option<(Outer, &'a mut [u8])>> {
+        let mut outer = Outer { destination: self.address, class: 0 };
+        let (len, source) = {
+            let mut packet = [IoSliceMut::new(&mut room.packet)];
+            let flags = MsgFlags::empty();
+            let received = recvmsg::<SockaddrStorage>(
+                self.receiver.as_raw_fd(),
+                &mut packet,
+                Some(&mut room.control),
+                flags,
+            );
+            let message = match received {
+                Ok(message) => message,
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(e) => return Err(e.into()),
+            };
+            for control in message.cmsgs()? {
+                match control {
+                    ControlMessageOwned::Ipv6PacketInfo(info) => {
+                        outer.destination = Ipv6Addr::from(info.ipi6_addr.s6_addr).into();
+                    }
+                    // An octet in an int.
+                    ControlMessageOwned::Ipv6TClass(class) => outer.class = class as u8,
+                    _ => {}
+                }
+            }
+            (message.bytes, message.address.as_ref().and_then(ip_of))
+        };
+        let packet = &mut room.packet[..len];
+        if source == Some(self.address) {
+            return Ok(Some((outer, &mut [])));
+        }
+        if self.address.is_ipv6() {
+            return Ok(Some((outer, packet)));
+        }
+        Ok(Some(match outer_header(packet) {
+            Some((outer, len)) => (outer, &mut packet[len..]),
+            None => (outer, &mut []),
+        }))
     }
 }
 
@@ -149,6 +208,18 @@ fn at(address: IpAddr, ifindex: u32) -> SockAddr {
     }
 }
 
+enum At {
+    V4(SockaddrIn),
+    V6(SockaddrIn6),
+}
+
+fn at_nix(address: IpAddr, ifindex: u32) -> At {
+    match address {
+        IpAddr::V4(address) => At::V4(std::net::SocketAddrV4::new(address, 0).into()),
+        IpAddr::V6(address) => At::V6(SocketAddrV6::new(address, 0, 0, ifindex).into()),
+    }
+}
+
 fn join(socket: &Socket, group: IpAddr, ifindex: u32) -> io::Result<()> {
     match group {
         IpAddr::V4(group) => {
@@ -189,11 +260,13 @@ fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
 }
 
-/// Raw IPv4 sockets deliver the outer header too. `None`: not what it should be.
-fn outer_header_len(packet: &[u8]) -> Option<usize> {
+/// Raw IPv4 sockets deliver the outer header too: what it says, and how long it is. `None`: not what it should be.
+fn outer_header(packet: &[u8]) -> Option<(Outer, usize)> {
     let first = *packet.first()?;
     let len = usize::from(first & 0xf) * 4;
-    (first >> 4 == 4 && (20..=packet.len()).contains(&len)).then_some(len)
+    let header = packet.get(..len).filter(|_| first >> 4 == 4)?.first_chunk::<20>()?;
+    let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
+    Some((Outer { destination: destination.into(), class: header[1] }, len))
 }
 
 #[cfg(test)]
@@ -203,14 +276,16 @@ mod tests {
     #[test]
     fn outer_headers() {
         let mut packet = [0; 40];
-        packet[0] = 0x45;
-        assert_eq!(outer_header_len(&packet), Some(20));
+        (packet[0], packet[1]) = (0x45, 0xb9);
+        packet[16..20].copy_from_slice(&[192, 0, 2, 1]);
+        let outer = Outer { destination: [192, 0, 2, 1].into(), class: 0xb9 };
+        assert_eq!(outer_header(&packet), Some((outer, 20)));
         packet[0] = 0x4a;
-        assert_eq!(outer_header_len(&packet), Some(40));
+        assert_eq!(outer_header(&packet), Some((outer, 40)));
         for bad in [0x4b, 0x44, 0x65, 0] {
             packet[0] = bad;
-            assert_eq!(outer_header_len(&packet), None);
+            assert_eq!(outer_header(&packet), None);
         }
-        assert_eq!(outer_header_len(&[]), None);
+        assert_eq!(outer_header(&[]), None);
     }
 }

@@ -1,12 +1,15 @@
 //! ESP in user space: packets go from the TUN device through the security associations to raw sockets, and back.
 
 mod black;
-mod device;
+pub(crate) mod device;
+pub(crate) mod fragment;
+pub(crate) mod outer;
 pub(crate) mod packet;
 mod pump;
 pub(crate) mod replay;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,8 +17,9 @@ use muster_wire::MemberId;
 use tracing::info;
 
 use crate::config::EspConfig;
+use crate::learned::Learned;
 use crate::mroute::Forwarding;
-use crate::sad::{Sad, delegate_to_sad};
+use crate::sad::{Sad, Treatment, delegate_to_sad};
 use crate::stop::Workers;
 use crate::{Counters, Dataplane, Error, ExportedKey, Sa, SaId, SaStatus, netlink};
 use black::Black;
@@ -27,6 +31,8 @@ pub struct Userspace {
     sad: Arc<Sad>,
     config: EspConfig,
     forwarding: Forwarding,
+    /// Before the workers: dropping it ends its thread, which they wait for.
+    learned: Learned,
     workers: Workers,
 }
 
@@ -40,13 +46,14 @@ impl Userspace {
         config.check()?;
         let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
         let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
-        let mtu = tunnel_mtu(link.mtu, config.black_address.is_ipv4());
         let black = Arc::new(Black::open(&config, link.index)?);
-        let device = Arc::new(device::create(&config.device, mtu)?);
+        let device = Arc::new(device::create(&config.device)?);
 
-        let sad = Sad::new(config.red_multicast.clone(), config.own_prefixes.clone(), config.ledger.clone());
-        let sad = Arc::new(sad);
+        let treatment = Treatment { copy_dscp: config.copy_dscp, clear_df: config.clear_df };
+        let (groups, own) = (config.red_multicast.clone(), config.own_prefixes.clone());
+        let sad = Arc::new(Sad::new(groups, own, treatment, config.ledger.clone()));
         let mut workers = Workers::new()?;
+        let learned = Learned::start(&config, &sad, &mut workers)?;
         let forwarding = Forwarding::start(&config, &sad, &mut workers)?;
         let (d, b, s) = (device.clone(), black.clone(), sad.clone());
         workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, stop))?;
@@ -54,8 +61,16 @@ impl Userspace {
         workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&device, &black, &s, stop))?;
 
         let EspConfig { device, black_interface, black_address, group_address, .. } = &config;
-        info!(device, mtu, black_interface, %black_address, %group_address, "userspace ESP is running");
-        Ok(Userspace { sad, config, forwarding, workers })
+        info!(device, black_interface, %black_address, %group_address, "userspace ESP is running");
+        Ok(Userspace { sad, config, forwarding, learned, workers })
+    }
+
+    fn check_family(&self, destination: IpAddr) -> Result<(), Error> {
+        let black = self.config.black_address;
+        match destination.is_ipv4() == black.is_ipv4() {
+            true => Ok(()),
+            false => Err(Error::FamilyMismatch { destination, black }),
+        }
     }
 }
 
@@ -65,15 +80,23 @@ impl Dataplane for Userspace {
     }
 
     fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
-        let (destination, black) = (sa.destination, self.config.black_address);
-        if destination.is_ipv4() != black.is_ipv4() {
-            return Err(Error::FamilyMismatch { destination, black });
-        }
-        self.sad.set_outbound(Sa { source: Some(black), ..sa })
+        self.check_family(sa.destination)?;
+        self.sad.set_outbound(Sa { source: Some(self.config.black_address), ..sa })
+    }
+
+    fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error> {
+        self.check_family(sa.destination)?;
+        self.sad.set_unicast(peer, Sa { source: Some(self.config.black_address), ..sa })
+    }
+
+    fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
+        self.sad.set_routes(&routes);
+        self.learned.set(routes.into_values().flatten().map(|prefix| prefix.trunc()).collect());
     }
 
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
-        self.sad.set_own_prefixes(prefixes);
+        self.sad.set_own_prefixes(prefixes.clone());
+        self.learned.set_own(prefixes);
         self.forwarding.forget();
     }
 
@@ -85,7 +108,7 @@ impl Dataplane for Userspace {
 }
 
 /// The largest inner packet whose outer one black takes whole.
-fn tunnel_mtu(black: u32, outer_ipv4: bool) -> u16 {
+pub(crate) fn tunnel_mtu(black: u32, outer_ipv4: bool) -> u16 {
     let black = u16::try_from(black).unwrap_or(u16::MAX);
     let inner = packet::largest_inner(black.into(), outer_ipv4);
     // No larger than `black`, which is 16 bits wide.

@@ -3,9 +3,7 @@
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
-use muster_dataplane::{
-    BlockConfig, Blocked, add_learned, block, enable_forwarding, is_blocked, remove_learned, unblock,
-};
+use muster_dataplane::{BlockConfig, Blocked, block, enable_forwarding, is_blocked, unblock};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::lab::{self, Capture, Ns, cable, multicast_from, receive, udp, until};
@@ -182,41 +180,6 @@ fn the_block_may_come_before_the_interfaces() {
     lab.router.down("red0");
     lab.router.up("red0");
     assert!(!lab.crosses_in(1, &red0, &black));
-}
-
-#[test]
-fn learned_prefixes_are_reached() {
-    if lab::skip() {
-        return;
-    }
-    let lab = Lab::new();
-    lab.plug();
-    lab.router.run(|| block(&config()).unwrap());
-    lab.red1.address("eth0", "2001:db8:77::2/64");
-    lab.red1.address("eth0", "10.77.0.2/24");
-    let far = Place { hosts: ["[2001:db8:77::2]", "10.77.0.2"], ..lab.red1() };
-    // red1 stands for the tunnel.
-    let prefixes = || ["2001:db8:77::/64", "10.77.0.0/24"].map(|net| net.parse().unwrap());
-    let reaches = || {
-        let capture = Capture::new(&lab.red1, "eth0");
-        let sender = udp(&lab.red0, "[2001:db8:a::2]:4000");
-        let entry = udp(&lab.router, "[2001:db8:a::1]:4000");
-        sender.send_to(MARKER, (from_text(far.hosts[0]), 4000)).unwrap();
-        lab.fence(&sender, "2001:db8:a::1", &entry);
-        // The router asks for the neighbour, then sends.
-        capture.frames().iter().any(|frame| frame.windows(16).any(|w| w[..] == from_octets(far.hosts[0])))
-    };
-    assert!(!reaches());
-    for _ in 0..2 {
-        lab.router.run(move || add_learned(2, "red1", &prefixes()).unwrap());
-        assert!(reaches());
-    }
-    lab.router.run(|| block(&config()).unwrap());
-    assert!(reaches(), "the block leaves what the daemon learned");
-    for _ in 0..2 {
-        lab.router.run(move || remove_learned(2, "red1", &prefixes()).unwrap());
-        assert!(!reaches());
-    }
 }
 
 fn from_octets(address: &str) -> [u8; 16] {

@@ -4,3 +4,4 @@
 mod block;
 mod lab;
 mod tunnel;
+mod unicast;

@@ -11,24 +11,24 @@ use muster_dataplane::{
 };
 use muster_wire::MemberId;
 
-const ALICE: MemberId = MemberId([0xa; 32]);
-const BOB: MemberId = MemberId([0xb; 32]);
-const MARKER: &[u8; 16] = b"red marker 0815!";
+pub(crate) const ALICE: MemberId = MemberId([0xa; 32]);
+pub(crate) const BOB: MemberId = MemberId([0xb; 32]);
+pub(crate) const MARKER: &[u8; 16] = b"red marker 0815!";
 
-fn nets(list: &[&str]) -> Vec<IpNet> {
+pub(crate) fn nets(list: &[&str]) -> Vec<IpNet> {
     list.iter().map(|net| net.parse().unwrap()).collect()
 }
 
 /// Red host A, router A, black, router B, red host B; both families on red.
-struct Coalition {
-    host_a: Ns,
-    router_a: Ns,
-    router_b: Ns,
-    host_b: Ns,
+pub(crate) struct Coalition {
+    pub(crate) host_a: Ns,
+    pub(crate) router_a: Ns,
+    pub(crate) router_b: Ns,
+    pub(crate) host_b: Ns,
 }
 
 impl Coalition {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let [host_a, router_a, router_b, host_b] = std::array::from_fn(|_| Ns::new());
         let black_a: &[&str] = &["fd00::a/64", "192.0.2.1/24"];
         cable((&router_a, "black", black_a), (&router_b, "black", &["fd00::b/64", "192.0.2.2/24"]));
@@ -48,7 +48,7 @@ impl Coalition {
         Coalition { host_a, router_a, router_b, host_b }
     }
 
-    fn start(&self, config: fn(Side, bool) -> EspConfig, black_ipv4: bool) -> (Userspace, Userspace) {
+    pub(crate) fn start(&self, config: fn(Side, bool) -> EspConfig, black_ipv4: bool) -> (Userspace, Userspace) {
         let a = self.router_a.run(move || Userspace::start(config(Side::A, black_ipv4)).unwrap());
         let b = self.router_b.run(move || Userspace::start(config(Side::B, black_ipv4)).unwrap());
         a.set_senders(HashMap::from([(BOB, nets(&["2001:db8:b::/64", "10.2.0.0/24"]))]));
@@ -58,12 +58,12 @@ impl Coalition {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Side {
+pub(crate) enum Side {
     A,
     B,
 }
 
-fn config(side: Side, black_ipv4: bool) -> EspConfig {
+pub(crate) fn config(side: Side, black_ipv4: bool) -> EspConfig {
     let (address, own) = match (side, black_ipv4) {
         (Side::A, false) => ("fd00::a", ["2001:db8:a::/64", "10.1.0.0/24"]),
         (Side::A, true) => ("192.0.2.1", ["2001:db8:a::/64", "10.1.0.0/24"]),
@@ -76,6 +76,8 @@ fn config(side: Side, black_ipv4: bool) -> EspConfig {
         black_address: address.parse().unwrap(),
         group_address: group(black_ipv4).parse().unwrap(),
         hop_limit: 64,
+        copy_dscp: true,
+        clear_df: false,
         reds: vec!["red0".into()],
         red_multicast: nets(&["ff1e::/16", "239.10.0.0/16"]),
         own_prefixes: nets(&own),
@@ -84,12 +86,12 @@ fn config(side: Side, black_ipv4: bool) -> EspConfig {
     }
 }
 
-fn block_config(side: Side) -> BlockConfig {
+pub(crate) fn block_config(side: Side) -> BlockConfig {
     let EspConfig { device, black_interface, reds, own_prefixes, instance, .. } = config(side, false);
     BlockConfig { instance, black: black_interface, reds, device, own_prefixes }
 }
 
-fn group(black_ipv4: bool) -> &'static str {
+pub(crate) fn group(black_ipv4: bool) -> &'static str {
     if black_ipv4 { "239.255.109.118" } else { "ff05::6d76" }
 }
 

@@ -1,0 +1,343 @@
+//! The unicast SAs with the neighbours: which there are, and from when each is used. Pure.
+//!
+//! An SA lives as long as the hello keys and the salt that its key comes from, whether or not the neighbour is up: so a
+//! link that fails for a while costs no keys, and no key is installed twice. Inbound first: an SA to receive on is made
+//! as soon as both hello keys are known, and outlives them by `linger`. An SA to send on is used once the neighbour has
+//! shown that it holds our hello key (its prefixes open under it): for then it receives.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use muster_discovery::{Basis, Direction, Discovery, UnicastKey};
+use muster_wire::{MemberId, Time};
+
+/// What is to be done to the unicast SAs.
+pub enum UnicastChange {
+    /// Receive from a neighbour on one more.
+    Receive {
+        /// The neighbour.
+        member: MemberId,
+        /// SPI and key.
+        key: UnicastKey,
+    },
+    /// Send to a neighbour on this one.
+    Send {
+        /// The neighbour.
+        member: MemberId,
+        /// SPI and key.
+        key: UnicastKey,
+    },
+    /// Receive on this one no longer.
+    Forget {
+        /// Its SPI.
+        spi: u32,
+    },
+    /// Send nothing more to this neighbour.
+    Stop {
+        /// The neighbour.
+        member: MemberId,
+    },
+}
+
+/// Where keys come from: discovery.
+pub(crate) trait Keys {
+    /// What the SA rests on now; `None`: the neighbour is not up.
+    fn basis(&self, member: &MemberId, direction: Direction) -> Option<Basis>;
+    /// SPI and key on that basis.
+    fn key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey>;
+    /// Two SPIs have met: [`Pairing::renewed`] is to follow.
+    fn renew_salt(&mut self, now: Time);
+}
+
+impl Keys for Discovery {
+    fn basis(&self, member: &MemberId, direction: Direction) -> Option<Basis> {
+        self.unicast_basis(member, direction)
+    }
+
+    fn key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey> {
+        self.unicast_key(member, direction)
+    }
+
+    fn renew_salt(&mut self, now: Time) {
+        Discovery::renew_salt(self, now);
+    }
+}
+
+/// SAs outlived by their basis that are kept for each neighbour; one that changes its key all the time loses packets,
+/// not we memory.
+const MAX_OLD: usize = 8;
+
+/// All of them.
+pub(crate) struct Pairing {
+    /// How long an inbound SA outlives its basis: until the neighbour has heard the new one.
+    linger: Duration,
+    peers: BTreeMap<MemberId, Peer>,
+    /// Of all inbound SAs, the old ones too.
+    spis: BTreeMap<u32, MemberId>,
+    changes: VecDeque<UnicastChange>,
+}
+
+#[derive(Default)]
+struct Peer {
+    inbound: Option<(Basis, u32)>,
+    outbound: Option<Basis>,
+    /// To be sent on once the neighbour has shown that it holds our hello key.
+    waiting: Option<UnicastKey>,
+    /// The hello key of ours that it has shown to hold, in which run.
+    confirmed: Option<([u8; 32], u64)>,
+    /// SPIs that go at these times, the next one first.
+    old: VecDeque<(Time, u32)>,
+}
+
+impl Pairing {
+    pub(crate) fn new(linger: Duration) -> Self {
+        Self { linger, peers: BTreeMap::new(), spis: BTreeMap::new(), changes: VecDeque::new() }
+    }
+
+    /// A neighbour has said hello.
+    pub(crate) fn heard(&mut self, now: Time, member: MemberId, keys: &mut impl Keys) {
+        self.receive(now, member, keys);
+        self.send(member, keys);
+    }
+
+    /// The own hello key or salt is another.
+    pub(crate) fn renewed(&mut self, now: Time, keys: &mut impl Keys) {
+        for member in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.heard(now, member, keys);
+        }
+    }
+
+    /// A neighbour holds our hello key.
+    pub(crate) fn confirmed(&mut self, now: Time, member: MemberId, keys: &mut impl Keys) {
+        self.heard(now, member, keys);
+        let Some(basis) = keys.basis(&member, Direction::Out) else { return };
+        let peer = self.peers.entry(member).or_default();
+        peer.confirmed = Some((basis.own, basis.startup));
+        if let Some(key) = peer.waiting.take() {
+            self.changes.push_back(UnicastChange::Send { member, key });
+        }
+    }
+
+    /// A neighbour's run is over, or it is not trusted any more.
+    pub(crate) fn gone(&mut self, member: &MemberId) {
+        let Some(peer) = self.peers.remove(member) else { return };
+        let current = peer.inbound.map(|(_, spi)| spi);
+        for spi in peer.old.into_iter().map(|(_, spi)| spi).chain(current) {
+            self.forget(spi);
+        }
+        self.changes.push_back(UnicastChange::Stop { member: *member });
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Time) {
+        let mut due = Vec::new();
+        for peer in self.peers.values_mut() {
+            while peer.old.front().is_some_and(|(at, _)| *at <= now) {
+                due.extend(peer.old.pop_front().map(|(_, spi)| spi));
+            }
+        }
+        due.into_iter().for_each(|spi| self.forget(spi));
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        self.peers.values().filter_map(|peer| peer.old.front().map(|(at, _)| *at)).min()
+    }
+
+    pub(crate) fn poll_change(&mut self) -> Option<UnicastChange> {
+        self.changes.pop_front()
+    }
+
+    fn receive(&mut self, now: Time, member: MemberId, keys: &mut impl Keys) {
+        let Some(basis) = keys.basis(&member, Direction::In) else { return };
+        let peer = self.peers.entry(member).or_default();
+        if peer.inbound.is_some_and(|(current, _)| current == basis) {
+            return;
+        }
+        let Some(key) = keys.key(&member, Direction::In) else { return };
+        if self.spis.contains_key(&key.spi) {
+            keys.renew_salt(now);
+            return;
+        }
+        if let Some((_, spi)) = peer.inbound.replace((basis, key.spi)) {
+            peer.old.push_back((now + self.linger, spi));
+        }
+        let oldest = if peer.old.len() > MAX_OLD { peer.old.pop_front() } else { None };
+        self.spis.insert(key.spi, member);
+        self.changes.push_back(UnicastChange::Receive { member, key });
+        if let Some((_, spi)) = oldest {
+            self.forget(spi);
+        }
+    }
+
+    fn send(&mut self, member: MemberId, keys: &impl Keys) {
+        let Some(basis) = keys.basis(&member, Direction::Out) else { return };
+        let peer = self.peers.entry(member).or_default();
+        if peer.outbound == Some(basis) {
+            return;
+        }
+        let Some(key) = keys.key(&member, Direction::Out) else { return };
+        peer.outbound = Some(basis);
+        if peer.confirmed == Some((basis.own, basis.startup)) {
+            peer.waiting = None;
+            self.changes.push_back(UnicastChange::Send { member, key });
+        } else {
+            peer.waiting = Some(key);
+        }
+    }
+
+    fn forget(&mut self, spi: u32) {
+        self.spis.remove(&spi);
+        self.changes.push_back(UnicastChange::Forget { spi });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOB: MemberId = MemberId([0xb; 32]);
+    const CAROL: MemberId = MemberId([0xc; 32]);
+
+    /// Keys made of plain sums, so that SPIs can be made to meet.
+    struct Fake {
+        own: u8,
+        salt: u32,
+        /// Hello key, salt and run of those that are up.
+        up: BTreeMap<MemberId, (u8, u32, u64)>,
+        renewed: bool,
+    }
+
+    impl Fake {
+        fn new() -> Self {
+            Fake { own: 1, salt: 100, up: BTreeMap::new(), renewed: false }
+        }
+    }
+
+    impl Keys for Fake {
+        fn basis(&self, member: &MemberId, direction: Direction) -> Option<Basis> {
+            let (neighbor, salt, startup) = *self.up.get(member)?;
+            let salt = if direction == Direction::In { self.salt } else { salt };
+            Some(Basis { startup, own: [self.own; 32], neighbor: [neighbor; 32], salt })
+        }
+
+        fn key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey> {
+            let Basis { startup, own, neighbor, salt } = self.basis(member, direction)?;
+            let spi = salt + 1000 * u32::from(own[0]) + u32::from(neighbor[0]) + 100_000 * startup as u32;
+            Some(UnicastKey { spi, key: zeroize::Zeroizing::new([0; 36]) })
+        }
+
+        fn renew_salt(&mut self, _: Time) {
+            // Another one for each pair: the sums no longer meet.
+            (self.salt, self.renewed) = (self.salt + 300, true);
+            self.up.values_mut().zip(0..).for_each(|(peer, n)| peer.0 += n);
+        }
+    }
+
+    fn changes(pairing: &mut Pairing) -> Vec<String> {
+        let text = |change| match change {
+            UnicastChange::Receive { member, key } => format!("receive {:x} {}", member.0[0], key.spi),
+            UnicastChange::Send { member, key } => format!("send {:x} {}", member.0[0], key.spi),
+            UnicastChange::Forget { spi } => format!("forget {spi}"),
+            UnicastChange::Stop { member } => format!("stop {:x}", member.0[0]),
+        };
+        std::iter::from_fn(|| pairing.poll_change().map(text)).collect()
+    }
+
+    fn pairing() -> Pairing {
+        Pairing::new(Duration::from_secs(6))
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn to_receive_comes_first_to_send_when_the_neighbour_holds_the_key() {
+        let (mut pairing, mut keys) = (pairing(), Fake::new());
+        pairing.heard(at(0), BOB, &mut keys);
+        assert!(changes(&mut pairing).is_empty(), "not up");
+        keys.up.insert(BOB, (7, 200, 0));
+        pairing.heard(at(0), BOB, &mut keys);
+        assert_eq!(changes(&mut pairing), ["receive b 1107"]);
+        pairing.heard(at(1), BOB, &mut keys);
+        assert!(changes(&mut pairing).is_empty(), "a hello that says nothing new");
+        pairing.confirmed(at(1), BOB, &mut keys);
+        assert_eq!(changes(&mut pairing), ["send b 1207"]);
+        pairing.confirmed(at(1), BOB, &mut keys);
+        assert!(changes(&mut pairing).is_empty());
+        // It is silent, then back: nothing.
+        let up = keys.up.remove(&BOB).unwrap();
+        pairing.renewed(at(2), &mut keys);
+        keys.up.insert(BOB, up);
+        pairing.heard(at(9), BOB, &mut keys);
+        assert!(changes(&mut pairing).is_empty());
+        assert_eq!(pairing.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_old_sa_lingers_until_the_neighbour_has_heard() {
+        let (mut pairing, mut keys) = (pairing(), Fake::new());
+        keys.up.insert(BOB, (7, 200, 0));
+        pairing.confirmed(at(0), BOB, &mut keys);
+        changes(&mut pairing);
+        // Our key: receive at once, send when it is confirmed.
+        keys.own = 2;
+        pairing.renewed(at(10), &mut keys);
+        assert_eq!(changes(&mut pairing), ["receive b 2107"]);
+        pairing.confirmed(at(11), BOB, &mut keys);
+        assert_eq!(changes(&mut pairing), ["send b 2207"]);
+        assert_eq!(pairing.poll_timeout(), Some(at(16)));
+        pairing.handle_timeout(at(15));
+        assert!(changes(&mut pairing).is_empty());
+        pairing.handle_timeout(at(16));
+        assert_eq!(changes(&mut pairing), ["forget 1107"]);
+        assert_eq!(pairing.poll_timeout(), None);
+        // Its key: it receives under it since before it said so.
+        keys.up.insert(BOB, (8, 200, 0));
+        pairing.heard(at(20), BOB, &mut keys);
+        assert_eq!(changes(&mut pairing), ["receive b 2108", "send b 2208"]);
+        // Its salt moves only what goes out.
+        keys.up.insert(BOB, (8, 300, 0));
+        pairing.heard(at(21), BOB, &mut keys);
+        assert_eq!(changes(&mut pairing), ["send b 2308"]);
+        // Both keys at once: not before it holds ours.
+        keys.own = 3;
+        keys.up.insert(BOB, (9, 300, 0));
+        pairing.renewed(at(22), &mut keys);
+        assert_eq!(changes(&mut pairing), ["receive b 3109"]);
+        // Another run knows nothing of us yet.
+        pairing.confirmed(at(23), BOB, &mut keys);
+        changes(&mut pairing);
+        pairing.gone(&BOB);
+        assert_eq!(changes(&mut pairing), ["forget 2107", "forget 2108", "forget 3109", "stop b"]);
+        keys.up.insert(BOB, (9, 300, 1));
+        pairing.heard(at(24), BOB, &mut keys);
+        assert_eq!(changes(&mut pairing), ["receive b 103109"]);
+    }
+
+    #[test]
+    fn spis_that_meet_take_another_salt() {
+        let (mut pairing, mut keys) = (pairing(), Fake::new());
+        keys.up.insert(BOB, (7, 200, 0));
+        pairing.heard(at(0), BOB, &mut keys);
+        assert_eq!(changes(&mut pairing), ["receive b 1107"]);
+        keys.up.insert(CAROL, (7, 500, 0));
+        pairing.heard(at(1), CAROL, &mut keys);
+        assert!(keys.renewed && changes(&mut pairing).is_empty(), "the one that is in use stays");
+        pairing.renewed(at(1), &mut keys);
+        assert_eq!(changes(&mut pairing), ["receive b 1407", "receive c 1408"]);
+    }
+
+    #[test]
+    fn a_neighbour_that_changes_all_the_time_costs_no_memory() {
+        let (mut pairing, mut keys) = (pairing(), Fake::new());
+        let mut there = 0;
+        for n in 0..100 {
+            keys.up.insert(BOB, (n, 200, 0));
+            pairing.heard(at(0), BOB, &mut keys);
+            let step = |change: &String| if change.starts_with("receive") { 1 } else { -1 };
+            there += changes(&mut pairing).iter().map(step).sum::<i32>();
+        }
+        assert_eq!(there, MAX_OLD as i32 + 1);
+        assert_eq!(pairing.spis.len(), MAX_OLD + 1);
+    }
+}

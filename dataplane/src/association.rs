@@ -1,0 +1,124 @@
+//! One security association, as the packet threads use it.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use muster_wire::MemberId;
+
+use crate::esp::packet::Cipher;
+use crate::esp::replay::ReplayWindow;
+use crate::{ALGORITHM, Direction, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus};
+
+/// What both directions keep of an SA.
+pub(crate) struct Record {
+    pub(crate) id: SaId,
+    pub(crate) kind: SaKind,
+    source: Option<IpAddr>,
+    pub(crate) epoch: u64,
+    pub(crate) sender: MemberId,
+    key: SaKey,
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Record {
+    pub(crate) fn new(sa: Sa) -> Self {
+        let id = sa.id();
+        let Sa { kind, source, epoch, sender, key, .. } = sa;
+        Record { id, kind, source, epoch, sender, key, packets: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn carried(&self, bytes: usize) {
+        self.packets.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn status(&self, direction: Direction, sequence: u64) -> SaStatus {
+        SaStatus {
+            direction,
+            kind: self.kind,
+            source: self.source,
+            destination: self.id.destination,
+            spi: self.id.spi,
+            epoch: self.epoch,
+            sender: self.sender,
+            receiver: None,
+            packets: self.packets.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            replay_drops: 0,
+            auth_failures: 0,
+            sequence,
+        }
+    }
+
+    /// `destination`: where it goes now.
+    pub(crate) fn export(&self, destination: IpAddr) -> ExportedKey {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // Room for all of it first: a string that grows leaves its old content behind.
+        let mut key_hex = zeroize::Zeroizing::new(String::with_capacity(2 * SaKey::LEN));
+        for byte in self.key.bytes() {
+            key_hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            key_hex.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+        }
+        ExportedKey { id: SaId { destination, ..self.id }, algorithm: ALGORITHM, key_hex }
+    }
+}
+
+pub(crate) struct Inbound {
+    pub(crate) record: Record,
+    pub(crate) cipher: Cipher,
+    /// Held for a look or a mark; one thread receives, so it is free.
+    window: Mutex<ReplayWindow>,
+    pub(crate) replay_drops: AtomicU64,
+    pub(crate) auth_failures: AtomicU64,
+}
+
+impl Inbound {
+    pub(crate) fn new(sa: Sa) -> Self {
+        Inbound {
+            cipher: Cipher::new(&sa.key),
+            record: Record::new(sa),
+            window: Mutex::new(ReplayWindow::new()),
+            replay_drops: AtomicU64::new(0),
+            auth_failures: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn window(&self) -> MutexGuard<'_, ReplayWindow> {
+        // No code that holds it can panic half way.
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn status(&self) -> SaStatus {
+        SaStatus {
+            replay_drops: self.replay_drops.load(Relaxed),
+            auth_failures: self.auth_failures.load(Relaxed),
+            ..self.record.status(Direction::In, self.window().highest().into())
+        }
+    }
+}
+
+pub(crate) struct Outbound {
+    pub(crate) record: Record,
+    pub(crate) cipher: Cipher,
+    /// The last sequence number given out. 64 bits wide, so that it cannot wrap into numbers used before.
+    pub(crate) sequence: AtomicU64,
+}
+
+impl Outbound {
+    pub(crate) fn new(sa: Sa) -> Self {
+        Outbound { cipher: Cipher::new(&sa.key), record: Record::new(sa), sequence: AtomicU64::new(0) }
+    }
+
+    /// RFC 4303 3.3.3: the first is 1; `None` when they are used up, for they must not cycle.
+    pub(crate) fn next_sequence(&self) -> Option<u32> {
+        u32::try_from(self.sequence.fetch_add(1, Relaxed) + 1).ok()
+    }
+
+    /// `destination`: where it goes now.
+    pub(crate) fn status(&self, destination: IpAddr) -> SaStatus {
+        let sequence = self.sequence.load(Relaxed).min(u32::MAX.into());
+        SaStatus { destination, ..self.record.status(Direction::Out, sequence) }
+    }
+}

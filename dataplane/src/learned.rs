@@ -1,0 +1,182 @@
+//! Routes to the other routers' red prefixes, and the tunnel's MTU. A thread of its own keeps both: no caller waits for
+//! the kernel.
+//!
+//! Each prefix gets three routes: in the table of red, by the tunnel; in that of the router's own packets, by the
+//! tunnel, and behind it, with a worse metric, `unreachable`. That one stays when the prefix is lost or the daemon
+//! ends, until `unblock`: what was red once does not go to black in clear by the default route.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use ipnet::IpNet;
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::Error;
+use crate::block::{own_table, red_links, table};
+use crate::config::EspConfig;
+use crate::esp::device::set_ipv6_mtu;
+use crate::esp::tunnel_mtu;
+use crate::netlink::{self, Owner, Route};
+use crate::policy::covers;
+use crate::sad::Sad;
+
+/// Metric of the routes that stay: worse than any by the tunnel.
+const LAST: u32 = 0xffff;
+/// Prefixes that are lost and stay unreachable; when there are more, any of them make room.
+const MAX_LOST: usize = 4096;
+
+/// What the thread is told; dropping it ends the thread.
+pub(crate) struct Learned(watch::Sender<Wanted>);
+
+#[derive(Clone, Default)]
+struct Wanted {
+    prefixes: BTreeSet<IpNet>,
+    own: Vec<IpNet>,
+}
+
+impl Learned {
+    /// Sets the tunnel's MTU and starts the thread; the device is there.
+    pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut crate::stop::Workers) -> Result<Self, Error> {
+        let (sender, wanted) =
+            watch::channel(Wanted { prefixes: BTreeSet::new(), own: config.own_prefixes.clone() });
+        let mut keeper = Keeper { config: config.clone(), sad: sad.clone(), mtu: 0, routes: BTreeSet::new() };
+        // Before the first packet.
+        netlink::run(async |handle| keeper.follow_mtu(handle).await)?;
+        workers.spawn("muster-routes", move |_| keeper.run(wanted))?;
+        Ok(Learned(sender))
+    }
+
+    /// All prefixes that are reached through the tunnel.
+    pub(crate) fn set(&self, prefixes: BTreeSet<IpNet>) {
+        self.0.send_modify(|wanted| wanted.prefixes = prefixes);
+    }
+
+    /// The own prefixes: the router uses an address of theirs.
+    pub(crate) fn set_own(&self, own: Vec<IpNet>) {
+        self.0.send_modify(|wanted| wanted.own = own);
+    }
+}
+
+struct Keeper {
+    config: EspConfig,
+    sad: Arc<Sad>,
+    mtu: u16,
+    routes: BTreeSet<IpNet>,
+}
+
+impl Keeper {
+    fn run(mut self, mut wanted: watch::Receiver<Wanted>) -> Result<(), Error> {
+        let what = || "opening a netlink socket".to_owned();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::io(what))?;
+        runtime.block_on(async {
+            let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
+            let (connection, handle, mut links) = opened.map_err(Error::io(what))?;
+            tokio::spawn(connection);
+            // It may have changed before we listened.
+            let mut look_at_mtu = true;
+            loop {
+                if std::mem::take(&mut look_at_mtu) && self.follow_mtu(&handle).await? {
+                    // The own prefixes may have changed meanwhile; that comes next.
+                    let own = wanted.borrow().own.clone();
+                    self.set(&handle, &self.routes.clone(), &own).await?;
+                }
+                tokio::select! {
+                    changed = wanted.changed() => {
+                        if changed.is_err() {
+                            return Ok(());
+                        }
+                        let Wanted { prefixes, own } = wanted.borrow_and_update().clone();
+                        for lost in self.routes.difference(&prefixes) {
+                            self.forget(&handle, *lost).await?;
+                        }
+                        self.set(&handle, &prefixes, &own).await?;
+                        self.routes = prefixes;
+                    }
+                    // Whatever it is about: it is seldom, and asking is cheap.
+                    link = links.next() => match link {
+                        Some(_) => look_at_mtu = true,
+                        None => return Err(Error::Config("the netlink connection has ended".into())),
+                    },
+                }
+            }
+        })
+    }
+
+    /// The tunnel's MTU follows black's; whether it is another now.
+    async fn follow_mtu(&mut self, handle: &Handle) -> Result<bool, Error> {
+        let EspConfig { black_interface, black_address, device, .. } = &self.config;
+        let Some(link) = netlink::link(handle, black_interface).await? else { return Ok(false) };
+        let mtu = tunnel_mtu(link.mtu, black_address.is_ipv4());
+        if mtu == self.mtu {
+            return Ok(false);
+        }
+        info!(black_interface, black = link.mtu, tunnel = mtu, "largest packet");
+        self.mtu = mtu;
+        self.sad.set_mtu(mtu.into());
+        set_ipv6_mtu(device, mtu)?;
+        Ok(true)
+    }
+
+    async fn set(&self, handle: &Handle, prefixes: &BTreeSet<IpNet>, own: &[IpNet]) -> Result<(), Error> {
+        let device = self.config.device.as_str();
+        // Deleted: the packet threads say so.
+        let Some(link) = netlink::link(handle, device).await? else { return Ok(()) };
+        let sources: Vec<IpAddr> = red_links(handle, &self.config.reds)
+            .await?
+            .iter()
+            .flat_map(|(_, networks)| networks.iter().map(IpNet::addr))
+            .filter(|address| covers(own, *address))
+            .collect();
+        for prefix in prefixes {
+            let ipv4 = prefix.addr().is_ipv4();
+            let last = Route { metric: LAST, ..Route::new(self.own_table(), *prefix, None, Owner::Block) };
+            last.add(handle).await?;
+            for table in [self.own_table(), self.red_table()] {
+                let plain = Route {
+                    // IPv6 has the interface's.
+                    mtu: ipv4.then_some(self.mtu.into()),
+                    ..Route::new(table, *prefix, Some(link.index), Owner::Daemon)
+                };
+                let source = sources.iter().copied().find(|address| address.is_ipv4() == ipv4);
+                // An address that is gone again cannot be one; the route is needed all the same.
+                if let Err(error) = (Route { source, ..plain }).set(handle).await {
+                    warn!(%prefix, %error, "no source address for the router's own packets");
+                    plain.set(handle).await?;
+                }
+            }
+        }
+        self.forget_lost(handle, prefixes).await
+    }
+
+    async fn forget(&self, handle: &Handle, prefix: IpNet) -> Result<(), Error> {
+        let Some(link) = netlink::link(handle, &self.config.device).await? else { return Ok(()) };
+        for table in [self.own_table(), self.red_table()] {
+            Route::new(table, prefix, Some(link.index), Owner::Daemon).remove(handle).await?;
+        }
+        Ok(())
+    }
+
+    /// What was lost and lies in what is learned now is not in its way; nor is there ever too much of it.
+    async fn forget_lost(&self, handle: &Handle, prefixes: &BTreeSet<IpNet>) -> Result<(), Error> {
+        let routes = netlink::routes(handle, self.own_table()).await?;
+        let lost = routes.iter().filter(|route| route.interface.is_none() && !prefixes.contains(&route.prefix));
+        let (covered, others): (Vec<&Route>, Vec<&Route>) =
+            lost.partition(|route| prefixes.iter().any(|prefix| prefix.contains(&route.prefix)));
+        for route in covered.into_iter().chain(others.into_iter().skip(MAX_LOST)) {
+            route.remove(handle).await?;
+        }
+        Ok(())
+    }
+
+    fn red_table(&self) -> u32 {
+        table(self.config.instance)
+    }
+
+    fn own_table(&self) -> u32 {
+        own_table(self.config.instance)
+    }
+}
