@@ -28,6 +28,6 @@ mod watch;
 pub use check::{Finding, check};
 pub use daemon::{RunError, SetLevel, block, run, unblock};
 pub use engine::{Action, DeviceName, Engine, Port, Start, StartError};
-pub use pairing::UnicastChange;
 pub use event::{EventKind, EventLine, EventLog, Record};
+pub use pairing::UnicastChange;
 pub use settings::{File, LogSection, Settings, SettingsError};

@@ -41,8 +41,7 @@ struct Wanted {
 impl Learned {
     /// Sets the tunnel's MTU and starts the thread; the device is there.
     pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut crate::stop::Workers) -> Result<Self, Error> {
-        let (sender, wanted) =
-            watch::channel(Wanted { prefixes: BTreeSet::new(), own: config.own_prefixes.clone() });
+        let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeSet::new(), own: config.own_prefixes.clone() });
         let mut keeper = Keeper { config: config.clone(), sad: sad.clone(), mtu: 0, routes: BTreeSet::new() };
         // Before the first packet.
         netlink::run(async |handle| keeper.follow_mtu(handle).await)?;

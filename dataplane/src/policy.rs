@@ -212,9 +212,15 @@ pub(crate) mod tests {
         let inner = |source: &str, destination: &str| Inner::parse(&packet_v6(source, destination, b"")).unwrap();
         assert!(policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "ff1e::1")));
         assert!(!policy.admits_inbound(SaKind::Group, &mallory, &inner("2001:db8:a::1", "ff1e::1")), "unknown sender");
-        assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:b::1", "ff1e::1")), "own prefix, though in ::/0");
+        assert!(
+            !policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:b::1", "ff1e::1")),
+            "own prefix, though in ::/0"
+        );
         assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "ff05::1")), "group not carried");
-        assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "2001:db8:b::1")), "unicast on a group SA");
+        assert!(
+            !policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "2001:db8:b::1")),
+            "unicast on a group SA"
+        );
         for source in ["fe80::1", "::", "::1", "ff1e::2"] {
             assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner(source, "ff1e::1")), "{source}");
         }

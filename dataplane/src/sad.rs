@@ -628,10 +628,7 @@ mod tests {
     #[test]
     fn unicast_goes_to_the_router_before_its_destination() {
         let (a, b) = unicast_pair();
-        for inner in [
-            packet_v6("2001:db8:a::1", "2001:db8:b::1", b"six"),
-            packet_v4("10.1.0.1", "10.2.0.1", b"four"),
-        ] {
+        for inner in [packet_v6("2001:db8:a::1", "2001:db8:b::1", b"six"), packet_v4("10.1.0.1", "10.2.0.1", b"four")] {
             let mut buffer = vec![0; HEADER_LEN + inner.len() + 64];
             buffer[HEADER_LEN..][..inner.len()].copy_from_slice(&inner);
             let sealed = a.seal(&mut buffer, inner.len()).unwrap();

@@ -65,7 +65,6 @@ impl Discovery {
     pub fn recent_nonces(&self) -> Vec<Nonce> {
         self.schedule.nonces()
     }
-
 }
 
 /// One line of `muster neighbors`.

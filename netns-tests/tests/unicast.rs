@@ -172,3 +172,38 @@ fn a_rekey_of_the_group_does_not_disturb() {
     assert_no_drops(&lab, 1);
 }
 
+/// Hello keys change every two seconds, and with them all unicast SAs; not one packet is lost.
+#[test]
+fn fresh_hello_keys_lose_no_packet() {
+    if skip("fresh_hello_keys_lose_no_packet") {
+        return;
+    }
+    let mut lab = Lab::new(3);
+    for router in 0..3 {
+        lab.configure(router, |text| {
+            *text = text.replace("name = \"coalition\"\n", "name = \"coalition\"\nleaf_refresh = \"2s\"\n");
+        });
+        lab.start(router);
+    }
+    lab.wait_for_group(&[0, 1, 2]);
+    wait_for_unicast(&lab, 0, 1, false);
+    wait_for_unicast(&lab, 1, 0, false);
+    let spi = |router: usize| {
+        let (_, sent) = unicast_sas(&lab, router);
+        sent.iter().map(|sa| sa["spi"].as_u64().unwrap()).min()
+    };
+    let flows = [(0, 1), (1, 0)].map(|(from, to)| unicast_flow(&lab, from, to, false, 8000));
+    for _ in 0..2 {
+        let before = [spi(0), spi(1)];
+        lab.wait(Duration::from_secs(10), "other SAs on both", || spi(0) != before[0] && spi(1) != before[1]);
+    }
+    for (sender, receiver) in flows {
+        assert_eq!(sender.finish(), 8000);
+        lab.wait(Duration::from_secs(5), "all of the flow", || receiver.unique() == 8000);
+        assert_eq!(receiver.tally().duplicates, 0);
+    }
+    (0..2).for_each(|router| assert_no_drops(&lab, router));
+    // What is old goes: at most the last life's and this one's for each of two neighbours.
+    lab.wait(Duration::from_secs(10), "the old SAs to go", || unicast_sas(&lab, 0).0.len() <= 6);
+    assert!(wait_until(Duration::from_secs(1), || lab.is_group(&[0, 1, 2])));
+}

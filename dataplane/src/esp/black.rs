@@ -130,12 +130,8 @@ impl Black {
         let (len, source) = {
             let mut packet = [IoSliceMut::new(&mut room.packet)];
             let flags = MsgFlags::empty();
-            let received = recvmsg::<SockaddrStorage>(
-                self.receiver.as_raw_fd(),
-                &mut packet,
-                Some(&mut room.control),
-                flags,
-            );
+            let received =
+                recvmsg::<SockaddrStorage>(self.receiver.as_raw_fd(), &mut packet, Some(&mut room.control), flags);
             let message = match received {
                 Ok(message) => message,
                 Err(Errno::EAGAIN) => return Ok(None),

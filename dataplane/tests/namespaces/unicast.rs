@@ -156,12 +156,10 @@ fn unicast_over_black_ipv4() {
 
 /// Largest IP packets of the path to `to`, as the host learns them from ICMP.
 fn path_mtu(socket: &UdpSocket, ipv4: bool) -> i32 {
-    let (level, option) =
-        if ipv4 { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
+    let (level, option) = if ipv4 { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
     let (mut mtu, mut len) = (0i32, 4u32);
     // SAFETY: both pointers are to live values of the stated sizes, which the kernel fills during the call.
-    let done =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut len) };
+    let done = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut len) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     mtu
 }
@@ -174,7 +172,8 @@ fn senders_of_unicast_are_told_the_size() {
     }
     for black_ipv4 in [false, true] {
         let pair = Pair::new(config, black_ipv4);
-        for (black, tunnel) in [(1500, if black_ipv4 { 1446 } else { 1426 }), (1400, if black_ipv4 { 1346 } else { 1326 })]
+        for (black, tunnel) in
+            [(1500, if black_ipv4 { 1446 } else { 1426 }), (1400, if black_ipv4 { 1346 } else { 1326 })]
         {
             pair.net.router_a.mtu("black", black);
             for family in [0, 1] {
@@ -209,7 +208,13 @@ fn senders_of_ipv6_multicast_are_told_the_size() {
 }
 
 fn group_sa() -> Sa {
-    Sa { kind: SaKind::Group, spi: 0x10_0000, destination: "ff05::6d76".parse().unwrap(), key: SaKey::new(&[9; 36]), ..sa(ALICE, false) }
+    Sa {
+        kind: SaKind::Group,
+        spi: 0x10_0000,
+        destination: "ff05::6d76".parse().unwrap(),
+        key: SaKey::new(&[9; 36]),
+        ..sa(ALICE, false)
+    }
 }
 
 /// IPv4 multicast that is too big and forbids fragments: dropped and counted, or fragmented where the operator says so.
@@ -279,8 +284,12 @@ fn classes_on_the_wire() {
             let (black, red) = (Capture::new(&pair.net.router_b, "black"), Capture::new(&pair.net.host_b, "eth0"));
             from.send(MARKER).unwrap();
             until("it arrives", || receive(&to).is_some());
-            let esp: Vec<u32> =
-                black.frames().iter().filter(|frame| protocol(frame) == Some(50)).map(|frame| class_of(frame)).collect();
+            let esp: Vec<u32> = black
+                .frames()
+                .iter()
+                .filter(|frame| protocol(frame) == Some(50))
+                .map(|frame| class_of(frame))
+                .collect();
             assert_eq!(esp, [if copy_dscp { class } else { class & 3 }], "family {family} over IPv4 {black_ipv4}");
             let inner: Vec<u32> =
                 red.frames().iter().filter(|frame| protocol(frame) == Some(17)).map(|frame| class_of(frame)).collect();
