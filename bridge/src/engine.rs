@@ -139,8 +139,7 @@ impl Engine {
     pub fn new(start: Start, now: Time, unix: u64) -> Result<Engine, StartError> {
         let Start { discovery, keyagree, author, chain, trust, seeds, prefixes } = start;
         let me = author.member();
-        // The dead time, in which a neighbour hears us or gives us up, and the time for what is still on its way.
-        let linger = discovery.hello_interval * 4 + keyagree.deactivation_delay;
+        let linger = linger(&discovery, &keyagree);
         let mut discovery = Discovery::new(discovery, author.clone(), chain, trust, seeds[0], now, unix)?;
         discovery.set_prefixes(now, prefixes)?;
         let patience = keyagree.activation_delay / 2;
@@ -278,7 +277,10 @@ impl Engine {
         keyagree: muster_keyagree::Config,
     ) -> Result<(), SetupError> {
         self.discovery.set_hello_interval(now, discovery.hello_interval)?;
+        self.discovery.set_key_life(now, discovery.key_life);
         self.patience = keyagree.activation_delay / 2;
+        self.linger = linger(discovery, &keyagree);
+        self.pairing.set_linger(self.linger);
         self.keyagree.set_times(keyagree);
         self.settle(now);
         Ok(())
@@ -473,6 +475,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// How long an old unicast SA is received on: the dead time, in which a neighbour hears us or gives us up, and the time
+/// for what is still on its way.
+fn linger(discovery: &muster_discovery::Config, keyagree: &muster_keyagree::Config) -> Duration {
+    discovery.hello_interval * 4 + keyagree.deactivation_delay
 }
 
 /// Key agreement listens on the port after discovery's.

@@ -94,6 +94,11 @@ impl Pairing {
         Self { linger, peers: BTreeMap::new(), spis: BTreeMap::new(), changes: VecDeque::new() }
     }
 
+    /// For SAs that grow old from now on.
+    pub(crate) fn set_linger(&mut self, linger: Duration) {
+        self.linger = linger;
+    }
+
     /// A neighbour has said hello.
     pub(crate) fn heard(&mut self, now: Time, member: MemberId, keys: &mut impl Keys) {
         self.receive(now, member, keys);

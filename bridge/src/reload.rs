@@ -84,7 +84,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         device;
     let BlackSection { interface, address } = black;
     let DiscoverySection { group: discovery_group, port, hello_interval } = discovery;
-    let RedSection { interfaces, prefixes, multicast, membership } = red;
+    let RedSection { interfaces, prefixes, multicast, clear_df, membership } = red;
     let GroupSection {
         name,
         address: group_address,
@@ -95,7 +95,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         lifetime,
         leaf_refresh,
     } = group;
-    let DataplaneSection { backend, device, instance, hop_limit, allow_key_export } = dataplane;
+    let DataplaneSection { backend, device, instance, hop_limit, copy_dscp, allow_key_export } = dataplane;
     let LogSection { level, format } = log;
     let listen = |metrics: &Option<MetricsSection>| metrics.as_ref().map(|MetricsSection { listen }| *listen);
 
@@ -128,6 +128,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("discovery.port", *port != was.discovery.port),
         ("red.interfaces", *interfaces != was.red.interfaces),
         ("red.multicast", *multicast != was.red.multicast),
+        ("red.clear_df", *clear_df != was.red.clear_df),
         ("red.membership", *membership != was.red.membership),
         ("group.name", *name != was.group.name),
         ("group.address", *group_address != was.group.address),
@@ -136,6 +137,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("dataplane.device", *device != was.dataplane.device),
         ("dataplane.instance", *instance != was.dataplane.instance),
         ("dataplane.hop_limit", *hop_limit != was.dataplane.hop_limit),
+        ("dataplane.copy_dscp", *copy_dscp != was.dataplane.copy_dscp),
         ("log.format", *format != was.log.format),
     ] {
         if differs {

@@ -121,9 +121,8 @@ impl Keeper {
     }
 
     async fn set(&self, handle: &Handle, prefixes: &BTreeSet<IpNet>, own: &[IpNet]) -> Result<(), Error> {
-        let device = self.config.device.as_str();
         // Deleted: the packet threads say so.
-        let Some(link) = netlink::link(handle, device).await? else { return Ok(()) };
+        let Some(link) = netlink::link(handle, &self.config.device).await? else { return Ok(()) };
         let sources: Vec<IpAddr> = red_links(handle, &self.config.reds)
             .await?
             .iter()
@@ -131,24 +130,37 @@ impl Keeper {
             .filter(|address| covers(own, *address))
             .collect();
         for prefix in prefixes {
-            let ipv4 = prefix.addr().is_ipv4();
-            let last = Route { metric: LAST, ..Route::new(self.own_table(), *prefix, None, Owner::Block) };
-            last.add(handle).await?;
-            for table in [self.own_table(), self.red_table()] {
-                let plain = Route {
-                    // IPv6 has the interface's.
-                    mtu: ipv4.then_some(self.mtu.into()),
-                    ..Route::new(table, *prefix, Some(link.index), Owner::Daemon)
-                };
-                let source = sources.iter().copied().find(|address| address.is_ipv4() == ipv4);
-                // An address that is gone again cannot be one; the route is needed all the same.
-                if let Err(error) = (Route { source, ..plain }).set(handle).await {
-                    warn!(%prefix, %error, "no source address for the router's own packets");
-                    plain.set(handle).await?;
-                }
+            let source = sources.iter().copied().find(|address| address.is_ipv4() == prefix.addr().is_ipv4());
+            // One that the kernel does not take, whoever announced it, must not cost the others.
+            if let Err(error) = self.set_one(handle, *prefix, link.index, source).await {
+                warn!(%prefix, %error, "not reached through the tunnel");
             }
         }
         self.forget_lost(handle, prefixes).await
+    }
+
+    async fn set_one(
+        &self,
+        handle: &Handle,
+        prefix: IpNet,
+        tunnel: u32,
+        source: Option<IpAddr>,
+    ) -> Result<(), Error> {
+        let last = Route { metric: LAST, ..Route::new(self.own_table(), prefix, None, Owner::Block) };
+        last.add(handle).await?;
+        for table in [self.own_table(), self.red_table()] {
+            let plain = Route {
+                // IPv6 has the interface's.
+                mtu: prefix.addr().is_ipv4().then_some(self.mtu.into()),
+                ..Route::new(table, prefix, Some(tunnel), Owner::Daemon)
+            };
+            // An address that is gone again cannot be one; the route is needed all the same.
+            if let Err(error) = (Route { source, ..plain }).set(handle).await {
+                warn!(%prefix, %error, "no source address for the router's own packets");
+                plain.set(handle).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn forget(&self, handle: &Handle, prefix: IpNet) -> Result<(), Error> {

@@ -60,6 +60,14 @@ impl Discovery {
         self.events.push_back(Event::Renewed);
     }
 
+    /// Another life for hello keys; that of the present one begins anew.
+    pub fn set_key_life(&mut self, now: Time, life: Duration) {
+        if life != self.config.key_life {
+            self.config.key_life = life;
+            self.key_due = self.key_end(now);
+        }
+    }
+
     /// Another hello key. Happens by itself when its life is over; also to be called when an SA has carried all that
     /// it may, or when its key was in use before.
     pub fn renew_key(&mut self, now: Time) {
