@@ -139,13 +139,7 @@ impl Keeper {
         self.forget_lost(handle, prefixes).await
     }
 
-    async fn set_one(
-        &self,
-        handle: &Handle,
-        prefix: IpNet,
-        tunnel: u32,
-        source: Option<IpAddr>,
-    ) -> Result<(), Error> {
+    async fn set_one(&self, handle: &Handle, prefix: IpNet, tunnel: u32, source: Option<IpAddr>) -> Result<(), Error> {
         let last = Route { metric: LAST, ..Route::new(self.own_table(), prefix, None, Owner::Block) };
         last.add(handle).await?;
         for table in [self.own_table(), self.red_table()] {

@@ -9,6 +9,5 @@ mod traffic;
 pub use lab::{Answer, Family, Lab, muster};
 pub use muster_netlab::{skip, wait_until};
 pub use traffic::{
-    attempt, carry, carry_past, carry_unicast, host, red_group, red_group_v4, unicast_flow,
-    wait_for_unicast,
+    attempt, carry, carry_past, carry_unicast, host, red_group, red_group_v4, unicast_flow, wait_for_unicast,
 };

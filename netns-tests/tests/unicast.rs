@@ -3,9 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use muster_netns_tests::{
-    Lab, carry, carry_unicast, host, skip, unicast_flow, wait_for_unicast, wait_until,
-};
+use muster_netns_tests::{Family, Lab, carry, carry_unicast, host, skip, unicast_flow, wait_for_unicast, wait_until};
 use serde_json::Value;
 
 /// Unicast SAs of a router: received on, sent on.
@@ -32,11 +30,21 @@ fn assert_no_drops(lab: &Lab, router: usize) {
 }
 
 #[test]
-fn every_host_reaches_every_other() {
-    if skip("every_host_reaches_every_other") {
-        return;
+fn every_host_reaches_every_other_over_ipv6() {
+    if !skip("every_host_reaches_every_other_over_ipv6") {
+        every_host_reaches_every_other(Family::Ipv6);
     }
-    let lab = Lab::group(4);
+}
+
+#[test]
+fn every_host_reaches_every_other_over_ipv4() {
+    if !skip("every_host_reaches_every_other_over_ipv4") {
+        every_host_reaches_every_other(Family::Ipv4);
+    }
+}
+
+fn every_host_reaches_every_other(black: Family) {
+    let lab = Lab::group_on(black, 4);
     for router in 0..4 {
         lab.wait(Duration::from_secs(5), "SAs and routes to all", || {
             let (received, sent) = unicast_sas(&lab, router);
