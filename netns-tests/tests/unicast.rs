@@ -32,14 +32,14 @@ fn assert_no_drops(lab: &Lab, router: usize) {
 #[test]
 fn every_host_reaches_every_other_over_ipv6() {
     if !skip("every_host_reaches_every_other_over_ipv6") {
-        every_host_reaches_every_other(Family::Ipv6);
+        every_host_reaches_every_other(Family::V6);
     }
 }
 
 #[test]
 fn every_host_reaches_every_other_over_ipv4() {
     if !skip("every_host_reaches_every_other_over_ipv4") {
-        every_host_reaches_every_other(Family::Ipv4);
+        every_host_reaches_every_other(Family::V4);
     }
 }
 

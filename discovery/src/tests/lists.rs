@@ -51,7 +51,7 @@ fn a_list_loaded_on_one_expels_on_all() {
     // It is not let start again where the list is known; a list without it brings it back.
     let Device { key, chain, member } = net.nodes[3].device.clone();
     let author = Author::new(key, GROUP, member, 200);
-    let config = Config { hello_interval: ms(1000) };
+    let config = Config { hello_interval: ms(1000), key_life: ms(3_600_000) };
     let trust = trust_with(&list("nation4", FIRST, &[4]));
     let refused = Discovery::new(config, author, chain, trust, [1; 32], net.now, UNIX);
     assert_eq!(refused.err(), Some(SetupError::Certificate(CertError::Revoked)));
