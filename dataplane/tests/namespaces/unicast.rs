@@ -177,11 +177,12 @@ fn senders_of_unicast_are_told_the_size() {
         {
             pair.net.router_a.mtu("black", black);
             for family in [0, 1] {
-                let (from, _to) = pair.sockets(family);
+                let (from, to) = pair.sockets(family);
                 until(&format!("{tunnel} octets are learned, family {family}"), || {
                     let _ = from.send(&[7; 1440]);
                     path_mtu(&from, family == 1) == tunnel
                 });
+                drop((from, to));
                 let headers = if family == 1 { 28 } else { 48 };
                 pair.crosses(family, &vec![7; tunnel as usize - headers]);
             }
