@@ -547,10 +547,8 @@ fn start_of(settings: &Settings, trust: TrustStore, stamp: u64, prefixes: Vec<Ip
 
 /// What the two protocols are told of the configuration.
 fn times_of(file: &File) -> (muster_discovery::Config, muster_keyagree::Config) {
-    let discovery = muster_discovery::Config {
-        hello_interval: file.discovery.hello_interval,
-        key_life: file.group.leaf_refresh,
-    };
+    let discovery =
+        muster_discovery::Config { hello_interval: file.discovery.hello_interval, key_life: file.group.leaf_refresh };
     let keyagree = muster_keyagree::Config {
         name: file.group.name.clone(),
         hello_interval: file.discovery.hello_interval,
