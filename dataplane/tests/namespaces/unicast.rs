@@ -127,7 +127,7 @@ fn red_to_red(black_ipv4: bool) {
 
 /// A megabyte by TCP, from the host behind A to that behind B.
 fn transfer(pair: &Pair, to: &'static str) {
-    let data: Vec<u8> = (0..1u32 << 20).map(|n| (n * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..1u32 << 20).map(|n| ((n * 7) >> 3) as u8).collect();
     let listener = pair.net.host_b.run(move || TcpListener::bind(at(to, 7000)).unwrap());
     let sent = data.clone();
     let sender = std::thread::spawn({
