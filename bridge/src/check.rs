@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::addresses::{addresses, black_address, interface_index};
+use crate::addresses::{addresses, black_address, duplicates, interface_index};
 use crate::lists;
 use crate::settings::Settings;
 
@@ -40,9 +40,12 @@ pub fn check(path: &Path) -> Vec<Finding> {
     let black = &file.black;
     match interface_index(&black.interface).and_then(|_| addresses(&black.interface)) {
         Err(error) => add(false, format!("black.interface {}: {error}", black.interface)),
-        Ok(all) => match black_address(&all, black.address, file.discovery.group.is_ipv4()) {
+        Ok(all) => match black_address(&all, black.address, file.discovery.group.is_ipv4(), None) {
             Some(address) => add(true, format!("black address {address} on {}", black.interface)),
-            None => add(false, format!("black.interface {} has no usable address yet", black.interface)),
+            None => {
+                let why = duplicates(&all).map(|why| format!(": {why}")).unwrap_or_default();
+                add(false, format!("black.interface {} has no usable address yet{why}", black.interface));
+            }
         },
     }
     for red in &file.red.interfaces {

@@ -21,7 +21,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
-use crate::addresses::{addresses, black_address, red_prefixes};
+use crate::addresses::{addresses, black_address, duplicates, interface_index, red_prefixes};
 use crate::control::{self, Asked, Request, Server};
 use crate::engine::{Action, Engine, Start, StartError};
 use crate::event::{EventKind, EventLine, EventLog, Record};
@@ -39,6 +39,7 @@ use crate::status::{self, Status};
 use crate::trust::{Bounds, Verdict};
 use crate::watch::Watch;
 
+mod following;
 mod reloading;
 mod scraping;
 
@@ -201,6 +202,8 @@ struct Daemon {
     bounds: Bounds,
     sockets: Sockets,
     address: IpAddr,
+    /// Black has no address that could be used; the last one stands in `address`.
+    adrift: bool,
     own_prefixes: Vec<IpNet>,
     expiry: Expiry,
     /// When each member was first seen in the group, and the current epoch's beginning (Unix milliseconds).
@@ -222,14 +225,8 @@ impl Daemon {
         let stamp = next_stamp(&state_dir, SystemTime::now())
             .map_err(io_error(&format!("device.state_dir {}", state_dir.display())))?;
         enable_forwarding(&file.black.interface)?;
-        let sockets = Sockets::open(&Where {
-            interface: &file.black.interface,
-            address,
-            group: file.discovery.group,
-            port: file.discovery.port,
-            hop_limit: file.dataplane.hop_limit,
-        })
-        .map_err(io_error("cannot open the protocols' sockets"))?;
+        let sockets =
+            Sockets::open(&place_of(file, address)).map_err(io_error("cannot open the protocols' sockets"))?;
         let dataplane = Userspace::start(EspConfig {
             device: file.dataplane.device.clone(),
             black_interface: file.black.interface.clone(),
@@ -259,6 +256,7 @@ impl Daemon {
             bounds,
             sockets,
             address,
+            adrift: false,
             own_prefixes: own,
             expiry: Expiry::default(),
             member_since: BTreeMap::new(),
@@ -300,6 +298,10 @@ impl Daemon {
                 }
                 Some(answer) = self.outside.scraped.recv() => {
                     let _ = answer.send(self.metrics());
+                }
+                changed = self.outside.watch.changed() => {
+                    changed.map_err(io_error("watching the interfaces"))?;
+                    self.follow_addresses();
                 }
                 told = self.outside.signals.next() => match told {
                     Told::Reload => self.reload().await,
@@ -455,6 +457,9 @@ impl Daemon {
             self.engine.renew_hello_key(now());
         }
         self.engine.set_wall_clock(now(), unix_seconds());
+        if self.adrift {
+            self.follow_black();
+        }
         if let Some(warning) = self.expiry.look(self.engine.discovery().own_identity().not_after, unix_seconds()) {
             warn!("{warning}; replace it and reload (pki issue, SIGHUP)");
             self.engine.record(EventKind::Expiring, None, warning);
@@ -475,7 +480,7 @@ impl Daemon {
             Request::Sas { show_keys } if *show_keys && !self.settings.file.dataplane.allow_key_export => {
                 Err("keys are not shown: dataplane.allow_key_export is false in the configuration".into())
             }
-            Request::Sas { show_keys } => Ok(status::sas(&self.plane, *show_keys)),
+            Request::Sas { show_keys } => Ok(status::sas(&self.plane, self.address, *show_keys)),
             Request::Routes => Ok(status::routes(&self.engine, &self.plane)),
             Request::Events => json(serde_json::to_value(self.outside.report.log.lines().collect::<Vec<_>>())),
             Request::Rekey => {
@@ -545,6 +550,16 @@ fn start_of(settings: &Settings, trust: TrustStore, stamp: u64, prefixes: Vec<Ip
     Ok(Start { discovery, keyagree, author, chain: settings.device.chain.clone(), trust, seeds, prefixes })
 }
 
+fn place_of(file: &File, address: IpAddr) -> Where<'_> {
+    Where {
+        interface: &file.black.interface,
+        address,
+        group: file.discovery.group,
+        port: file.discovery.port,
+        hop_limit: file.dataplane.hop_limit,
+    }
+}
+
 /// What the two protocols are told of the configuration.
 fn times_of(file: &File) -> (muster_discovery::Config, muster_keyagree::Config) {
     let discovery =
@@ -573,18 +588,20 @@ fn own_prefixes(file: &File) -> Result<Vec<IpNet>, RunError> {
 /// Waits for an address on black that duplicate address detection has let through; `None`: told to end before.
 async fn first_address(file: &File, watch: &Watch, signals: &mut Signals) -> Result<Option<IpAddr>, RunError> {
     let (black, ipv4) = (&file.black, file.discovery.group.is_ipv4());
-    let mut told = false;
+    let what = || io_error(&format!("black.interface {}", black.interface));
+    let mut told = None;
     loop {
-        crate::addresses::interface_index(&black.interface)
-            .map_err(io_error(&format!("black.interface {}", black.interface)))?;
-        let all = addresses(&black.interface).map_err(io_error(&format!("black.interface {}", black.interface)))?;
-        if let Some(address) = black_address(&all, black.address, ipv4) {
+        interface_index(&black.interface).map_err(what())?;
+        let all = addresses(&black.interface).map_err(what())?;
+        if let Some(address) = black_address(&all, black.address, ipv4, None) {
             return Ok(Some(address));
         }
-        if !told {
-            told = true;
-            info!(interface = %black.interface, "waiting for a usable address");
+        let why = duplicates(&all);
+        if told.as_ref() != Some(&why) {
+            let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            warn!(interface = %black.interface, "waiting for a usable address{why}");
         }
+        told = Some(why);
         tokio::select! {
             changed = watch.changed() => changed.map_err(io_error("watching the interfaces"))?,
             () = signals.end() => return Ok(None),
@@ -627,7 +644,7 @@ fn unix_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn io_error(what: &str) -> impl Fn(io::Error) -> RunError {
+fn io_error(what: &str) -> impl Fn(io::Error) -> RunError + use<> {
     let what = what.to_owned();
     move |error| RunError::Io { what: what.clone(), error }
 }

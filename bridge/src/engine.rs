@@ -262,6 +262,11 @@ impl Engine {
         self.settle(now);
     }
 
+    /// Says hello at once: the black address has changed.
+    pub fn announce(&mut self, now: Time) {
+        self.discovery.announce(now);
+    }
+
     /// Other own red prefixes.
     pub fn set_prefixes(&mut self, now: Time, prefixes: Vec<IpNet>) -> Result<(), muster_discovery::PrefixError> {
         self.discovery.set_prefixes(now, prefixes)?;

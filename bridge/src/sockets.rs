@@ -25,7 +25,10 @@ pub(crate) struct Where<'a> {
 
 /// The sockets of one daemon.
 pub(crate) struct Sockets {
-    pairs: [Pair; 2],
+    /// Of the interface.
+    index: u32,
+    /// `None`: closed, for want of an address.
+    pairs: Option<[Pair; 2]>,
     /// What was received and is longer than any datagram of ours shows by filling this.
     buffer: Vec<u8>,
 }
@@ -39,14 +42,43 @@ struct Pair {
 impl Sockets {
     /// Opens and binds them. An error names the address and port.
     pub(crate) fn open(place: &Where<'_>) -> io::Result<Sockets> {
-        let pair = |port| open_pair(place, port).map_err(|error| named(error, place, port));
-        let pairs = [pair(place.port)?, pair(place.port + 1)?];
-        Ok(Sockets { pairs, buffer: vec![0; MAX_DATAGRAM + 1] })
+        let index = interface_index(place.interface)?;
+        let pair = |port| open_pair(place, index, port).map_err(|error| named(error, place, port));
+        let pairs = Some([pair(place.port)?, pair(place.port + 1)?]);
+        Ok(Sockets { index, pairs, buffer: vec![0; MAX_DATAGRAM + 1] })
+    }
+
+    /// The number of the interface that they are bound to; one that was deleted and made again has another.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Until [`Sockets::rebind`] nothing is sent or received.
+    pub(crate) fn close(&mut self) {
+        self.pairs = None;
+    }
+
+    /// Binds to another address. On the same interface what is for the group is received all the while.
+    pub(crate) fn rebind(&mut self, place: &Where<'_>) -> io::Result<()> {
+        let index = interface_index(place.interface)?;
+        let Some(pairs) = self.pairs.as_mut().filter(|_| index == self.index) else {
+            // Memberships may have gone with the addresses, and with the interface they have.
+            self.close();
+            *self = Sockets::open(place)?;
+            return Ok(());
+        };
+        let unicast = |port| open_unicast(place, index, port).map_err(|error| named(error, place, port));
+        let both = [unicast(place.port)?, unicast(place.port + 1)?];
+        for (pair, unicast) in pairs.iter_mut().zip(both) {
+            pair.unicast = unicast;
+        }
+        Ok(())
     }
 
     /// Sends a datagram. What the kernel does not take now is lost, as on any network: the protocols repeat.
     pub(crate) fn send(&self, port: Port, transmit: &Transmit) -> io::Result<()> {
-        let pair = &self.pairs[position(port)];
+        let pairs = self.pairs.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let pair = &pairs[position(port)];
         let to = match transmit.to {
             Destination::Group => pair.destination,
             Destination::Unicast(address) => address,
@@ -56,7 +88,7 @@ impl Sockets {
 
     /// Waits until something can be received.
     pub(crate) async fn readable(&self) {
-        let [discovery, agreement] = &self.pairs;
+        let Some([discovery, agreement]) = &self.pairs else { return std::future::pending().await };
         tokio::select! {
             _ = discovery.unicast.readable() => {}
             _ = discovery.group.readable() => {}
@@ -67,7 +99,7 @@ impl Sockets {
 
     /// Hands over what has arrived, at most `each` datagrams from each socket.
     pub(crate) fn receive(&mut self, each: usize, mut take: impl FnMut(Port, SocketAddr, &[u8])) {
-        for (pair, port) in self.pairs.iter().zip([Port::Discovery, Port::KeyAgreement]) {
+        for (pair, port) in self.pairs.iter().flatten().zip([Port::Discovery, Port::KeyAgreement]) {
             for socket in [&pair.unicast, &pair.group] {
                 for _ in 0..each {
                     // An error here is another's (an ICMP message for something sent before) or "nothing there".
@@ -82,21 +114,28 @@ impl Sockets {
     }
 }
 
-fn open_pair(place: &Where<'_>, port: u16) -> io::Result<Pair> {
-    let index = interface_index(place.interface)?;
-    let scoped = |address: IpAddr| match address {
-        IpAddr::V6(address) => SocketAddr::V6(SocketAddrV6::new(address, port, 0, index)),
-        IpAddr::V4(_) => SocketAddr::new(address, port),
-    };
-    let unicast = open(place, index)?;
-    unicast.bind(&scoped(place.address).into())?;
+fn open_pair(place: &Where<'_>, index: u32, port: u16) -> io::Result<Pair> {
     let group = open(place, index)?;
-    group.bind(&scoped(place.group).into())?;
+    group.bind(&scoped(place.group, port, index).into())?;
     match place.group {
         IpAddr::V4(address) => group.join_multicast_v4_n(&address, &socket2::InterfaceIndexOrAddress::Index(index))?,
         IpAddr::V6(address) => group.join_multicast_v6(&address, index)?,
     }
-    Ok(Pair { unicast: into_tokio(unicast)?, group: into_tokio(group)?, destination: scoped(place.group) })
+    let unicast = open_unicast(place, index, port)?;
+    Ok(Pair { unicast, group: into_tokio(group)?, destination: scoped(place.group, port, index) })
+}
+
+fn open_unicast(place: &Where<'_>, index: u32, port: u16) -> io::Result<UdpSocket> {
+    let unicast = open(place, index)?;
+    unicast.bind(&scoped(place.address, port, index).into())?;
+    into_tokio(unicast)
+}
+
+fn scoped(address: IpAddr, port: u16, index: u32) -> SocketAddr {
+    match address {
+        IpAddr::V6(address) => SocketAddr::V6(SocketAddrV6::new(address, port, 0, index)),
+        IpAddr::V4(_) => SocketAddr::new(address, port),
+    }
 }
 
 fn open(place: &Where<'_>, index: u32) -> io::Result<Socket> {

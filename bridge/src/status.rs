@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use muster_dataplane::{ALGORITHM, Counters, Dropped};
+use muster_dataplane::{ALGORITHM, Counters, Direction, Dropped};
 use muster_wire::MemberId;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -218,13 +218,14 @@ pub(crate) fn neighbors(engine: &Engine, now: muster_wire::Time) -> Vec<Neighbor
 }
 
 /// The security associations; with their keys only when asked for, and only where the operator allows it.
-pub(crate) fn sas(plane: &Plane, show_keys: bool) -> Value {
+pub(crate) fn sas(plane: &Plane, own: IpAddr, show_keys: bool) -> Value {
     let keys = if show_keys { plane.dataplane().export_keys() } else { Vec::new() };
     let lines = plane.dataplane().sas().into_iter().map(|sa| {
         let mut line = json!({
             "direction": sa.direction.as_str(),
             "kind": sa.kind.as_str(),
-            "source": sa.source,
+            // What we send comes from the address that we have now, whatever it was when the SA was made.
+            "source": if sa.direction == Direction::Out { Some(own) } else { sa.source },
             "destination": sa.destination,
             "spi": sa.spi,
             "epoch": sa.epoch,

@@ -59,6 +59,10 @@ impl Dataplane for Memory {
         self.sad.set_routes(&routes);
     }
 
+    fn set_black_address(&self, _: IpAddr) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
         self.sad.set_own_prefixes(prefixes);
     }

@@ -78,6 +78,13 @@ pub trait Dataplane: Send + Sync {
     /// Sets the own red prefixes: the only inner sources that leave, and never accepted from others.
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>);
 
+    /// Sends from another black address, which is usable on the black interface; also when that was made anew. SAs
+    /// stay: their keys are the senders', not the addresses'.
+    ///
+    /// # Errors
+    /// An address that cannot be used; the one before stays in use.
+    fn set_black_address(&self, address: IpAddr) -> Result<(), Error>;
+
     /// All SAs in force, the outbound ones first (the group's, then by destination and SPI), then the others.
     fn sas(&self) -> Vec<SaStatus>;
 

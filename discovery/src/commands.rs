@@ -45,6 +45,11 @@ impl Discovery {
         Ok(())
     }
 
+    /// Says hello as soon as the distance of triggered hellos allows: the others learn our address by it.
+    pub fn announce(&mut self, now: Time) {
+        self.schedule.trigger(now);
+    }
+
     /// Says goodbye. The machine does nothing more; what is left to send is to be polled.
     pub fn shutdown(&mut self, _now: Time) {
         if !self.stopped && self.schedule.has_begun() {

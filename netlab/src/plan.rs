@@ -164,7 +164,8 @@ impl RouterPlan {
         Ipv4Addr::from(u32::from(self.red_v4().addr()) + 2)
     }
 
-    pub(crate) fn black_port(&self) -> String {
+    /// Name of its port in the namespace of the black network.
+    pub fn black_port(&self) -> String {
         format!("port{}", self.position)
     }
 

@@ -32,7 +32,7 @@ impl Daemon {
     }
 
     /// The data plane, the block and the neighbours follow. Nothing has changed when it fails.
-    fn set_own_prefixes(&mut self, file: &File, own: Vec<IpNet>) -> io::Result<()> {
+    pub(super) fn set_own_prefixes(&mut self, file: &File, own: Vec<IpNet>) -> io::Result<()> {
         if own == self.own_prefixes {
             return Ok(());
         }
@@ -45,7 +45,7 @@ impl Daemon {
     }
 
     /// Judges again what the members announce, by these bounds and the own prefixes.
-    fn review_bounds(&mut self, file: &File) {
+    pub(super) fn review_bounds(&mut self, file: &File) {
         for (member, verdict) in self.bounds.replace(&file.trust, self.own_prefixes.clone()) {
             self.accept(member, verdict);
         }

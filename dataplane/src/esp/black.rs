@@ -182,6 +182,8 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
             error.raw_os_error(),
             Some(
                 libc::ENETDOWN
+                    | libc::ENODEV
+                    | libc::ENXIO
                     | libc::ENETUNREACH
                     | libc::EHOSTUNREACH
                     | libc::EHOSTDOWN

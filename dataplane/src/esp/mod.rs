@@ -10,11 +10,12 @@ pub(crate) mod replay;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
 use tracing::info;
+use tun_rs::SyncDevice;
 
 use crate::config::EspConfig;
 use crate::learned::Learned;
@@ -30,6 +31,9 @@ use black::Black;
 pub struct Userspace {
     sad: Arc<Sad>,
     config: EspConfig,
+    device: Arc<SyncDevice>,
+    /// Others take their place when the black address changes.
+    packets: Mutex<Packets>,
     forwarding: Forwarding,
     /// Before the workers: dropping it ends its thread, which they wait for.
     learned: Learned,
@@ -44,9 +48,6 @@ impl Userspace {
     /// A configuration that cannot work, an interface that is not there, a missing right or device: each by name.
     pub fn start(config: EspConfig) -> Result<Self, Error> {
         config.check()?;
-        let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
-        let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
-        let black = Arc::new(Black::open(&config, link.index)?);
         let device = Arc::new(device::create(&config.device)?);
 
         let treatment = Treatment { copy_dscp: config.copy_dscp, clear_df: config.clear_df };
@@ -55,14 +56,16 @@ impl Userspace {
         let mut workers = Workers::new()?;
         let learned = Learned::start(&config, &sad, &mut workers)?;
         let forwarding = Forwarding::start(&config, &sad, &mut workers)?;
-        let (d, b, s) = (device.clone(), black.clone(), sad.clone());
-        workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, stop))?;
-        let s = sad.clone();
-        workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&device, &black, &s, stop))?;
+        let packets = Mutex::new(Packets::start(&config, &device, &sad)?);
 
-        let EspConfig { device, black_interface, black_address, group_address, .. } = &config;
-        info!(device, black_interface, %black_address, %group_address, "userspace ESP is running");
-        Ok(Userspace { sad, config, forwarding, learned, workers })
+        let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
+        info!(device = name, black_interface, %black_address, %group_address, "userspace ESP is running");
+        Ok(Userspace { sad, config, device, packets, forwarding, learned, workers })
+    }
+
+    fn packets(&self) -> MutexGuard<'_, Packets> {
+        // Whoever holds it replaces it whole.
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_family(&self, destination: IpAddr) -> Result<(), Error> {
@@ -74,6 +77,26 @@ impl Userspace {
     }
 }
 
+/// The threads that carry packets between the device and black, from one black address.
+struct Packets {
+    address: IpAddr,
+    workers: Workers,
+}
+
+impl Packets {
+    fn start(config: &EspConfig, device: &Arc<SyncDevice>, sad: &Arc<Sad>) -> Result<Self, Error> {
+        let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
+        let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
+        let black = Arc::new(Black::open(config, link.index)?);
+        let mut workers = Workers::new()?;
+        let (d, b, s) = (device.clone(), black.clone(), sad.clone());
+        workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, stop))?;
+        let (d, s) = (device.clone(), sad.clone());
+        workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&d, &black, &s, stop))?;
+        Ok(Packets { address: config.black_address, workers })
+    }
+}
+
 impl Dataplane for Userspace {
     fn backend(&self) -> &'static str {
         "userspace"
@@ -81,12 +104,12 @@ impl Dataplane for Userspace {
 
     fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
         self.check_family(sa.destination)?;
-        self.sad.set_outbound(Sa { source: Some(self.config.black_address), ..sa })
+        self.sad.set_outbound(Sa { source: Some(self.packets().address), ..sa })
     }
 
     fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error> {
         self.check_family(sa.destination)?;
-        self.sad.set_unicast(peer, Sa { source: Some(self.config.black_address), ..sa })
+        self.sad.set_unicast(peer, Sa { source: Some(self.packets().address), ..sa })
     }
 
     fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
@@ -100,8 +123,18 @@ impl Dataplane for Userspace {
         self.forwarding.forget();
     }
 
+    fn set_black_address(&self, address: IpAddr) -> Result<(), Error> {
+        let config = EspConfig { black_address: address, ..self.config.clone() };
+        config.check()?;
+        let new = Packets::start(&config, &self.device, &self.sad)?;
+        let old = std::mem::replace(&mut *self.packets(), new);
+        // Its threads may still wait for a full queue; nobody waits with them.
+        std::thread::spawn(move || drop(old));
+        Ok(())
+    }
+
     fn failure(&self) -> Option<String> {
-        self.workers.failure()
+        self.workers.failure().or_else(|| self.packets().workers.failure())
     }
 
     delegate_to_sad!(sad);

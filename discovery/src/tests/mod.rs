@@ -1,6 +1,7 @@
 //! A small network of machines, with its own time.
 
 mod certificates;
+mod commands;
 mod gone;
 mod history;
 mod hostile;
