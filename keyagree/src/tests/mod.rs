@@ -7,6 +7,7 @@ mod filling;
 mod hostile;
 mod knowledge;
 mod large;
+mod oracle;
 mod refresh;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
