@@ -84,9 +84,15 @@ impl PublicKey {
 
     /// Checks a signature over bytes without a label, as X.509 has it.
     pub(crate) fn check_x509(&self, bytes: &[u8], signature: &[u8; 64]) -> Result<(), CertError> {
-        let signature = ed25519_dalek::Signature::from_bytes(signature);
-        // Strict: every implementation accepts the same signatures (RFC 8032, 5.1.7, without cofactor).
-        self.0.verify_strict(bytes, &signature).map_err(|_| CertError::Signature)
+        let verify = || {
+            let signature = ed25519_dalek::Signature::from_bytes(signature);
+            // Strict: every implementation accepts the same signatures (RFC 8032, 5.1.7, without cofactor).
+            self.0.verify_strict(bytes, &signature).map_err(|_| CertError::Signature)
+        };
+        #[cfg(feature = "memo")]
+        return crate::memo::once(&[self.0.as_bytes(), signature, bytes], verify);
+        #[cfg(not(feature = "memo"))]
+        verify()
     }
 
     /// Checks the signature of a datagram. That this key is its sender's is for the caller to know.

@@ -7,6 +7,8 @@ mod error;
 mod identity;
 mod intake;
 mod keys;
+#[cfg(feature = "memo")]
+mod memo;
 pub mod pki;
 mod revocation;
 mod sequence;

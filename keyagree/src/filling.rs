@@ -88,6 +88,11 @@ impl Filling {
         next
     }
 
+    /// The epoch's tree with the fills.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// All fills, children first.
     pub(crate) fn list(&self) -> Vec<Fill> {
         self.fills.values().map(|(fill, _)| fill.clone()).collect()

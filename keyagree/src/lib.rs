@@ -25,6 +25,7 @@ mod secret;
 mod succession;
 mod transaction;
 mod tree;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -35,3 +36,4 @@ pub use event::{Counters, Event};
 pub use machine::KeyAgreement;
 pub use refusal::Refusal;
 pub use secret::group_tag;
+pub use view::{ParentView, TreeView};

@@ -2,7 +2,7 @@
 //! test can plant a defect in it.
 
 use muster_bridge::{Engine, Record};
-use muster_keyagree::EpochKeys;
+use muster_keyagree::{EpochKeys, TreeView};
 use muster_wire::{Hash, Instance, MemberId, Time};
 
 /// The group's black address, which the sender keys depend on.
@@ -33,6 +33,13 @@ pub enum Fact {
         node: usize,
         /// The epoch's header.
         header: Hash,
+    },
+    /// Somebody else has its device's key.
+    TakenOver {
+        /// Where.
+        node: usize,
+        /// Whose.
+        member: MemberId,
     },
     /// Something else that its operator is told.
     Recorded {
@@ -67,6 +74,8 @@ pub struct Entered {
     pub slot: u32,
     /// One for each member.
     pub senders: Vec<Sender>,
+    /// The tree; `None` when a later epoch has been entered by now.
+    pub tree: Option<TreeView>,
 }
 
 /// A sender's SA.
@@ -84,7 +93,7 @@ pub struct Sender {
 
 impl Entered {
     /// From what the data plane is given.
-    pub fn new(node: usize, member: MemberId, keys: &EpochKeys) -> Self {
+    pub fn new(node: usize, member: MemberId, keys: &EpochKeys, tree: Option<TreeView>) -> Self {
         let sender = |(slot, member): &(u32, MemberId)| Sender {
             slot: *slot,
             member: *member,
@@ -100,6 +109,7 @@ impl Entered {
             fingerprint: keys.fingerprint(),
             slot: keys.slot,
             senders: keys.members.iter().map(sender).collect(),
+            tree,
         }
     }
 }
@@ -115,6 +125,8 @@ pub struct View {
     pub over: bool,
     /// Datagrams in a hundred that get lost at the best of times.
     pub loss: u32,
+    /// Leaves are replaced so often that there are epochs in the quiet, too.
+    pub refreshes: bool,
     /// Datagrams sent so far, a multicast counted once.
     pub sent: u64,
     /// The running nodes.
@@ -140,6 +152,8 @@ pub struct NodeView {
     pub members: Vec<MemberId>,
     /// Whom it hears.
     pub neighbours: Vec<MemberId>,
+    /// The tree of its epoch.
+    pub tree: TreeView,
 }
 
 impl NodeView {
@@ -156,6 +170,7 @@ impl NodeView {
             active: state.active,
             members: engine.keyagree().members().map(|(_, member)| member).collect(),
             neighbours: neighbours.filter(|n| n.reason.is_none()).map(|neighbour| neighbour.member).collect(),
+            tree: engine.keyagree().tree(),
         }
     }
 }

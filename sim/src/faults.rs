@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::{Dice, Disturbance};
 
-/// What happens to a node or to the network. All but the last two end after a while.
+/// What happens to a node or to the network. Revocations, new keys and clocks are for good, all else ends after
+/// a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The process is killed, and started anew at the end.
@@ -13,6 +14,10 @@ pub enum Fault {
     Leave(usize),
     /// The process gets no processor.
     Sleep(usize),
+    /// Somebody else has its key, too; found out at the end, it starts anew.
+    Hostile(usize),
+    /// Its certificate is revoked, and the list loaded at another node.
+    Revoke(usize),
     /// The network is worse.
     Disturb(Disturbance),
     /// The operator asks for a new key.
@@ -28,6 +33,8 @@ pub enum Kind {
     Crash,
     Leave,
     Sleep,
+    Hostile,
+    Revoke,
     Cut,
     Mute,
     Deaf,
@@ -41,10 +48,12 @@ pub enum Kind {
 
 impl Kind {
     /// All.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Crash,
         Kind::Leave,
         Kind::Sleep,
+        Kind::Hostile,
+        Kind::Revoke,
         Kind::Cut,
         Kind::Mute,
         Kind::Deaf,
@@ -64,6 +73,8 @@ impl Kind {
             Kind::Crash => (Fault::Crash(node), lasts),
             Kind::Leave => (Fault::Leave(node), Duration::from_secs(3) + lasts),
             Kind::Sleep => (Fault::Sleep(node), lasts),
+            Kind::Hostile => (Fault::Hostile(node), lasts),
+            Kind::Revoke => (Fault::Revoke(node), Duration::ZERO),
             Kind::Cut => (Fault::Disturb(Disturbance::Cut(node)), lasts),
             Kind::Mute => (Fault::Disturb(Disturbance::Mute(node)), lasts),
             Kind::Deaf => (Fault::Disturb(Disturbance::Deaf(node)), lasts),
@@ -88,6 +99,8 @@ impl Fault {
             Fault::Crash(_) => Kind::Crash,
             Fault::Leave(_) => Kind::Leave,
             Fault::Sleep(_) => Kind::Sleep,
+            Fault::Hostile(_) => Kind::Hostile,
+            Fault::Revoke(_) => Kind::Revoke,
             Fault::Rekey(_) => Kind::Rekey,
             Fault::Clock(..) => Kind::Clock,
             Fault::Disturb(disturbance) => match disturbance {

@@ -1,11 +1,11 @@
-//! Long runs: `cargo run -p muster-sim --release -- --seeds 0..1000 --seconds 600`.
+//! Long runs: `cargo run -p muster-sim --release -- --seeds 0..2000`, or `--hours 2`.
 
 use std::ops::Range;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use muster_sim::{Scope, run_seeds};
+use muster_sim::{Report, Scope, run_seeds};
 
 /// Runs seeded networks under all invariant checkers.
 #[derive(Parser)]
@@ -13,12 +13,21 @@ struct Arguments {
     /// Which seeds, the last one not included.
     #[arg(long, default_value = "0..100", value_parser = range)]
     seeds: Range<u64>,
-    /// Nodes in each run; 2 to 10 at random without it.
+    /// Goes on with the seeds after these for so many hours.
+    #[arg(long)]
+    hours: Option<f64>,
+    /// Nodes in each run; 2 to 16 at random without it.
     #[arg(long)]
     nodes: Option<usize>,
     /// Virtual seconds of each run.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = Scope::default().seconds)]
     seconds: u64,
+    /// Runs at once; without it as many as there are processors.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Fails when something that runs are to contain (merges, restarts …) did not occur.
+    #[arg(long)]
+    complete: bool,
     /// Runs the first seed only, and prints what happens.
     #[arg(long)]
     replay: bool,
@@ -28,13 +37,14 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, nodes, seconds, replay, trace } = Arguments::parse();
-    if let Some(seed) = trace {
-        println!("{}", muster_sim::run(seed, Scope { nodes, seconds }).trace);
+    let arguments = Arguments::parse();
+    let scope = Scope { nodes: arguments.nodes, seconds: arguments.seconds };
+    if let Some(seed) = arguments.trace {
+        println!("{}", muster_sim::run(seed, scope).trace);
         return ExitCode::SUCCESS;
     }
-    if replay {
-        let report = muster_sim::replay(seeds.start, Scope { nodes, seconds });
+    if arguments.replay {
+        let report = muster_sim::replay(arguments.seeds.start, scope);
         println!("{}", report.totals);
         return match report.failure {
             Some(failure) => {
@@ -44,14 +54,39 @@ fn main() -> ExitCode {
             None => ExitCode::SUCCESS,
         };
     }
+    run(&arguments, scope)
+}
+
+fn run(arguments: &Arguments, scope: Scope) -> ExitCode {
     let begun = Instant::now();
-    let (totals, failures) = run_seeds(seeds, Scope { nodes, seconds }, |seed, report| match &report.failure {
-        Some(failure) => println!("FAILED {failure}"),
-        None if seed % 100 == 0 => println!("{:6.1} s: seed {seed}", begun.elapsed().as_secs_f64()),
-        None => {}
-    });
+    let limit = arguments.hours.map(|hours| Duration::from_secs_f64(hours * 3600.0));
+    let mut seeds = arguments.seeds.clone();
+    if limit.is_some() {
+        seeds.end = u64::MAX;
+    }
+    let threads = arguments.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(2);
+    let go_on = || limit.is_none_or(|limit| begun.elapsed() < limit);
+    let progress = |seed: u64, report: &Report| {
+        let done = seed - seeds.start + 1;
+        let elapsed = begun.elapsed().as_secs_f64();
+        match &report.failure {
+            Some(failure) => println!("FAILED {failure}\n  {}", scope.replay(seed)),
+            None if done.is_multiple_of(100) => {
+                println!("{elapsed:7.0} s: seed {seed}, {:.2} seeds a second", done as f64 / elapsed);
+            }
+            None => {}
+        }
+    };
+    let (totals, failures) = run_seeds(seeds.clone(), scope, threads, go_on, progress);
+    let elapsed = begun.elapsed().as_secs_f64();
     println!("{totals}");
-    println!("{} of {} runs failed, {:.1} s", failures.len(), totals.runs, begun.elapsed().as_secs_f64());
+    let rate = totals.runs as f64 / elapsed;
+    println!("{} of {} runs failed, {elapsed:.1} s, {rate:.2} seeds a second", failures.len(), totals.runs);
+    let missing: Vec<_> = totals.list().into_iter().filter(|(_, number)| *number == 0).collect();
+    if arguments.complete && !missing.is_empty() {
+        println!("FAILED the runs contained no {missing:?}");
+        return ExitCode::FAILURE;
+    }
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -1,13 +1,14 @@
 //! A device: its engine while it runs, driven as the daemon drives it.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use muster_bridge::{Action, Engine, Port, Start};
-use muster_certs::Author;
+use muster_certs::{Author, TrustStore};
 use muster_keyagree::{Counters, group_tag};
-use muster_wire::{Time, Transmit};
+use muster_wire::{Hash, Time, Transmit};
 
 use crate::devices::{Device, UNIX, trust};
 use crate::{Entered, Fact, NodeView};
@@ -40,16 +41,32 @@ pub struct Node {
     /// The process sleeps; these wait.
     asleep: Option<Vec<Datagram>>,
     timer: Option<Time>,
+    /// Revocation lists that it keeps over restarts, by issuer.
+    lists: BTreeMap<Hash, Vec<u8>>,
+    /// Its certificate is revoked, and it knows.
+    is_revoked: bool,
 }
 
 impl Node {
     /// Not started.
     pub fn new(index: usize, device: &'static Device) -> Self {
-        Self { index, device, engine: None, startup: 0, asleep: None, timer: None }
+        Self {
+            index,
+            device,
+            engine: None,
+            startup: 0,
+            asleep: None,
+            timer: None,
+            lists: BTreeMap::new(),
+            is_revoked: false,
+        }
     }
 
     /// Starts the process; the startup stamp rises by at least one.
-    pub fn start(&mut self, now: Time, stamp: u64, seeds: [[u8; 32]; 2]) -> Vec<Output> {
+    pub fn start(&mut self, now: Time, stamp: u64, leaf_refresh: Duration, seeds: [[u8; 32]; 2]) -> Vec<Output> {
+        if self.is_revoked {
+            return Vec::new();
+        }
         self.startup = stamp.max(self.startup + 1);
         let (key, member) = (self.device.key.clone(), self.device.member);
         let net = Ipv6Addr::new(0xfd00, 0, 0, self.index as u16 + 1, 0, 0, 0, 0);
@@ -62,11 +79,11 @@ impl Node {
                 activation_delay: Duration::from_millis(200),
                 deactivation_delay: Duration::from_secs(2),
                 lifetime: Duration::from_secs(3600),
-                leaf_refresh: Duration::from_secs(3600),
+                leaf_refresh,
             },
             author: Author::new(key, group_tag(GROUP), member, self.startup),
             chain: self.device.chain.clone(),
-            trust: trust(),
+            trust: self.trust(),
             seeds,
             prefixes: ipnet::Ipv6Net::new(net, 64).map(Into::into).into_iter().collect(),
         };
@@ -137,6 +154,24 @@ impl Node {
         }
     }
 
+    /// The operator loads a revocation list (DER).
+    pub fn load_list(&mut self, now: Time, list: &[u8]) -> Vec<Output> {
+        let mut trust = self.trust();
+        // Of one of the nations.
+        trust.offer(list).expect("a list that a nation signed");
+        let kept = trust.revocation_lists().map(|kept| (kept.issuer, kept.der.to_vec()));
+        self.lists.extend(kept);
+        self.command(|engine| engine.set_trust(now, trust), now)
+    }
+
+    fn trust(&self) -> TrustStore {
+        let mut trust = trust();
+        for list in self.lists.values() {
+            trust.offer(list).expect("a list that was in force before");
+        }
+        trust
+    }
+
     /// When [`Node::timeout`] is to be called.
     pub fn timer(&self) -> Option<Time> {
         self.timer
@@ -148,6 +183,11 @@ impl Node {
         let (discovery, keyagree) =
             (engine.and_then(|e| e.discovery().poll_timeout()), engine.and_then(|e| e.keyagree().poll_timeout()));
         format!("discovery {discovery:?}, key agreement {keyagree:?}")
+    }
+
+    /// Its process's stamp.
+    pub fn startup(&self) -> u64 {
+        self.startup
     }
 
     /// Its process runs and is awake.
@@ -203,14 +243,24 @@ impl Node {
             if let Some(action) = engine.poll_action() {
                 let fact = match action {
                     Action::Install(keys) => {
+                        let current = engine.keyagree().group_state().header == keys.header;
+                        let tree = current.then(|| engine.keyagree().tree());
                         engine.installed(now, keys.header);
-                        Fact::Entered(Box::new(Entered::new(node, member, &keys)))
+                        Fact::Entered(Box::new(Entered::new(node, member, &keys, tree)))
                     }
                     Action::Activate { header } => Fact::Activated { node, header },
                     Action::Retire { header } => Fact::Retired { node, header },
                     Action::Record(record) => Fact::Recorded { node, record },
                     Action::Prefixes { .. } | Action::Reach { .. } | Action::Unicast(_) => continue,
-                    Action::Keep { .. } | Action::Revoked => continue,
+                    Action::Keep { issuer, list } => {
+                        self.lists.insert(issuer, list);
+                        continue;
+                    }
+                    Action::Revoked => {
+                        self.is_revoked = true;
+                        left = true;
+                        continue;
+                    }
                     Action::Left => {
                         left = true;
                         continue;

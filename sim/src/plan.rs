@@ -10,7 +10,7 @@ use crate::{Conditions, DEVICES, Dice, Fault, Kind};
 /// What is fixed whatever the seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// How many nodes; `None`: 2 to 10.
+    /// How many nodes; `None`: 2 to 16.
     pub nodes: Option<usize>,
     /// How long a run is at least, from the start to the end of the quiet time.
     pub seconds: u64,
@@ -19,6 +19,15 @@ pub struct Scope {
 impl Default for Scope {
     fn default() -> Self {
         Self { nodes: None, seconds: 60 }
+    }
+}
+
+impl Scope {
+    /// The command that replays a seed.
+    pub fn replay(&self, seed: u64) -> String {
+        let nodes = self.nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
+        let seconds = self.seconds;
+        format!("cargo run --release -p muster-sim -- --replay --seeds {seed}..{} --seconds {seconds}{nodes}", seed + 1)
     }
 }
 
@@ -44,6 +53,8 @@ pub struct Plan {
     pub starts: Vec<Time>,
     /// The network at the best of times.
     pub conditions: Conditions,
+    /// How old a leaf gets.
+    pub leaf_refresh: Duration,
     /// What goes wrong.
     pub faults: Vec<Scheduled>,
     /// When the last fault is over.
@@ -53,6 +64,8 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Leaves that are replaced after the end of any run.
+    pub const SELDOM: Duration = Duration::from_secs(3600);
     /// The last fault is over so long before the end.
     const CALM: Duration = Duration::from_secs(20);
     /// A run begins when the clock of virtual time shows this.
@@ -64,7 +77,7 @@ impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64, scope: Scope) -> Plan {
         let mut dice = Dice::new(seed, "plan");
-        let nodes = scope.nodes.unwrap_or_else(|| 2 + dice.below(9)).clamp(1, DEVICES);
+        let nodes = scope.nodes.unwrap_or_else(|| 2 + dice.below(15)).clamp(1, DEVICES);
         let end = Self::BEGIN + Duration::from_secs(scope.seconds.max(40));
         let last = end - Self::CALM;
         let mut plan = Plan {
@@ -72,6 +85,7 @@ impl Plan {
             devices: dice.choose(nodes, DEVICES),
             starts: starts(nodes, &mut dice),
             conditions: conditions(&mut dice),
+            leaf_refresh: if dice.chance(30) { dice.ms(16_000, 40_000) } else { Self::SELDOM },
             faults: Vec::new(),
             over: Self::BEGIN,
             end,

@@ -62,12 +62,19 @@ pub fn run_plan(plan: Plan, defect: Box<dyn Defect>) -> Report {
     Report { totals, trace, failure }
 }
 
-/// The runs of many seeds on all processors; tells `progress` of each. Gives the totals, and the failures by seed.
-pub fn run_seeds(seeds: Range<u64>, scope: Scope, progress: impl Fn(u64, &Report) + Sync) -> (Totals, Vec<Failure>) {
+/// The runs of many seeds on `threads` threads, as long as `go_on` says so; tells `progress` of each. Gives the totals,
+/// and the failures by seed.
+pub fn run_seeds(
+    seeds: Range<u64>,
+    scope: Scope,
+    threads: usize,
+    go_on: impl Fn() -> bool + Sync,
+    progress: impl Fn(u64, &Report) + Sync,
+) -> (Totals, Vec<Failure>) {
     let next = AtomicU64::new(seeds.start);
     let results = Mutex::new((Totals::default(), Vec::new()));
     let work = || {
-        loop {
+        while go_on() {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
                 return;
@@ -81,7 +88,7 @@ pub fn run_seeds(seeds: Range<u64>, scope: Scope, progress: impl Fn(u64, &Report
         }
     };
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(2, |n| n.get()) {
+        for _ in 0..threads.max(1) {
             scope.spawn(work);
         }
     });

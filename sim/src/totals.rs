@@ -56,10 +56,22 @@ totals! {
     recoveries,
     /// Parts of messages asked for again.
     repairs,
+    /// Blank parents keyed between commits.
+    fills,
+    /// Fresh leaves of members that commits took in.
+    refreshes,
+    /// Transaction managers caught with two headers for one epoch, counted at each node.
+    exposures,
+    /// Devices whose certificates were revoked.
+    revocations,
     /// Datagrams sent.
     sent,
     /// Forged, mutilated and repeated datagrams.
     attacks,
+    /// Datagrams that somebody else signed with a member's key.
+    forgeries,
+    /// Second headers for an epoch.
+    equivocations,
 }
 
 impl fmt::Display for Totals {
@@ -112,5 +124,8 @@ impl Tally {
         totals.successions += counters.claims;
         totals.recoveries += counters.recoveries;
         totals.repairs += counters.repairs;
+        totals.fills += counters.fills;
+        totals.refreshes += counters.refreshes;
+        totals.exposures += counters.exposures;
     }
 }

@@ -9,7 +9,9 @@ use muster_wire::{Destination, Hash, Time, Transmit};
 use sha2::{Digest, Sha256};
 
 use crate::checks::Check;
-use crate::devices::{UNIX, device};
+use crate::devices::{NATIONS, UNIX, crl, device};
+use crate::forge::Insider;
+use crate::insider::Overheard;
 use crate::node::Datagram;
 use crate::run::Failure;
 use crate::totals::Tally;
@@ -55,6 +57,12 @@ pub struct World {
     dice: Dice,
     pub(crate) attacks: Dice,
     pub(crate) captured: VecDeque<(usize, Datagram)>,
+    pub(crate) mischief: Dice,
+    /// Devices in hostile hands, by node.
+    pub(crate) hostile: BTreeMap<usize, Insider>,
+    pub(crate) overheard: Overheard,
+    /// Nodes whose certificates are revoked, whether they know or not.
+    revoked: Vec<usize>,
     checks: Vec<Box<dyn Check>>,
     defect: Box<dyn Defect>,
     pub(crate) tally: Tally,
@@ -71,9 +79,13 @@ pub(crate) enum Event {
     End(usize),
     Look,
     Attack,
+    Mischief(usize),
 }
 
 impl World {
+    /// A run is over so long after its planned end at the latest.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
     /// Before the beginning of `plan`.
     pub fn new(plan: Plan, checks: Vec<Box<dyn Check>>, defect: Box<dyn Defect>) -> World {
         let count = plan.devices.len();
@@ -86,6 +98,10 @@ impl World {
             dice: Dice::new(plan.seed, "world"),
             attacks: Dice::new(plan.seed, "attacks"),
             captured: VecDeque::new(),
+            mischief: Dice::new(plan.seed, "mischief"),
+            hostile: BTreeMap::new(),
+            overheard: Overheard::default(),
+            revoked: Vec::new(),
             checks,
             defect,
             tally: Tally::new(count),
@@ -113,7 +129,11 @@ impl World {
     pub fn run(mut self) -> (Totals, Hash, Option<Failure>) {
         while self.failure.is_none() && !(self.now >= self.plan.end && self.checks.iter().all(|c| c.is_content())) {
             self.step();
+            if self.now > self.plan.end + Self::PATIENCE {
+                self.fail("convergence", "it does not come to rest".into());
+            }
         }
+        self.check(|check| check.finish());
         for node in &self.nodes {
             self.tally.process_ended(node.counters());
         }
@@ -151,6 +171,7 @@ impl World {
             Event::End(index) => self.end(index),
             Event::Look => self.look(),
             Event::Attack => self.attack(),
+            Event::Mischief(node) => self.mischief(node),
         }
     }
 
@@ -183,14 +204,14 @@ impl World {
         self.carry_out(node, outputs);
     }
 
-    fn start(&mut self, node: usize) {
+    pub(crate) fn start(&mut self, node: usize) {
         if self.nodes[node].is_running() {
             return;
         }
         // A router without a clock has the last stamp only.
         let stamp = if self.dice.chance(20) { 0 } else { UNIX * 1_000_000 + self.now.0 };
         let seeds = [self.dice.seed(), self.dice.seed()];
-        let outputs = self.nodes[node].start(self.now, stamp, seeds);
+        let outputs = self.nodes[node].start(self.now, stamp, self.plan.leaf_refresh, seeds);
         self.unsettle();
         self.carry_out(node, outputs);
     }
@@ -205,6 +226,11 @@ impl World {
                 self.nodes[node].sleep();
                 (node, Vec::new())
             }
+            Fault::Hostile(node) => {
+                self.take_over(node);
+                (node, Vec::new())
+            }
+            Fault::Revoke(node) => self.revoke(node),
             Fault::Disturb(disturbance) => {
                 self.network.disturb(index, disturbance);
                 (0, Vec::new())
@@ -219,6 +245,20 @@ impl World {
         self.carry_out(node, outputs);
     }
 
+    /// Some other node gets the list; from there it is to reach all.
+    fn revoke(&mut self, node: usize) -> (usize, Vec<Output>) {
+        let others = (1..self.nodes.len()).map(|step| (node + step) % self.nodes.len());
+        let mut others = others.filter(|other| self.nodes[*other].is_awake() && !self.revoked.contains(other));
+        let Some(loader) = others.next().filter(|_| !self.revoked.contains(&node)) else { return (node, Vec::new()) };
+        self.revoked.push(node);
+        self.tally.totals.revocations += 1;
+        let nation = self.plan.devices[node] % NATIONS;
+        let devices = self.revoked.iter().map(|revoked| self.plan.devices[*revoked]);
+        let devices: Vec<usize> = devices.filter(|device| device % NATIONS == nation).collect();
+        let list = crl(nation, &devices, devices.len() as u64);
+        (loader, self.nodes[loader].load_list(self.now, &list))
+    }
+
     fn end(&mut self, index: usize) {
         self.note(b"end", &[&(index as u64).to_be_bytes()]);
         match self.plan.faults[index].fault {
@@ -228,8 +268,9 @@ impl World {
                 let outputs = self.nodes[node].wake(self.now, timers_first);
                 self.carry_out(node, outputs);
             }
+            Fault::Hostile(node) => self.win_back(node),
             Fault::Disturb(_) => self.network.calm(index),
-            Fault::Rekey(_) | Fault::Clock(..) => {}
+            Fault::Revoke(_) | Fault::Rekey(_) | Fault::Clock(..) => {}
         }
         self.unsettle();
     }
@@ -237,7 +278,8 @@ impl World {
     /// Something has changed: whether it is calm now, begins anew.
     fn unsettle(&mut self) {
         let asleep = self.nodes.iter().any(|node| node.is_running() && !node.is_awake());
-        self.calm_since = if self.network.is_calm() && !asleep { Some(self.now) } else { None };
+        self.calm_since =
+            if self.network.is_calm() && !asleep && self.hostile.is_empty() { Some(self.now) } else { None };
     }
 
     // --- What comes of it ---
@@ -251,10 +293,11 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: usize, port: Port, transmit: Transmit) {
+    pub(crate) fn send(&mut self, from: usize, port: Port, transmit: Transmit) {
         self.tally.totals.sent += 1;
         let now = self.now;
         self.check(|check| check.sent(now, from, &transmit));
+        self.overheard.listen(&transmit.bytes);
         let bytes: Rc<[u8]> = transmit.bytes.into();
         let to: Vec<usize> = match transmit.to {
             Destination::Group => (0..self.nodes.len()).filter(|to| *to != from).collect(),
@@ -271,7 +314,7 @@ impl World {
         }
     }
 
-    fn happened(&mut self, fact: Fact) {
+    pub(crate) fn happened(&mut self, fact: Fact) {
         match &fact {
             Fact::Entered(entered) => {
                 self.note(b"entered", &[&(entered.node as u64).to_be_bytes(), entered.fingerprint.as_bytes()]);
@@ -286,7 +329,7 @@ impl World {
                 self.unsettle();
             }
             Fact::Started { node, .. } => self.tally.started(*node),
-            Fact::Activated { .. } | Fact::Retired { .. } | Fact::Recorded { .. } => {}
+            Fact::Activated { .. } | Fact::Retired { .. } | Fact::TakenOver { .. } | Fact::Recorded { .. } => {}
         }
         for fact in self.defect.fact(fact) {
             let now = self.now;
@@ -300,8 +343,12 @@ impl World {
             calm_since: self.calm_since,
             over: self.now > self.plan.over,
             loss: self.plan.conditions.loss,
+            refreshes: self.plan.leaf_refresh < Plan::SELDOM,
             sent: self.tally.totals.sent,
-            nodes: self.nodes.iter().filter_map(|node| node.view(self.now)).collect(),
+            nodes: (0..self.nodes.len())
+                .filter(|node| !self.revoked.contains(node))
+                .filter_map(|node| self.nodes[node].view(self.now))
+                .collect(),
         };
         self.defect.view(&mut view);
         self.check(|check| check.look(&view));

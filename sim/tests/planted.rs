@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use muster_keyagree::{ParentView, TreeView};
 use muster_sim::checks::{self, Attack, Check, Reaction};
 use muster_sim::{
     Conditions, Defect, Disturbance, Fact, Fault, NodeView, Plan, Scheduled, Scope, View, World, run_plan,
@@ -17,6 +18,7 @@ fn calm_of(nodes: usize) -> Plan {
     let mut plan = Plan::new(1, Scope { nodes: Some(nodes), seconds: 60 });
     let ms = Duration::from_millis;
     plan.conditions = Conditions { delay: (ms(1), ms(1)), jitter: ms(1), loss: 0 };
+    plan.leaf_refresh = Plan::SELDOM;
     plan.starts = vec![Time(1_000_000); nodes];
     plan.over = Time(5_000_000);
     plan.faults.clear();
@@ -113,6 +115,75 @@ fn secrecy_finds_an_outsider_with_the_key() {
     let (check, what) = found(plan, lie);
     assert_eq!(check, "secrecy");
     assert!(what.contains("is no member"), "{what}");
+}
+
+/// Changes the trees that the checkers see.
+struct Gardener(fn(&mut TreeView));
+
+impl Defect for Gardener {
+    fn fact(&mut self, mut fact: Fact) -> Vec<Fact> {
+        if let Fact::Entered(entered) = &mut fact {
+            entered.tree.as_mut().into_iter().for_each(self.0);
+        }
+        vec![fact]
+    }
+
+    fn view(&mut self, view: &mut View) {
+        view.nodes.iter_mut().for_each(|node| (self.0)(&mut node.tree));
+    }
+}
+
+fn root(tree: &mut TreeView) -> Option<&mut ParentView> {
+    tree.parents.iter_mut().find(|parent| parent.node == tree.slots - 1)
+}
+
+#[test]
+fn exclusion_finds_a_secret_that_outlives_a_member() {
+    // Killed for good, and every epoch has the same root.
+    let plan = with(calm(), 8, None, Fault::Crash(2));
+    let same_root = Gardener(|tree| root(tree).into_iter().for_each(|root| root.public = [9; 32]));
+    let what = found_by(checks::Exclusion::default(), plan.clone(), same_root);
+    assert!(what.contains("come to its root together"), "{what}");
+    assert_eq!(run_plan(plan, Box::new(())).failure, None);
+}
+
+#[test]
+fn exclusion_finds_a_sealed_secret_for_one_who_is_out() {
+    let plan = with(calm(), 8, None, Fault::Crash(2));
+    // All five had the same leaf key; to that the root of the other four is sealed.
+    let leak = Gardener(|tree| {
+        if tree.leaves.len() == 5 {
+            tree.leaves.iter_mut().for_each(|(_, _, key)| *key = [7; 32]);
+        } else if tree.leaves.len() == 4 && root(tree).is_some() {
+            tree.leaves.push((31, muster_wire::MemberId([0; 32]), [7; 32]));
+            root(tree).into_iter().for_each(|root| root.recipients.push(2 * 31));
+        }
+    });
+    let what = found_by(checks::Exclusion::default(), plan, leak);
+    assert!(what.contains("come to its root together"), "{what}");
+}
+
+#[test]
+fn capture_finds_a_root_that_outlives_a_leaf() {
+    let plan = with(calm(), 8, None, Fault::Rekey(0));
+    let same_root = Gardener(|tree| root(tree).into_iter().for_each(|root| root.public = [9; 32]));
+    let what = found_by(checks::Capture::default(), plan, same_root);
+    assert!(what.contains("captured, reveals epoch"), "{what}");
+}
+
+#[test]
+fn shape_finds_a_tree_that_is_too_large() {
+    let (check, what) = found(calm(), Gardener(|tree| tree.slots *= 2));
+    assert_eq!(check, "shape");
+    assert!(what.contains("slots for slot"), "{what}");
+}
+
+#[test]
+fn shape_finds_a_parent_that_stays_blank() {
+    // The lowest parent of all, which the two leaves below it can key.
+    let (check, what) = found(calm(), Gardener(|tree| tree.parents.retain(|parent| parent.node != 1)));
+    assert_eq!(check, "shape");
+    assert!(what.contains("parents [1]"), "{what}");
 }
 
 #[test]
@@ -238,6 +309,30 @@ fn convergence_finds_a_group_that_does_not_rest() {
     assert!(what.contains("makes another epoch"), "{what}");
 }
 
+/// Leaves are replaced, epochs come and go, and all the same it counts as quiet, until somebody is left behind.
+#[test]
+fn convergence_finds_who_is_left_behind_by_refreshes() {
+    let plan = Plan { leaf_refresh: Duration::from_secs(16), ..calm() };
+    let report = run_plan(plan.clone(), Box::new(()));
+    assert_eq!(report.failure, None);
+    assert!(report.totals.refreshes > 0);
+    let what = found_by(checks::Convergence::default(), plan, LeftBehind(None));
+    assert!(what.contains("falls apart"), "{what}");
+}
+
+/// Shows one node for ever as it was in the quiet.
+struct LeftBehind(Option<NodeView>);
+
+impl Defect for LeftBehind {
+    fn view(&mut self, view: &mut View) {
+        if view.at > Time(66_000_000)
+            && let Some(node) = view.nodes.get_mut(1)
+        {
+            *node = self.0.get_or_insert_with(|| node.clone()).clone();
+        }
+    }
+}
+
 /// A network that is told of datagrams that nobody sent.
 struct Chatter(u64);
 
@@ -274,6 +369,7 @@ fn silence_finds_a_changed_state_and_a_large_answer() {
         active: true,
         members: vec![],
         neighbours: vec![],
+        tree: TreeView::default(),
     };
     let quiet = Reaction {
         before: view.clone(),

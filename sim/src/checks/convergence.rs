@@ -13,6 +13,8 @@ pub struct Convergence {
     since: Option<Time>,
     /// In which epoch, since when, and how much had been sent by then.
     one: Option<(Hash, Time, u64)>,
+    /// Of those that change their leaves in the quiet: since when they have not been in one epoch.
+    apart: Option<Time>,
     quiet: bool,
 }
 
@@ -23,6 +25,9 @@ const WITHIN_LOSS: Duration = Duration::from_secs(20);
 const QUIET: Duration = Duration::from_secs(8);
 /// … after the last exchanges, which loss draws out, …
 const SETTLING: Duration = Duration::from_secs(3);
+/// … (where leaves are replaced it does, and all follow within this) …
+const FOLLOW: Duration = Duration::from_secs(1);
+const FOLLOW_LOSS: Duration = Duration::from_secs(6);
 /// … and each node sends its hello a second, and with loss its questions who is still there.
 const MESSAGES: (u64, u64) = (2, 12);
 
@@ -37,7 +42,7 @@ impl Check for Convergence {
         }
         let since = *self.since.get_or_insert(view.at);
         let state = one_group(view);
-        match (&self.one, state) {
+        match (self.one, state) {
             (None, Ok(header)) => self.one = Some((header, view.at, view.sent)),
             (None, Err(why)) => {
                 let within = if view.loss == 0 { WITHIN } else { WITHIN_LOSS };
@@ -45,16 +50,29 @@ impl Check for Convergence {
                     return Err(format!("not one group within {within:?}: {why}"));
                 }
             }
-            (Some((before, at, _)), Ok(now)) if now == *before => {
-                if view.at.since(*at) > SETTLING + QUIET {
+            (Some((before, at, _)), Ok(now)) if now == before => {
+                self.apart = None;
+                if view.at.since(at) > SETTLING + QUIET {
                     self.quiet = true;
-                } else if view.at.since(*at) <= SETTLING {
-                    self.one = Some((now, *at, view.sent));
+                } else if view.at.since(at) <= SETTLING {
+                    self.one = Some((now, at, view.sent));
                 } else {
                     return self.rate(view);
                 }
             }
-            (Some((_, at, _)), now) if view.at.since(*at) <= SETTLING => {
+            (Some((_, at, sent)), Ok(now)) if view.refreshes => {
+                self.apart = None;
+                self.one = Some((now, at, sent));
+                self.quiet |= view.at.since(at) > SETTLING + QUIET;
+            }
+            (Some((_, at, _)), Err(why)) if view.refreshes && view.at.since(at) > SETTLING => {
+                let apart = *self.apart.get_or_insert(view.at);
+                let within = if view.loss == 0 { FOLLOW } else { FOLLOW_LOSS };
+                if view.at.since(apart) > within {
+                    return Err(format!("a quiet group falls apart: {why}"));
+                }
+            }
+            (Some((_, at, _)), now) if view.at.since(at) <= SETTLING => {
                 // A late event: a further epoch may follow, once more within the time.
                 self.one = now.ok().map(|header| (header, view.at, view.sent));
             }
@@ -73,7 +91,7 @@ impl Convergence {
     fn rate(&self, view: &View) -> Verdict {
         let Some((_, at, before)) = self.one else { return Ok(()) };
         let nodes = view.nodes.len() as u64;
-        let per_second = if view.loss == 0 { MESSAGES.0 * nodes } else { MESSAGES.1 * nodes };
+        let per_second = if view.loss == 0 && !view.refreshes { MESSAGES.0 * nodes } else { MESSAGES.1 * nodes };
         let quiet = view.at.since(at + SETTLING);
         // At least what a second allows, for hellos that fall together.
         let most = per_second * (quiet.as_secs() + 1);

@@ -56,7 +56,7 @@ impl Check for Freshness {
                 plane.outbound = None;
                 Ok(())
             }
-            Fact::Started { .. } | Fact::Recorded { .. } => Ok(()),
+            Fact::Started { .. } | Fact::TakenOver { .. } | Fact::Recorded { .. } => Ok(()),
         }
     }
 }

@@ -42,6 +42,7 @@ impl Check for Log {
                 let member = record.member.map(|member| self.name(&member)).unwrap_or_default();
                 println!("{at:10.6} #{node} {:?} {member} {}", record.kind, record.detail);
             }
+            Fact::TakenOver { node, .. } => println!("{at:10.6} #{node} TAKEN OVER"),
             Fact::Stopped { node } => println!("{at:10.6} #{node} STOPPED"),
         }
         Ok(())

@@ -1,11 +1,15 @@
 //! The invariants of the protocol, one checker each. All look on during every run.
 
 mod agreement;
+mod capture;
 mod convergence;
+mod exclusion;
 mod freshness;
+mod knowledge;
 mod log;
 mod recovery;
 mod secrecy;
+mod shape;
 mod silence;
 
 use muster_wire::{Time, Transmit};
@@ -13,11 +17,14 @@ use muster_wire::{Time, Transmit};
 use crate::{Fact, View};
 
 pub use agreement::Agreement;
+pub use capture::Capture;
 pub use convergence::Convergence;
+pub use exclusion::Exclusion;
 pub use freshness::Freshness;
 pub use log::Log;
 pub use recovery::Recovery;
 pub use secrecy::Secrecy;
+pub use shape::Shape;
 pub use silence::{Attack, Reaction, Silence};
 
 /// What a checker says: nothing, or what is wrong.
@@ -48,6 +55,11 @@ pub trait Check {
         Ok(())
     }
 
+    /// The run has ended.
+    fn finish(&mut self) -> Verdict {
+        Ok(())
+    }
+
     /// The run may end.
     fn is_content(&self) -> bool {
         true
@@ -59,9 +71,12 @@ pub fn all() -> Vec<Box<dyn Check>> {
     vec![
         Box::new(Agreement::default()),
         Box::new(Secrecy::default()),
+        Box::new(Exclusion::default()),
+        Box::new(Capture::default()),
         Box::new(Freshness::default()),
         Box::new(Recovery::default()),
         Box::new(Convergence::default()),
+        Box::new(Shape::default()),
         Box::new(Silence),
     ]
 }

@@ -89,8 +89,8 @@ impl Check for Silence {
         if before != after || *facts > 0 {
             return Err(format!("{what} changes state: {before:?} to {after:?}"));
         }
-        // A probe is answered whoever sent it, if it repeats the nonce of a recent hello; there is a limit to that.
-        let answered = *kind == Some(Kind::Probe);
+        // These are answered whoever sent them, if they repeat the nonce of a recent hello; there is a limit to that.
+        let answered = matches!(kind, Some(Kind::Probe | Kind::CrlRequest));
         match sent.iter().find(|sent| *sent > length && !answered) {
             Some(larger) => Err(format!("{what}, {length} bytes, makes it send {larger} bytes")),
             None => Ok(()),
