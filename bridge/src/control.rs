@@ -142,29 +142,21 @@ async fn serve_connection(
                 .await?;
             return Ok(());
         }
-        let call: Call = match serde_json::from_slice(&line) {
-            Ok(call) => call,
-            Err(error) => {
-                write_line(&mut writer, &failure(Value::Null, PARSE_ERROR, &error.to_string())).await?;
+        let (request, Call { params, id, .. }) = match understand(&line) {
+            Ok(understood) => understood,
+            Err(refusal) => {
+                write_line(&mut writer, &refusal).await?;
                 continue;
             }
         };
-        if call.jsonrpc != "2.0" {
-            write_line(&mut writer, &failure(call.id, INVALID_REQUEST, "jsonrpc must be \"2.0\"")).await?;
-            continue;
-        }
-        let Some(request) = request_of(&call) else {
-            write_line(&mut writer, &failure(call.id, METHOD_NOT_FOUND, "no such method")).await?;
-            continue;
-        };
         // Before the answer, so that nothing is missed between the two.
-        let follow = (request == Request::Events && call.params.follow).then(|| events.subscribe());
+        let follow = (request == Request::Events && params.follow).then(|| events.subscribe());
         let (answer, answered) = oneshot::channel();
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         ask.send((request, answer)).await.map_err(|_| gone())?;
         let reply = match answered.await.map_err(|_| gone())? {
-            Ok(result) => json!({"jsonrpc": "2.0", "result": result, "id": call.id}),
-            Err(message) => failure(call.id, REFUSED, &message),
+            Ok(result) => json!({"jsonrpc": "2.0", "result": result, "id": id}),
+            Err(message) => failure(id, REFUSED, &message),
         };
         write_line(&mut writer, &reply).await?;
         if let Some(follow) = follow {
@@ -192,6 +184,25 @@ async fn follow_events(
             },
         }
     }
+}
+
+/// What a line asks for, or the answer that it gets at once.
+fn understand(line: &[u8]) -> Result<(Request, Call), Value> {
+    let call: Call =
+        serde_json::from_slice(line).map_err(|error| failure(Value::Null, PARSE_ERROR, &error.to_string()))?;
+    if call.jsonrpc != "2.0" {
+        return Err(failure(call.id, INVALID_REQUEST, "jsonrpc must be \"2.0\""));
+    }
+    match request_of(&call) {
+        Some(request) => Ok((request, call)),
+        None => Err(failure(call.id, METHOD_NOT_FOUND, "no such method")),
+    }
+}
+
+/// Whether a line is understood, or the refusal that it gets.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_request(line: &[u8]) -> Result<(), Value> {
+    understand(line).map(drop)
 }
 
 fn request_of(call: &Call) -> Option<Request> {

@@ -25,6 +25,13 @@ mod status;
 mod trust;
 mod watch;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    //! What a fuzzer calls of the inside. In no daemon.
+
+    pub use crate::control::fuzz_request as request;
+}
+
 pub use check::{Finding, check};
 pub use daemon::{RunError, SetLevel, block, run, unblock};
 pub use engine::{Action, DeviceName, Engine, Port, Start, StartError};

@@ -215,10 +215,14 @@ defaulted! {
 impl File {
     /// Reads a configuration, without what it names: enough for the block, which must not depend on certificates.
     pub fn load(path: &Path) -> Result<File, SettingsError> {
-        let text = read(path)?;
+        File::parse(path, &read(path)?)
+    }
+
+    /// Reads the text of a configuration and checks its values. `path` is for the errors; no file is opened.
+    pub fn parse(path: &Path, text: &str) -> Result<File, SettingsError> {
         let parse = |message: String| SettingsError::Parse { path: path.to_owned(), message };
         let file: File =
-            toml::from_str(&text).map_err(|error| parse(error.to_string().trim_end().replace('\n', " ")))?;
+            toml::from_str(text).map_err(|error| parse(error.to_string().trim_end().replace('\n', " ")))?;
         check_values(path, &file)?;
         Ok(file)
     }

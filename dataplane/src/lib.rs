@@ -13,6 +13,8 @@ mod config;
 mod error;
 mod esp;
 mod forwarding;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod learned;
 mod ledger;
 mod memory;

@@ -146,7 +146,7 @@ impl Rule {
         }
     }
 
-    fn message(&self) -> RuleMessage {
+    pub(crate) fn message(&self) -> RuleMessage {
         let mut message = RuleMessage::default();
         message.header.family = self.family.code();
         message.attributes =
@@ -169,7 +169,7 @@ impl Rule {
     }
 
     /// `None`: not of the form that ours have.
-    fn of(family: RuleFamily, message: &RuleMessage) -> Option<Rule> {
+    pub(crate) fn of(family: RuleFamily, message: &RuleMessage) -> Option<Rule> {
         let kernel = RuleAttribute::Protocol(RouteProtocol::Kernel);
         let inverted = message.header.flags.contains(RuleFlags::Invert);
         let selector = message.attributes.iter().find_map(|attribute| match attribute {
@@ -303,7 +303,7 @@ impl Route {
         }
     }
 
-    fn message(&self) -> RouteMessage {
+    pub(crate) fn message(&self) -> RouteMessage {
         let mut message = match self.prefix {
             IpNet::V4(net) => {
                 let scope = if self.interface.is_some() { RouteScope::Link } else { RouteScope::Universe };
@@ -339,7 +339,7 @@ impl Route {
     }
 
     /// `None`: not of the form that ours have.
-    fn of(message: &RouteMessage) -> Option<Route> {
+    pub(crate) fn of(message: &RouteMessage) -> Option<Route> {
         let header = &message.header;
         let find = |pick: fn(&RouteAttribute) -> Option<u32>| message.attributes.iter().find_map(pick);
         let table = find(|a| if let RouteAttribute::Table(table) = a { Some(*table) } else { None });

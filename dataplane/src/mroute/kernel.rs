@@ -34,14 +34,14 @@ pub(crate) enum Family {
 
 /// Multicast from one source to one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     pub(super) source: IpAddr,
     pub(super) group: IpAddr,
 }
 
 /// The kernel asks where a flow is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Upcall {
+pub(crate) struct Upcall {
     pub(super) flow: Flow,
     /// The interface it came in from.
     pub(super) vif: u16,
@@ -168,7 +168,7 @@ impl AsFd for RoutingSocket {
 }
 
 /// `struct igmpmsg` or `struct mrt6msg`; `None` if it is anything else or asks anything else.
-fn parse_upcall(family: Family, bytes: &[u8]) -> Option<Upcall> {
+pub(crate) fn parse_upcall(family: Family, bytes: &[u8]) -> Option<Upcall> {
     match family {
         Family::Ipv4 => {
             // unused 8 | type 1 | must be zero 1 | vif low 1, high 1 | source 4 | group 4

@@ -22,7 +22,11 @@ use crate::policy::{Inner, is_carried};
 use crate::sad::Sad;
 use crate::stop::{Stop, Workers};
 use flows::Flows;
-use kernel::{Family, Flow, MAX_VIFS, RoutingSocket, Upcall};
+use kernel::{Flow, MAX_VIFS, RoutingSocket, Upcall};
+
+pub(crate) use kernel::Family;
+#[cfg(feature = "fuzzing")]
+pub(crate) use kernel::parse_upcall;
 
 /// The tunnel's number among the interfaces of the table; red ones follow.
 const TUNNEL: u16 = 0;

@@ -1,0 +1,150 @@
+//! What a fuzzer calls of the inside: packets from both sides, and the kernel's messages. In no daemon.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use muster_wire::MemberId;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+
+use crate::esp::packet::{self, Cipher, HEADER_LEN, Header, NEXT_IPV4, NEXT_IPV6};
+use crate::esp::replay::ReplayWindow;
+use crate::mroute::{Family, parse_upcall};
+use crate::netlink::{Route, Rule, RuleFamily};
+use crate::policy::Inner;
+use crate::sad::{Sad, Treatment};
+use crate::{KeyLedger, Sa, SaKey, SaKind};
+
+const GROUP: &str = "ff05::6d76";
+const SENDER: MemberId = MemberId([0xa; 32]);
+const SPI: u32 = 0x0010_0001;
+
+/// ESP from black, forged and authentic, inner packets from red, and the replay window. The first byte chooses.
+pub fn esp(data: &[u8]) {
+    let Some((which, bytes)) = data.split_first() else { return };
+    match which % 4 {
+        0 => {
+            let packet = &mut bytes.to_vec();
+            assert!(open(&table(), packet).is_none(), "bytes out of nothing are let in");
+        }
+        1 => authentic(bytes),
+        2 => from_red(bytes),
+        _ => replays(bytes),
+    }
+}
+
+/// The kernel's messages: multicast upcalls, rules and routes. The first byte chooses.
+pub fn kernel(data: &[u8]) {
+    let Some((which, bytes)) = data.split_first() else { return };
+    match which % 3 {
+        0 => drop(parse_upcall(Family::Ipv4, bytes)),
+        1 => drop(parse_upcall(Family::Ipv6, bytes)),
+        _ => rule_or_route(bytes),
+    }
+}
+
+/// What is read of a rule or a route, is read again of what we would write.
+fn rule_or_route(bytes: &[u8]) {
+    let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else { return };
+    match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRule(message)) => {
+            for family in RuleFamily::ALL {
+                if let Some(rule) = Rule::of(family, &message) {
+                    assert_eq!(Rule::of(family, &rule.message()), Some(rule));
+                }
+            }
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) => {
+            if let Some(route) = Route::of(&message) {
+                assert_eq!(Route::of(&route.message()).map(|again| again.prefix), Some(route.prefix.trunc()));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A member that sends what it likes: any plaintext, padding and next header, properly sealed.
+fn authentic(bytes: &[u8]) {
+    let (table, cipher) = (table(), Cipher::new(&key()));
+    let Some((next_header, inner)) = bytes.split_first() else { return };
+    let mut buffer = vec![0; packet::sealed_len(inner.len())];
+    buffer[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
+    let header = Header { spi: SPI, sequence: 1 };
+    let Some(len) = cipher.seal(header, *next_header, &mut buffer, inner.len()) else { return };
+    let sealed = buffer[..len].to_vec();
+    if let Some(delivered) = open(&table, &mut buffer[..len]) {
+        assert_eq!(delivered, inner[..delivered.len()], "something else than what was sent");
+        let [v4, v6] = [NEXT_IPV4, NEXT_IPV6].map(|next| next == *next_header);
+        assert!((v4 && delivered[0] >> 4 == 4) || (v6 && delivered[0] >> 4 == 6));
+        let packet = Inner::parse(&delivered);
+        let source = packet.expect("what is delivered is a packet").source;
+        assert!(accepted().iter().any(|net| net.contains(&source)), "{source} is not the sender's");
+    }
+    assert!(open(&table, &mut sealed.clone()).is_none(), "a replay is let in");
+}
+
+fn from_red(inner: &[u8]) {
+    let table = table();
+    let out = Sa { spi: SPI + 1, key: SaKey::new(&[2; 36]), ..sa() };
+    table.set_outbound(out).expect("a key not used before");
+    let mut buffer = vec![0; HEADER_LEN + inner.len() + 64];
+    buffer[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
+    if let Some(sealed) = table.seal(&mut buffer, inner.len()) {
+        assert_eq!(sealed.destination, group());
+        let opened = Cipher::new(&SaKey::new(&[2; 36])).open(&mut buffer[..sealed.len]).expect("just sealed");
+        let opened = &buffer[opened.inner];
+        assert_eq!(*opened, inner[..opened.len()], "something else is sent");
+        let packet = Inner::parse(opened).expect("what is sent is a packet");
+        assert!(own().iter().any(|net| net.contains(&packet.source)), "{} is not ours", packet.source);
+    }
+}
+
+/// The window never takes a number twice.
+fn replays(bytes: &[u8]) {
+    let (mut window, mut taken) = (ReplayWindow::new(), std::collections::HashSet::new());
+    let mut sequence = 0_u32;
+    for step in bytes.chunks_exact(2) {
+        let step = i32::from(i16::from_be_bytes([step[0], step[1]]));
+        sequence = sequence.wrapping_add_signed(step * (1 + step % 3));
+        let may = window.may_be_new(sequence);
+        assert_eq!(window.mark(sequence), may);
+        assert!(!may || taken.insert(sequence), "{sequence} is taken twice");
+    }
+}
+
+fn open(table: &Sad, packet: &mut [u8]) -> Option<Vec<u8>> {
+    table.open(group(), 0, packet).map(<[u8]>::to_vec)
+}
+
+fn table() -> Sad {
+    let treatment = Treatment { copy_dscp: true, clear_df: false };
+    let table = Sad::new(nets(&["ff1e::/16", "239.10.0.0/16"]), own(), treatment, KeyLedger::new());
+    table.install_inbound(vec![sa()]).expect("a key not used before");
+    table.set_senders(HashMap::from([(SENDER, accepted())]));
+    table
+}
+
+fn sa() -> Sa {
+    Sa { spi: SPI, kind: SaKind::Group, source: None, destination: group(), epoch: 1, sender: SENDER, key: key() }
+}
+
+fn key() -> SaKey {
+    SaKey::new(&[1; 36])
+}
+
+fn group() -> IpAddr {
+    GROUP.parse().expect("a constant")
+}
+
+fn accepted() -> Vec<IpNet> {
+    nets(&["2001:db8:a::/64", "10.1.0.0/16"])
+}
+
+fn own() -> Vec<IpNet> {
+    nets(&["2001:db8:b::/64", "10.2.0.0/16"])
+}
+
+fn nets(list: &[&str]) -> Vec<IpNet> {
+    list.iter().map(|net| net.parse().expect("a constant")).collect()
+}
