@@ -91,7 +91,11 @@ impl Convergence {
     fn rate(&self, view: &View) -> Verdict {
         let Some((_, at, before)) = self.one else { return Ok(()) };
         let nodes = view.nodes.len() as u64;
-        let per_second = if view.loss == 0 && !view.refreshes { MESSAGES.0 * nodes } else { MESSAGES.1 * nodes };
+        let per_second = match (view.refreshes, view.loss) {
+            (true, _) => MESSAGES.1 * 2 * nodes,
+            (false, 0) => MESSAGES.0 * nodes,
+            (false, _) => MESSAGES.1 * nodes,
+        };
         let quiet = view.at.since(at + SETTLING);
         // At least what a second allows, for hellos that fall together.
         let most = per_second * (quiet.as_secs() + 1);
