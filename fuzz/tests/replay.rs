@@ -40,7 +40,7 @@ fn a_corpus_belongs_to_a_target() {
     }
 }
 
-/// Random inputs, some thousand of the cheap targets, some of the dear ones.
+/// Some thousand random inputs for the decoders; for the operations chance is the fuzzer's.
 #[test]
 fn a_little_chance() {
     let mut state = 1_u64;
@@ -49,9 +49,8 @@ fn a_little_chance() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize
     };
-    for (name, target) in TARGETS {
-        let dear = ["discovery", "keyagree"].contains(name);
-        for _ in 0..if dear { 20 } else { 2000 } {
+    for (name, target) in TARGETS.iter().filter(|(name, _)| !["discovery", "keyagree"].contains(name)) {
+        for _ in 0..2000 {
             let length = random() % 200;
             let input: Vec<u8> = (0..length).map(|_| random() as u8).collect();
             println!("{name} {input:?}");
