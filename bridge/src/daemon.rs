@@ -247,8 +247,9 @@ impl Daemon {
         lists::restore(&state_dir, &mut trust);
         let engine = Engine::new(start_of(&settings, trust, stamp, own.clone())?, now(), unix_seconds())?;
         info!(device = %settings.device.name, member = %settings.device.member, %address, "started");
-        let bounds = Bounds::new(&settings.file.trust, own.clone());
-        let plane = Plane::new(Box::new(dataplane), settings.file.group_address());
+        let home = engine.discovery().own_identity().organisation.clone();
+        let bounds = Bounds::new(home, &settings.file.trust, own.clone());
+        let plane = Plane::new(Box::new(dataplane), settings.file.group_address(), own.clone());
         let mut daemon = Daemon {
             outside,
             engine,
@@ -350,6 +351,7 @@ impl Daemon {
         loop {
             if let Some(action) = self.engine.poll_action() {
                 self.carry_out(action);
+                self.share();
             } else if let Some((port, transmit)) = self.engine.poll_transmit() {
                 if let Err(error) = self.sockets.send(port, &transmit) {
                     self.unsent += 1;
@@ -360,6 +362,16 @@ impl Daemon {
             } else {
                 return;
             }
+        }
+    }
+
+    /// Two routers on one LAN: one of them carries its multicast.
+    fn share(&mut self) {
+        let me = self.settings.device.member;
+        if let Some(left) = self.plane.share(me) {
+            let list: Vec<String> = left.iter().map(IpNet::to_string).collect();
+            let detail = if list.is_empty() { "nothing".into() } else { list.join(" ") };
+            self.engine.record(EventKind::StandsBy, None, detail);
         }
     }
 
@@ -383,6 +395,10 @@ impl Daemon {
                 let organisation = self.engine.name(&member).map(|name| name.organisation.clone()).unwrap_or_default();
                 let verdict = self.bounds.judge(member, &organisation, prefixes);
                 self.accept(member, verdict);
+                // What it has given up may be what another was refused.
+                for (member, verdict) in self.bounds.review() {
+                    self.accept(member, verdict);
+                }
                 Ok(())
             }
             Action::Reach { member, address } => {

@@ -37,6 +37,8 @@ pub enum EventKind {
     Election,
     /// The own device was excluded.
     Excluded,
+    /// The multicast of these own prefixes is carried by another router of their LAN from now on; `nothing`: all is ours.
+    StandsBy,
     /// A newer revocation list has come from a neighbour; the detail is its organisation and number.
     RevocationList,
     /// A message, a certificate or an announcement was refused.

@@ -18,6 +18,7 @@ mod plane;
 mod privileges;
 mod reload;
 mod settings;
+mod sharing;
 mod signals;
 mod sockets;
 mod startup;

@@ -10,16 +10,23 @@ use muster_keyagree::EpochKeys;
 use muster_wire::{Hash, MemberId};
 
 use crate::pairing::UnicastChange;
+use crate::sharing;
 
 /// Carries epochs to a data plane: inbound SAs first, the outbound one at the switch, the old ones away at the end.
 pub(crate) struct Plane {
     dataplane: Box<dyn Dataplane>,
     group: IpAddr,
+    /// Own red prefixes.
+    own: Vec<IpNet>,
     epochs: BTreeMap<Hash, Installed>,
     /// What each sender may send from.
     accepted: HashMap<MemberId, Vec<IpNet>>,
     /// Neighbours that are up, and where.
     reachable: BTreeMap<MemberId, IpAddr>,
+    /// The members of the epoch that we send under.
+    active: Vec<MemberId>,
+    /// Own networks whose multicast another router of the LAN carries.
+    left: Vec<IpNet>,
 }
 
 struct Installed {
@@ -28,8 +35,17 @@ struct Installed {
 }
 
 impl Plane {
-    pub(crate) fn new(dataplane: Box<dyn Dataplane>, group: IpAddr) -> Self {
-        Self { dataplane, group, epochs: BTreeMap::new(), accepted: HashMap::new(), reachable: BTreeMap::new() }
+    pub(crate) fn new(dataplane: Box<dyn Dataplane>, group: IpAddr, own: Vec<IpNet>) -> Self {
+        Self {
+            dataplane,
+            group,
+            own,
+            epochs: BTreeMap::new(),
+            accepted: HashMap::new(),
+            reachable: BTreeMap::new(),
+            active: Vec::new(),
+            left: Vec::new(),
+        }
     }
 
     pub(crate) fn dataplane(&self) -> &dyn Dataplane {
@@ -54,6 +70,7 @@ impl Plane {
     pub(crate) fn activate(&mut self, header: &Hash, own: Option<IpAddr>) -> Result<(), Error> {
         let Some(installed) = self.epochs.get(header) else { return self.dataplane.clear_outbound() };
         let keys = &installed.keys;
+        self.active = keys.members.iter().map(|(_, member)| *member).collect();
         let me = keys.members.iter().find(|(slot, _)| *slot == keys.slot);
         match me {
             Some((slot, member)) if keys.members.len() > 1 => {
@@ -61,6 +78,24 @@ impl Plane {
             }
             _ => self.dataplane.clear_outbound(),
         }
+    }
+
+    /// Leaves the multicast of a LAN to another router of it, or takes it back, after the members, their prefixes or
+    /// the own ones have changed. Gives what is left to others now, if that is something else than before.
+    pub(crate) fn share(&mut self, me: MemberId) -> Option<&[IpNet]> {
+        let members = self.active.iter().map(|member| (*member, self.accepted(member)));
+        let left = sharing::stands_by(me, &self.own, members);
+        if left == self.left {
+            return None;
+        }
+        self.dataplane.leave_to_another(left.clone());
+        self.left = left;
+        Some(&self.left)
+    }
+
+    /// Own networks whose multicast another router carries.
+    pub(crate) fn left(&self) -> &[IpNet] {
+        &self.left
     }
 
     /// Receives no longer under an epoch, and forgets its key.
@@ -96,10 +131,21 @@ impl Plane {
         }
     }
 
-    /// Red prefixes behind the neighbours that are up.
+    /// Red prefixes behind the neighbours that are up. Our own LAN is not, though another router of it may be one.
     pub(crate) fn routes(&self) -> BTreeMap<MemberId, Vec<IpNet>> {
-        let accepted = |member: &MemberId| Some((*member, self.accepted.get(member)?.clone()));
+        let is_elsewhere = |prefix: &&IpNet| !self.own.iter().any(|own| own.contains(*prefix));
+        let accepted = |member: &MemberId| {
+            let prefixes = self.accepted.get(member)?.iter().filter(is_elsewhere);
+            Some((*member, prefixes.copied().collect()))
+        };
         self.reachable.keys().filter_map(accepted).collect()
+    }
+
+    /// Other own red prefixes.
+    pub(crate) fn set_own(&mut self, own: Vec<IpNet>) {
+        self.dataplane.set_own_prefixes(own.clone());
+        self.own = own;
+        self.route();
     }
 
     /// Changes a unicast SA between this router, `own`, and a neighbour.

@@ -67,6 +67,8 @@ pub(crate) struct DataplaneStatus {
     pub(crate) rx_packets: u64,
     pub(crate) tx_packets: u64,
     pub(crate) dropped: Map<String, Value>,
+    /// Own prefixes whose multicast another router of the LAN carries.
+    stands_by: Vec<IpNet>,
 }
 
 /// A line of `muster members`.
@@ -129,7 +131,8 @@ pub(crate) fn dataplane(plane: &Plane) -> DataplaneStatus {
     });
     let Value::Object(dropped) = dropped else { unreachable!("an object literal") };
     let sas = plane.dataplane().sas().len();
-    DataplaneStatus { backend: plane.dataplane().backend(), sas, rx_packets, tx_packets, dropped }
+    let stands_by = plane.left().to_vec();
+    DataplaneStatus { backend: plane.dataplane().backend(), sas, rx_packets, tx_packets, dropped, stands_by }
 }
 
 /// Both machines' counters under names of their own.

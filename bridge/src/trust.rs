@@ -7,9 +7,11 @@ use muster_wire::MemberId;
 
 use crate::settings::TrustSection;
 
-/// Judges announced prefixes: within `[trust."ORG"]` where that is set; else nothing that overlaps our own or another
-/// organisation's.
+/// Judges announced prefixes: within `[trust."ORG"]` where that is set; else nothing that overlaps another
+/// organisation's, ours among them. Two routers of one organisation may serve one LAN.
 pub(crate) struct Bounds {
+    /// Our own organisation.
+    home: String,
     allowed: BTreeMap<String, Vec<IpNet>>,
     own: Vec<IpNet>,
     known: BTreeMap<MemberId, Known>,
@@ -26,8 +28,8 @@ struct Known {
 pub(crate) type Verdict = (Vec<IpNet>, Vec<(IpNet, String)>);
 
 impl Bounds {
-    pub(crate) fn new(trust: &BTreeMap<String, TrustSection>, own: Vec<IpNet>) -> Self {
-        Self { allowed: allowed(trust), own, known: BTreeMap::new() }
+    pub(crate) fn new(home: String, trust: &BTreeMap<String, TrustSection>, own: Vec<IpNet>) -> Self {
+        Self { home, allowed: allowed(trust), own, known: BTreeMap::new() }
     }
 
     /// Divides what a member announces.
@@ -47,20 +49,34 @@ impl Bounds {
         (accepted, refused)
     }
 
-    /// Other bounds or other own prefixes: what is announced is judged again. Gives the members of whom something else
-    /// is accepted now. Of two that overlap, the one accepted until now stays.
+    /// Other bounds or other own prefixes: what is announced is judged again.
     pub(crate) fn replace(
         &mut self,
         trust: &BTreeMap<String, TrustSection>,
         own: Vec<IpNet>,
     ) -> Vec<(MemberId, Verdict)> {
         (self.allowed, self.own) = (allowed(trust), own);
-        let mut before: Vec<(MemberId, Known)> = std::mem::take(&mut self.known).into_iter().collect();
-        before.sort_by_key(|(_, known)| known.accepted.is_empty());
+        self.review()
+    }
+
+    /// Judges again what is announced, because space may have become free. Gives the members of whom something else is
+    /// accepted now. Of two that overlap, the one accepted until now stays; of two that were refused, the lower member id
+    /// has it.
+    pub(crate) fn review(&mut self) -> Vec<(MemberId, Verdict)> {
+        let before: Vec<(MemberId, Vec<IpNet>)> =
+            self.known.iter().map(|(member, known)| (*member, known.accepted.clone())).collect();
+        // What may not be at all takes nobody's place.
+        let mut known = std::mem::take(&mut self.known);
+        for Known { organisation, accepted, .. } in known.values_mut() {
+            accepted.retain(|prefix| self.bar(organisation, prefix).is_none());
+        }
+        self.known = known;
         let mut changed = Vec::new();
-        for (member, known) in before {
-            let verdict = self.judge(member, &known.organisation, known.announced);
-            if verdict.0 != known.accepted {
+        for (member, accepted) in before {
+            let Some(known) = self.known.get(&member) else { continue };
+            let (organisation, announced) = (known.organisation.clone(), known.announced.clone());
+            let verdict = self.judge(member, &organisation, announced);
+            if verdict.0 != accepted {
                 changed.push((member, verdict));
             }
         }
@@ -68,15 +84,11 @@ impl Bounds {
     }
 
     fn objection(&self, organisation: &str, prefix: &IpNet) -> Option<String> {
-        if let Some(allowed) = self.allowed.get(organisation) {
-            let inside = allowed.iter().any(|allowed| allowed.contains(prefix));
-            return (!inside).then(|| format!("not within what [trust.\"{organisation}\"] allows"));
+        if let Some(bar) = self.bar(organisation, prefix) {
+            return Some(bar);
         }
-        if prefix.prefix_len() == 0 {
-            return Some("a default route".into());
-        }
-        if let Some(own) = self.own.iter().find(|own| overlap(own, prefix)) {
-            return Some(format!("overlaps {own}, which is ours"));
+        if self.allowed.contains_key(organisation) {
+            return None;
         }
         self.known
             .values()
@@ -84,6 +96,19 @@ impl Bounds {
             .flat_map(|other| other.accepted.iter().map(move |known| (&other.organisation, known)))
             .find(|(_, known)| overlap(known, prefix))
             .map(|(other, known)| format!("overlaps {known} of {other}"))
+    }
+
+    /// What speaks against it whoever else is there.
+    fn bar(&self, organisation: &str, prefix: &IpNet) -> Option<String> {
+        if let Some(allowed) = self.allowed.get(organisation) {
+            let inside = allowed.iter().any(|allowed| allowed.contains(prefix));
+            return (!inside).then(|| format!("not within what [trust.\"{organisation}\"] allows"));
+        }
+        if prefix.prefix_len() == 0 {
+            return Some("a default route".into());
+        }
+        let own = self.own.iter().find(|own| overlap(own, prefix)).filter(|_| organisation != self.home);
+        own.map(|own| format!("overlaps {own}, which is ours"))
     }
 }
 
@@ -106,7 +131,7 @@ mod tests {
     #[test]
     fn bounds_overlaps_and_default_routes() {
         let trust = BTreeMap::from([("Bravo".to_owned(), TrustSection { prefixes: nets(&["2001:db8:b::/48"]) })]);
-        let mut bounds = Bounds::new(&trust, nets(&["2001:db8:a::/64"]));
+        let mut bounds = Bounds::new("Alpha".into(), &trust, nets(&["2001:db8:a::/64"]));
         let mut judge = |member: u8, organisation: &str, texts: &[&str]| {
             let (accepted, refused) = bounds.judge(MemberId([member; 32]), organisation, nets(texts));
             (accepted.len(), refused.len())
@@ -114,14 +139,33 @@ mod tests {
         assert_eq!(judge(1, "Bravo", &["2001:db8:b:1::/64", "2001:db8:c::/64", "::/0"]), (1, 2));
         assert_eq!(judge(2, "Charlie", &["2001:db8:c::/64", "::/0", "2001:db8::/32", "0.0.0.0/0"]), (1, 3));
         assert_eq!(judge(3, "Delta", &["2001:db8:c::/65", "2001:db8:d::/64"]), (1, 1));
+        assert_eq!(judge(5, "Delta", &["2001:db8:a::/64"]), (0, 1), "ours");
+        assert_eq!(judge(6, "Alpha", &["2001:db8:a::/64"]), (1, 0), "another router of our LAN");
+        assert_eq!(judge(6, "Alpha", &[]), (0, 0));
         assert_eq!(judge(4, "Charlie", &["2001:db8:c::/65"]), (1, 0), "two routers of one organisation may share");
         assert_eq!(judge(2, "Charlie", &[]), (0, 0));
         assert_eq!(judge(4, "Charlie", &[]), (0, 0));
         assert_eq!(judge(3, "Delta", &["2001:db8:c::/65"]), (1, 0), "free again");
     }
+
+    #[test]
+    fn space_that_becomes_free_goes_to_who_was_refused() {
+        let mut bounds = Bounds::new("Alpha".into(), &BTreeMap::new(), vec![]);
+        let [bravo, charlie, delta] = [MemberId([1; 32]), MemberId([2; 32]), MemberId([3; 32])];
+        let (one, two) = (nets(&["2001:db8:1::/64"]), nets(&["2001:db8:2::/64"]));
+        let both = [one.clone(), two.clone()].concat();
+        assert_eq!(bounds.judge(charlie, "Charlie", two.clone()).0, two);
+        assert_eq!(bounds.judge(bravo, "Bravo", both.clone()).0, one);
+        assert_eq!(bounds.judge(delta, "Delta", both.clone()).0, nets(&[]));
+        assert!(bounds.review().is_empty(), "nobody takes what another has");
+        bounds.judge(charlie, "Charlie", vec![]);
+        assert_eq!(bounds.review(), [(bravo, (both, vec![]))], "the one with the lower member id");
+        assert!(bounds.review().is_empty());
+    }
+
     #[test]
     fn other_bounds_are_other_verdicts() {
-        let mut bounds = Bounds::new(&BTreeMap::new(), nets(&["2001:db8:a::/64"]));
+        let mut bounds = Bounds::new("Alpha".into(), &BTreeMap::new(), nets(&["2001:db8:a::/64"]));
         let [bravo, charlie] = [MemberId([1; 32]), MemberId([2; 32])];
         let net = || nets(&["2001:db8:c::/64"]);
         assert_eq!(bounds.judge(charlie, "Charlie", net()).0, net());

@@ -63,6 +63,10 @@ impl Dataplane for Memory {
         Ok(())
     }
 
+    fn leave_to_another(&self, prefixes: Vec<IpNet>) {
+        self.sad.leave_to_another(prefixes);
+    }
+
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
         self.sad.set_own_prefixes(prefixes);
     }

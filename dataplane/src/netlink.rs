@@ -58,6 +58,14 @@ pub(crate) async fn link(handle: &Handle, name: &str) -> Result<Option<Link>, Er
     Ok(Some(Link { index: message.header.index, mtu: mtu.unwrap_or(0), up }))
 }
 
+/// The networks of the addresses of the interface with this name; none, if there is none.
+pub(crate) async fn networks_of(handle: &Handle, name: &str) -> Result<Vec<IpNet>, Error> {
+    match link(handle, name).await? {
+        Some(link) => networks(handle, link.index).await,
+        None => Ok(Vec::new()),
+    }
+}
+
 /// The networks of an interface's own addresses.
 pub(crate) async fn networks(handle: &Handle, index: u32) -> Result<Vec<IpNet>, Error> {
     let request = handle.address().get().set_link_index_filter(index).execute();

@@ -75,6 +75,10 @@ pub trait Dataplane: Send + Sync {
     /// said before; from a sender that is not listed nothing is delivered.
     fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>);
 
+    /// Sets the own prefixes whose multicast another router of the same LAN carries: none is sent from there, and none
+    /// delivered there. Replaces all that was said before.
+    fn leave_to_another(&self, prefixes: Vec<IpNet>);
+
     /// Sets the own red prefixes: the only inner sources that leave, and never accepted from others.
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>);
 

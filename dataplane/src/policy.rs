@@ -59,6 +59,8 @@ fn be16(high: u8, low: u8) -> usize {
 pub(crate) struct Policy {
     pub(crate) senders: HashMap<MemberId, Vec<IpNet>>,
     pub(crate) own: Vec<IpNet>,
+    /// Own prefixes whose multicast another router of the LAN carries.
+    pub(crate) left_to_another: Vec<IpNet>,
     pub(crate) groups: Vec<IpNet>,
     /// Where the others' red prefixes are.
     pub(crate) routes: Routes,
@@ -98,6 +100,17 @@ impl Policy {
             true => Way::Noise,
             false => self.routes.to(destination).map_or(Way::Nowhere, Way::Router),
         }
+    }
+
+    /// Whether this comes from our own LAN, by the other router there: its hosts have it already.
+    pub(crate) fn is_from_own_lan(&self, sender: &MemberId, inner: &Inner) -> bool {
+        covers(&self.own, inner.source)
+            && self.senders.get(sender).is_some_and(|prefixes| covers(prefixes, inner.source))
+    }
+
+    /// Whether the multicast of this source is carried by another router of its LAN.
+    pub(crate) fn is_left_to_another(&self, source: IpAddr) -> bool {
+        covers(&self.left_to_another, source)
     }
 
     /// Whether red may send this: from the own prefixes alone. What another router put onto this LAN is not ours
@@ -207,6 +220,7 @@ pub(crate) mod tests {
             senders: HashMap::from([(alice, nets(&["2001:db8:a::/64", "::/0"]))]),
             own: nets(&["2001:db8:b::/64"]),
             groups: nets(&["ff1e::/16"]),
+            left_to_another: nets(&["2001:db8:b:0:1::/80"]),
             ..Policy::default()
         };
         let inner = |source: &str, destination: &str| Inner::parse(&packet_v6(source, destination, b"")).unwrap();
@@ -231,6 +245,12 @@ pub(crate) mod tests {
         }
         let from_own = inner("2001:db8:b::1", "2001:db8:b::7");
         assert!(!policy.admits_inbound(SaKind::Unicast, &alice, &from_own), "own prefix");
+        // The other router of our LAN: not delivered, and no forgery.
+        let from_our_lan = inner("2001:db8:b::1", "ff1e::1");
+        assert!(policy.is_from_own_lan(&alice, &from_our_lan) && !policy.is_from_own_lan(&mallory, &from_our_lan));
+        assert!(!policy.is_from_own_lan(&alice, &inner("2001:db8:a::1", "ff1e::1")));
+        assert!(policy.is_left_to_another("2001:db8:b:0:1::7".parse().unwrap()));
+        assert!(!policy.is_left_to_another("2001:db8:b:0:2::7".parse().unwrap()));
         assert!(policy.admits_outbound(&inner("2001:db8:b::1", "ff1e::1")));
         assert!(!policy.admits_outbound(&inner("2001:db8:a::1", "ff1e::1")), "not from here");
     }

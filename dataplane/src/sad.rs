@@ -165,6 +165,9 @@ impl Sad {
         if !policy.admits_outbound(&inner) {
             return drop_as(&self.counts.spoofed);
         }
+        if way == Way::Group && policy.is_left_to_another(inner.source) {
+            return None; // A flow that was set up before it was left to another.
+        }
         let outbound = self.outbound.load();
         let sender = match way {
             Way::Group => outbound.group.as_ref(),
@@ -220,8 +223,10 @@ impl Sad {
             return drop_as(&self.counts.malformed);
         };
         sa.record.carried(inner.len);
-        if !self.policy.load().admits_inbound(sa.record.kind, &sa.record.sender, &inner) {
-            return drop_as(&self.counts.spoofed);
+        let policy = self.policy.load();
+        if !policy.admits_inbound(sa.record.kind, &sa.record.sender, &inner) {
+            let known = policy.is_from_own_lan(&sa.record.sender, &inner);
+            return if known { None } else { drop_as(&self.counts.spoofed) };
         }
         if !outer::decapsulate(payload, class) {
             return drop_as(&self.counts.ecn);
@@ -296,6 +301,10 @@ impl Sad {
 
     pub(crate) fn set_own_prefixes(&self, own: Vec<IpNet>) {
         self.change_policy(|policy| policy.own = own);
+    }
+
+    pub(crate) fn leave_to_another(&self, left_to_another: Vec<IpNet>) {
+        self.change_policy(|policy| policy.left_to_another = left_to_another);
     }
 
     pub(crate) fn policy(&self) -> Arc<Policy> {

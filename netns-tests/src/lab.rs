@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 /// The default port of discovery and the one after it.
 const PORTS: [u16; 2] = [4860, 4861];
+/// The same for a second daemon on a router.
+const SECOND_PORTS: [u16; 2] = [4870, 4871];
 /// Short, so that dead times are; every bound below follows from it.
 const HELLO: Duration = Duration::from_millis(250);
 
@@ -90,7 +92,9 @@ impl Lab {
     pub fn on(family: Family, routers: usize) -> Lab {
         let folder = TempDir::new().expect("a temporary folder");
         let coalition = Coalition::build(Plan::new(routers, 3.min(routers)).expect("a plan")).expect("a coalition");
-        let capture = Capture::start(coalition.black(), coalition.watch(PORTS)).expect("a capture");
+        let mut watch = coalition.watch(PORTS);
+        watch.ports.extend(SECOND_PORTS);
+        let capture = Capture::start(coalition.black(), watch).expect("a capture");
         let lab = Lab { family, daemons: (0..routers).map(|_| None).collect(), coalition, capture, folder };
         for nation in lab.nations() {
             lab.pki(&["init", lab.path(&nation).to_str().expect("UTF-8"), "--name", &nation]);
@@ -195,13 +199,16 @@ allow_key_export = true
 
     /// Starts a router's daemon.
     pub fn start(&mut self, router: usize) {
-        let name = self.name(router);
+        self.daemons[router] = Some(self.start_beside(router, &self.name(router)));
+    }
+
+    /// Starts a daemon on a router by the configuration `name`.toml of this laboratory, besides what runs there.
+    pub fn start_beside(&self, router: usize, name: &str) -> Process {
         let log = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log");
         let mut command = Command::new(binary());
         command.arg("run").arg("--config").arg(self.path(&format!("{name}.toml")));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
-        let process = self.coalition.routers()[router].namespace.spawn(command).expect("the daemon starts");
-        self.daemons[router] = Some(process);
+        self.coalition.routers()[router].namespace.spawn(command).expect("the daemon starts")
     }
 
     /// Ends a daemon without a word.
@@ -258,8 +265,12 @@ allow_key_export = true
 
     /// Asks a daemon, as its operator does.
     pub fn ask(&self, router: usize, arguments: &[&str]) -> Answer {
-        let control = self.path(&format!("{}.sock", self.name(router)));
-        run(Command::new(binary()).args(arguments).arg("--control").arg(control))
+        self.ask_at(&format!("{}.sock", self.name(router)), arguments)
+    }
+
+    /// Asks the daemon behind this control socket of the laboratory.
+    pub fn ask_at(&self, control: &str, arguments: &[&str]) -> Answer {
+        run(Command::new(binary()).args(arguments).arg("--control").arg(self.path(control)))
     }
 
     /// Asks a daemon and reads its JSON.

@@ -9,5 +9,6 @@ mod traffic;
 pub use lab::{Answer, Family, Lab, muster};
 pub use muster_netlab::{skip, wait_until};
 pub use traffic::{
-    attempt, carry, carry_past, carry_unicast, host, red_group, red_group_v4, unicast_flow, wait_for_unicast,
+    Lan, attempt, carry, carry_between, carry_past, carry_unicast, host, red_group, red_group_v4, unicast_flow,
+    wait_for_unicast,
 };

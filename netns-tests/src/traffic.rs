@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use muster_netlab::{Flow, HOST_DEVICE, Marker, Receiver, Sender, wait_until};
+use muster_netlab::{Flow, HOST_DEVICE, Marker, Namespace, Receiver, Sender, wait_until};
 
 use crate::Lab;
 
@@ -41,8 +41,9 @@ pub fn carry(lab: &Lab, from: usize, to: &[usize], count: u64) {
 /// # Panics
 /// As [`carry`], and when one outside has heard something.
 pub fn carry_past(lab: &Lab, from: usize, to: &[usize], outside: &[usize], count: u64) {
+    let lans = |routers: &[usize]| routers.iter().map(|router| Lan::of(lab, *router)).collect::<Vec<_>>();
     for group in [red_group(), red_group_v4()] {
-        carry_to(lab, from, to, outside, group, count);
+        carry_between(lab, Lan::of(lab, from), &lans(to), &lans(outside), group, count);
     }
 }
 
@@ -51,7 +52,7 @@ pub fn carry_past(lab: &Lab, from: usize, to: &[usize], outside: &[usize], count
 /// # Panics
 /// As [`carry`].
 pub fn carry_unicast(lab: &Lab, from: usize, to: usize, ipv4: bool, count: u64) {
-    carry_to(lab, from, &[to], &[], host(lab, to, ipv4), count);
+    carry_between(lab, Lan::of(lab, from), &[Lan::of(lab, to)], &[], host(lab, to, ipv4), count);
 }
 
 /// Waits until unicast from the host behind `from` reaches that behind `to`.
@@ -61,46 +62,65 @@ pub fn carry_unicast(lab: &Lab, from: usize, to: usize, ipv4: bool, count: u64) 
 pub fn wait_for_unicast(lab: &Lab, from: usize, to: usize, ipv4: bool) {
     let what = format!("unicast from {} to {}", lab.name(from), lab.name(to));
     lab.wait(Duration::from_secs(10), &what, || {
-        let (sender, receivers) = start(lab, from, &[to], host(lab, to, ipv4), 5);
+        let (sender, receiver) = unicast_flow(lab, from, to, ipv4, 5);
         sender.finish();
-        wait_until(Duration::from_millis(100), || receivers[0].unique() > 0)
+        wait_until(Duration::from_millis(100), || receiver.unique() > 0)
     });
 }
 
 /// A flow of unicast and who counts it.
 pub fn unicast_flow(lab: &Lab, from: usize, to: usize, ipv4: bool, count: u64) -> (Sender, Receiver) {
-    let (sender, mut receivers) = start(lab, from, &[to], host(lab, to, ipv4), count);
+    let (sender, mut receivers) = start(lab, Lan::of(lab, from), &[Lan::of(lab, to)], host(lab, to, ipv4), count);
     (sender, receivers.remove(0))
 }
 
-fn carry_to(lab: &Lab, from: usize, to: &[usize], outside: &[usize], destination: SocketAddr, count: u64) {
+/// A place on red, where traffic begins or ends.
+#[derive(Clone, Copy)]
+pub struct Lan<'a> {
+    /// Of the host.
+    pub namespace: &'a Namespace,
+    /// Its interface.
+    pub device: &'a str,
+}
+
+impl<'a> Lan<'a> {
+    /// The host behind a router of the laboratory.
+    pub fn of(lab: &'a Lab, router: usize) -> Self {
+        Lan { namespace: &lab.coalition.routers()[router].host, device: HOST_DEVICE }
+    }
+}
+
+/// Like [`carry_past`], between any places and to one group or host.
+///
+/// # Panics
+/// As there.
+pub fn carry_between(lab: &Lab, from: Lan<'_>, to: &[Lan<'_>], outside: &[Lan<'_>], group: SocketAddr, count: u64) {
     for count in [1, count] {
-        let (sender, receivers) = start(lab, from, &[to, outside].concat(), destination, count);
+        let (sender, receivers) = start(lab, from, &[to, outside].concat(), group, count);
         assert_eq!(sender.finish(), count, "not all could be sent");
         for (to, receiver) in to.iter().zip(&receivers) {
-            let what = format!("red traffic to {destination} at {}", lab.name(*to));
+            let what = format!("red traffic to {group} at {}", to.namespace.name());
             lab.wait(Duration::from_secs(10), &what, || receiver.unique() == count);
-            assert_eq!(receiver.tally().duplicates, 0, "at {}", lab.name(*to));
+            assert_eq!(receiver.tally().duplicates, 0, "at {}", to.namespace.name());
         }
         for (outsider, receiver) in outside.iter().zip(&receivers[to.len()..]) {
-            assert_eq!(receiver.unique(), 0, "at {}", lab.name(*outsider));
+            assert_eq!(receiver.unique(), 0, "at {}", outsider.namespace.name());
         }
     }
 }
 
 /// Sends `count` datagrams to any group or host; where they go the capture tells.
 pub fn attempt(lab: &Lab, from: usize, destination: SocketAddr, count: u64) {
-    let (sender, _) = start(lab, from, &[], destination, count);
+    let (sender, _) = start(lab, Lan::of(lab, from), &[], destination, count);
     sender.finish();
 }
 
-fn start(lab: &Lab, from: usize, to: &[usize], destination: SocketAddr, count: u64) -> (Sender, Vec<Receiver>) {
+fn start(lab: &Lab, from: Lan<'_>, to: &[Lan<'_>], destination: SocketAddr, count: u64) -> (Sender, Vec<Receiver>) {
     let marker = Marker::random().expect("a marker");
     lab.capture.add_marker(marker);
-    let routers = lab.coalition.routers();
-    let receiver = |to: &usize| Receiver::start(&routers[*to].host, HOST_DEVICE, destination, marker);
+    let receiver = |to: &Lan<'_>| Receiver::start(to.namespace, to.device, destination, marker);
     let receivers = to.iter().map(|to| receiver(to).expect("a receiver")).collect();
     let flow = Flow { to: destination, marker, count, rate: 1000, size: 100 };
-    let sender = Sender::start(&routers[from].host, HOST_DEVICE, flow).expect("a sender");
+    let sender = Sender::start(from.namespace, from.device, flow).expect("a sender");
     (sender, receivers)
 }

@@ -39,7 +39,7 @@ impl Daemon {
         muster_discovery::check_prefixes(&own).map_err(io::Error::other)?;
         muster_dataplane::block(&file.block_config(own.clone())).map_err(io::Error::other)?;
         self.engine.set_prefixes(now(), own.clone()).map_err(io::Error::other)?;
-        self.plane.dataplane().set_own_prefixes(own.clone());
+        self.plane.set_own(own.clone());
         self.own_prefixes = own;
         Ok(())
     }

@@ -117,6 +117,12 @@ impl Dataplane for Userspace {
         self.learned.set(routes.into_values().flatten().map(|prefix| prefix.trunc()).collect());
     }
 
+    fn leave_to_another(&self, prefixes: Vec<IpNet>) {
+        self.forwarding.leave_to_another(&prefixes);
+        self.sad.leave_to_another(prefixes);
+        self.forwarding.forget();
+    }
+
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
         self.sad.set_own_prefixes(prefixes.clone());
         self.learned.set_own(prefixes);

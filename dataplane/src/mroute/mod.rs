@@ -9,8 +9,10 @@ mod flows;
 mod kernel;
 
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::IpNet;
 use rtnetlink::Handle;
 use tracing::{debug, warn};
 
@@ -35,7 +37,11 @@ const TUNNEL: u16 = 0;
 const BATCH: usize = 64;
 
 /// The routing sockets of both families; dropped with the threads that serve them.
-pub(crate) struct Forwarding(Vec<Arc<Router>>);
+pub(crate) struct Forwarding {
+    routers: Vec<Arc<Router>>,
+    reds: Vec<String>,
+    silent: Arc<AtomicU32>,
+}
 
 impl Forwarding {
     /// Starts forwarding: one thread a family, which ends with `workers`. `sad` says which groups are carried and
@@ -45,19 +51,34 @@ impl Forwarding {
             return Err(Error::Config(format!("red.interfaces: at most {} can be forwarded between", MAX_VIFS - 1)));
         }
         let indices = netlink::run(async |handle| interfaces(handle, config).await)?;
-        let mut routers = Vec::new();
+        let (mut routers, silent) = (Vec::new(), Arc::new(AtomicU32::new(0)));
         for (family, thread) in [(Family::Ipv4, "muster-mroute4"), (Family::Ipv6, "muster-mroute6")] {
-            let Some(router) = Router::start(family, config, &indices, sad.clone())? else { continue };
+            let Some(router) = Router::start(family, config, &indices, sad.clone(), silent.clone())? else { continue };
             let router = Arc::new(router);
             routers.push(router.clone());
             workers.spawn(thread, move |stop| router.run(stop))?;
         }
-        Ok(Forwarding(routers))
+        Ok(Forwarding { routers, reds: config.reds.clone(), silent })
+    }
+
+    /// Delivers nothing from now on to the red interfaces on which these own prefixes are: another router does. The only
+    /// red interface is the one, whatever its addresses.
+    pub(crate) fn leave_to_another(&self, prefixes: &[IpNet]) {
+        let is_there = |networks: &[IpNet]| networks.iter().any(|net| prefixes.iter().any(|own| overlap(net, own)));
+        let mut silent = 0;
+        for (bit, red) in self.reds.iter().enumerate() {
+            // An interface whose addresses cannot be read is gone, or going.
+            let theirs = || netlink::run(async |handle| netlink::networks_of(handle, red).await).unwrap_or_default();
+            if !prefixes.is_empty() && (self.reds.len() == 1 || is_there(&theirs())) {
+                silent |= 1 << (bit + 1);
+            }
+        }
+        self.silent.store(silent, Relaxed);
     }
 
     /// Takes all entries away: the policy has changed, the kernel is to ask again.
     pub(crate) fn forget(&self) {
-        self.0.iter().for_each(|router| router.forget());
+        self.routers.iter().for_each(|router| router.forget());
     }
 }
 
@@ -105,15 +126,23 @@ fn open(family: Family, table: u32) -> Result<Option<RoutingSocket>, Error> {
 struct Router {
     socket: RoutingSocket,
     sad: Arc<Sad>,
-    /// Interfaces in the table: the tunnel, then the red ones.
+    /// Interfaces in the table: the tunnel, then the red ones; at most 32.
     vifs: u16,
+    /// Bit n: another router delivers on interface n.
+    silent: Arc<AtomicU32>,
     /// Held from the look at the policy until the kernel has the answer, so that no answer by an old policy comes
     /// behind [`forget`](Self::forget).
     flows: Mutex<Flows>,
 }
 
 impl Router {
-    fn start(family: Family, config: &EspConfig, indices: &[u32], sad: Arc<Sad>) -> Result<Option<Self>, Error> {
+    fn start(
+        family: Family,
+        config: &EspConfig,
+        indices: &[u32],
+        sad: Arc<Sad>,
+        silent: Arc<AtomicU32>,
+    ) -> Result<Option<Self>, Error> {
         let table = table(config.instance);
         let Some(socket) = open(family, table)? else { return Ok(None) };
         let what = || format!("taking {family:?} multicast routing table {table}; another daemon of this instance?");
@@ -123,7 +152,7 @@ impl Router {
             let what = || format!("interface {name}: adding it to {family:?} multicast routing");
             socket.add_vif(vif, *ifindex).map_err(Error::io(what))?;
         }
-        Ok(Some(Router { socket, sad, vifs: indices.len() as u16, flows: Mutex::default() }))
+        Ok(Some(Router { socket, sad, vifs: indices.len() as u16, silent, flows: Mutex::default() }))
     }
 
     fn run(&self, stop: &Stop) -> Result<(), Error> {
@@ -152,7 +181,9 @@ impl Router {
         let admitted = is_carried(&policy.groups, flow.group)
             && *vif < self.vifs
             && (*vif == TUNNEL || policy.admits_outbound(&inner));
-        let out: Vec<u16> = if admitted { (0..self.vifs).filter(|out| out != vif).collect() } else { Vec::new() };
+        let silent = self.silent.load(Relaxed) | u32::from(policy.is_left_to_another(flow.source)) << TUNNEL;
+        let goes_to = |out: &u16| out != vif && silent >> out & 1 == 0;
+        let out: Vec<u16> = if admitted { (0..self.vifs).filter(goes_to).collect() } else { Vec::new() };
         debug!(source = %flow.source, group = %flow.group, vif, admitted, "new flow");
         if let Err(e) = self.socket.add_flow(flow, *vif, &out) {
             return warn!(source = %flow.source, group = %flow.group, "flow not forwarded: {e}");
@@ -179,4 +210,8 @@ impl Router {
         // Nothing that holds it panics half way through a change.
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
 }

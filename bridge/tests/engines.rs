@@ -1,0 +1,261 @@
+//! Three engines on a network with its own time: what changes while they run, and what it costs.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use muster_bridge::{Action, Engine, EventKind, Port, Record, Start};
+use muster_certs::{Author, Device, TrustStore, certificates_from_pem, crls_from_pem, pki};
+use muster_wire::{Destination, Hash, MemberId, Time};
+
+const UNIX: u64 = 1_800_000_000;
+const DELAY: Duration = Duration::from_micros(300);
+
+struct Node {
+    engine: Option<Engine>,
+    member: MemberId,
+    address: SocketAddr,
+    records: Vec<Record>,
+    /// What it believes of the others' red sides.
+    prefixes: BTreeMap<MemberId, Vec<IpNet>>,
+    kept: Vec<(Hash, Vec<u8>)>,
+    revoked: bool,
+}
+
+struct Net {
+    now: Time,
+    nodes: Vec<Node>,
+    wire: VecDeque<(Time, usize, Port, SocketAddr, Vec<u8>)>,
+    sent_to: Vec<SocketAddr>,
+    root: pki::Root,
+    devices: Vec<pki::Issued>,
+}
+
+fn net_of(node: usize) -> IpNet {
+    format!("2001:db8:{node}::/64").parse().unwrap()
+}
+
+impl Net {
+    /// `count` devices of one nation, one group.
+    fn of(count: usize) -> Net {
+        let root = pki::init("Alpha", UNIX).unwrap();
+        let name = |node: usize| format!("alpha-{node}");
+        let devices: Vec<pki::Issued> = (0..count)
+            .map(|node| pki::issue(&root.certificate_pem, &root.key_pem, &name(node), 9, UNIX).unwrap())
+            .collect();
+        let mut net =
+            Net { now: Time(0), nodes: Vec::new(), wire: VecDeque::new(), sent_to: Vec::new(), root, devices };
+        for node in 0..count {
+            net.start(node);
+        }
+        net.wait("one group", |net| net.size() == count);
+        net
+    }
+
+    fn trust(&self) -> TrustStore {
+        TrustStore::new(certificates_from_pem(&self.root.certificate_pem).unwrap(), Vec::new()).unwrap()
+    }
+
+    fn start(&mut self, node: usize) {
+        let issued = &self.devices[node];
+        let device = Device::from_pem(&issued.certificate_pem, &issued.key_pem).unwrap();
+        let start = Start {
+            discovery: muster_discovery::Config {
+                hello_interval: Duration::from_secs(1),
+                key_life: Duration::from_secs(3600),
+            },
+            keyagree: muster_keyagree::Config {
+                name: "coalition".into(),
+                hello_interval: Duration::from_secs(1),
+                batch_window: Duration::from_millis(20),
+                activation_delay: Duration::from_millis(200),
+                deactivation_delay: Duration::from_secs(2),
+                lifetime: Duration::from_secs(3600),
+                leaf_refresh: Duration::from_secs(3600),
+            },
+            author: Author::new(device.key, muster_keyagree::group_tag("coalition"), device.member, 1),
+            chain: device.chain,
+            trust: self.trust(),
+            seeds: [[node as u8 + 1; 32], [node as u8 + 101; 32]],
+            prefixes: vec![net_of(node)],
+        };
+        self.nodes.push(Node {
+            engine: Some(Engine::new(start, self.now, UNIX).unwrap()),
+            member: device.member,
+            address: format!("[2001:db8:ffff::{}]:4860", node + 1).parse().unwrap(),
+            records: Vec::new(),
+            prefixes: BTreeMap::new(),
+            kept: Vec::new(),
+            revoked: false,
+        });
+        self.drive(node);
+    }
+
+    /// The members that all running engines agree on; 0 while they do not.
+    fn size(&self) -> usize {
+        let mut states = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.engine.as_ref())
+            .map(|engine| (engine.keyagree().keys().fingerprint(), engine.keyagree().members().count()));
+        let first = states.next().unwrap();
+        if states.all(|state| state == first) { first.1 } else { 0 }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.nodes[0].engine.as_ref().unwrap().keyagree().group_state().epoch
+    }
+
+    fn command(&mut self, node: usize, command: impl FnOnce(&mut Engine, Time)) {
+        command(self.nodes[node].engine.as_mut().unwrap(), self.now);
+        self.drive(node);
+    }
+
+    /// Runs until the condition holds, at most 20 seconds of the network's time.
+    fn wait(&mut self, what: &str, condition: impl Fn(&Net) -> bool) {
+        let end = self.now + Duration::from_secs(20);
+        while !condition(self) {
+            assert!(self.now < end, "{what}");
+            self.run(Duration::from_millis(10));
+        }
+    }
+
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let timers = self.nodes.iter().filter_map(|node| node.engine.as_ref()?.poll_timeout());
+            let arrival = self.wire.front().map(|datagram| datagram.0);
+            let Some(next) = timers.chain(arrival).min().filter(|at| *at <= end) else { break };
+            self.now = self.now.max(next);
+            while self.wire.front().is_some_and(|datagram| datagram.0 <= self.now) {
+                let (_, to, port, from, bytes) = self.wire.pop_front().unwrap();
+                if let Some(engine) = &mut self.nodes[to].engine {
+                    engine.handle_datagram(self.now, port, from, &bytes);
+                    self.drive(to);
+                }
+            }
+            (0..self.nodes.len()).for_each(|node| self.drive(node));
+        }
+        self.now = end;
+    }
+
+    fn drive(&mut self, node: usize) {
+        let now = self.now;
+        let Node { engine: Some(engine), address, records, prefixes, kept, revoked, .. } = &mut self.nodes[node] else {
+            return;
+        };
+        if engine.poll_timeout().is_some_and(|at| at <= now) {
+            engine.handle_timeout(now);
+        }
+        let (from, mut out) = (*address, Vec::new());
+        loop {
+            while engine.process(now) {}
+            if let Some(action) = engine.poll_action() {
+                match action {
+                    Action::Install(keys) => engine.installed(now, keys.header),
+                    Action::Record(record) => records.push(record),
+                    Action::Prefixes { member, prefixes: list } => drop(prefixes.insert(member, list)),
+                    Action::Keep { issuer, list } => kept.push((issuer, list)),
+                    Action::Revoked => *revoked = true,
+                    _ => {}
+                }
+            } else if let Some(transmit) = engine.poll_transmit() {
+                out.push(transmit);
+            } else {
+                break;
+            }
+        }
+        if *revoked {
+            self.nodes[node].engine = None;
+        }
+        for (port, transmit) in out {
+            let at = |address: SocketAddr| {
+                let mut address = address;
+                address.set_port(4860 + u16::from(port == Port::KeyAgreement));
+                address
+            };
+            for to in 0..self.nodes.len() {
+                let heard = match transmit.to {
+                    Destination::Group => to != node,
+                    Destination::Unicast(address) => at(self.nodes[to].address) == address,
+                };
+                if heard {
+                    self.wire.push_back((now + DELAY, to, port, at(from), transmit.bytes.clone()));
+                }
+            }
+            if let Destination::Unicast(address) = transmit.to {
+                self.sent_to.push(address);
+            }
+        }
+    }
+
+    fn records(&self, node: usize, kind: EventKind) -> Vec<String> {
+        self.nodes[node].records.iter().filter(|r| r.kind == kind).map(|r| r.detail.clone()).collect()
+    }
+}
+
+#[test]
+fn a_router_with_another_address_stays_a_member_under_the_same_key() {
+    let mut net = Net::of(3);
+    let (epoch, before) = (net.epoch(), net.nodes[1].address);
+    net.nodes[1].address = "[2001:db8:ffff::77]:4860".parse().unwrap();
+    let after = net.nodes[1].address;
+    let member = net.nodes[1].member;
+    let known = |net: &Net, node: usize| {
+        let engine = net.nodes[node].engine.as_ref().unwrap();
+        engine.name(&member).unwrap().address.unwrap().ip()
+    };
+    net.wait("the others to follow", |net| [0, 2].iter().all(|node| known(net, *node) == after.ip()));
+    net.run(Duration::from_secs(10));
+    assert_eq!((net.epoch(), net.size()), (epoch, 3), "no rekey for an address");
+    // What is sent to one device alone goes to the new place: prefixes, and acknowledgements of the next epoch.
+    net.sent_to.clear();
+    net.command(0, |engine, now| engine.set_prefixes(now, vec![net_of(100)]).unwrap());
+    net.wait("the prefixes", |net| net.nodes[1].prefixes.get(&net.nodes[0].member) == Some(&vec![net_of(100)]));
+    net.command(0, |engine, now| engine.rekey(now));
+    net.wait("a new key", |net| net.size() == 3 && net.epoch() > epoch);
+    net.run(Duration::from_secs(3));
+    assert!(net.sent_to.iter().any(|to| to.ip() == after.ip()));
+    assert!(net.sent_to.iter().all(|to| to.ip() != before.ip()));
+}
+
+#[test]
+fn other_prefixes_are_announced_anew() {
+    let mut net = Net::of(3);
+    let epoch = net.epoch();
+    let of = |net: &Net, node: usize| net.nodes[node].prefixes.get(&net.nodes[0].member).cloned();
+    net.wait("the first ones", |net| (1..3).all(|node| of(net, node) == Some(vec![net_of(0)])));
+    for list in [vec![net_of(0), net_of(50)], vec![], vec![net_of(51)]] {
+        net.command(0, |engine, now| engine.set_prefixes(now, list.clone()).unwrap());
+        net.wait("the new ones", |net| (1..3).all(|node| of(net, node).as_ref() == Some(&list)));
+    }
+    let forbidden = "ff1e::/16".parse().unwrap();
+    net.command(0, |engine, now| assert!(engine.set_prefixes(now, vec![forbidden]).is_err()));
+    net.run(Duration::from_secs(2));
+    assert_eq!(of(&net, 1), Some(vec![net_of(51)]), "nothing has changed");
+    assert_eq!((net.epoch(), net.size()), (epoch, 3));
+}
+
+#[test]
+fn a_list_on_one_engine_excludes_on_all() {
+    // Whoever is transaction manager: one of three is.
+    for revoked in 0..3 {
+        let mut net = Net::of(3);
+        let (epoch, loader) = (net.epoch(), (revoked + 1) % 3);
+        let pki::Root { certificate_pem, key_pem, crl_pem } = &net.root;
+        let list = pki::revoke(certificate_pem, key_pem, crl_pem, &net.devices[revoked].certificate_pem, UNIX).unwrap();
+        let list = crls_from_pem(&list).unwrap().remove(0);
+        let mut trust = net.trust();
+        assert_eq!(trust.offer(&list), Ok(true));
+        net.command(loader, |engine, now| engine.set_trust(now, trust));
+        net.wait("its end", |net| net.nodes[revoked].revoked);
+        net.wait("a group without it", |net| net.size() == 2);
+        assert!(net.nodes.iter().filter_map(|n| n.engine.as_ref()).all(|e| e.keyagree().group_state().epoch > epoch));
+        assert!(net.records(revoked, EventKind::Refused).contains(&"the own certificate is revoked".to_owned()));
+        let last = (revoked + 2) % 3;
+        assert_eq!(net.records(last, EventKind::RevocationList), ["Alpha 2"]);
+        assert_eq!(net.nodes[last].kept.iter().map(|(_, kept)| kept).collect::<Vec<_>>(), [&list]);
+        assert!(net.nodes[loader].kept.is_empty(), "the operator's own file");
+    }
+}
