@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::plan::{net4, net6};
+use crate::weather::Switch;
 use crate::{
     BLACK_DEVICE, BRIDGE, Error, GATEWAY_V4, GATEWAY_V6, HOST_DEVICE, Namespace, Plan, RED_DEVICE, Result, RouterPlan,
-    VethEnd, Watch,
+    Toll, VethEnd, Watch, Weather,
 };
 
 /// A coalition without its daemons.
@@ -26,6 +27,9 @@ pub struct Coalition {
     black: Namespace,
     routers: Vec<Router>,
     islands: usize,
+    /// Routers know each other's hardware addresses without asking.
+    introduced: bool,
+    switch: Option<Switch>,
 }
 
 /// A border router's namespace and that of the host behind it.
@@ -47,7 +51,7 @@ impl Coalition {
     pub fn build(plan: Plan) -> Result<Self> {
         let black = black_network(&plan)?;
         let routers = plan.routers.into_iter().map(|plan| router(&black, plan)).collect::<Result<Vec<_>>>()?;
-        let coalition = Coalition { black, routers, islands: 0 };
+        let mut coalition = Coalition { black, routers, islands: 0, introduced: false, switch: None };
         if coalition.routers.len() > RESOLVED_BY_ASKING {
             coalition.introduce_all()?;
         }
@@ -130,6 +134,37 @@ impl Coalition {
         Ok(())
     }
 
+    /// From now on, and until [`Coalition::clear_up`], the black network loses, repeats and delays. The gateway is not
+    /// on it, and the routers know each other's hardware addresses: those are not asked for.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_weather(&mut self, weather: Weather) -> Result<()> {
+        self.switch = None;
+        self.introduce_all()?;
+        let ports: Vec<_> =
+            self.routers.iter().map(|router| (router.plan.black_port(), router.plan.black_mac())).collect();
+        for (port, _) in &ports {
+            self.black.leave_bridge(port)?;
+        }
+        self.switch = Some(Switch::start(&self.black, &ports, weather)?);
+        Ok(())
+    }
+
+    /// What the weather has done since it was set.
+    pub fn toll(&self) -> Toll {
+        self.switch.as_ref().map(Switch::toll).unwrap_or_default()
+    }
+
+    /// Ends the weather.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn clear_up(&mut self) -> Result<()> {
+        self.switch = None;
+        self.heal()
+    }
+
     /// Sets the largest packet of the whole black network, in bytes; IPv6 needs 1280.
     ///
     /// # Errors
@@ -157,7 +192,10 @@ impl Coalition {
         self.black.wait_for_link(BRIDGE)
     }
 
-    fn introduce_all(&self) -> Result<()> {
+    fn introduce_all(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.introduced, true) {
+            return Ok(());
+        }
         for router in &self.routers {
             let others = self.routers.iter().map(|other| &other.plan).filter(|other| **other != router.plan);
             let neighbours: Vec<_> = others.flat_map(addresses_on_black).collect();

@@ -47,7 +47,7 @@ impl Namespace {
 }
 
 /// The link-layer address of a device, with its number: what packet sockets bind to and send to.
-fn link_address(device: &str) -> io::Result<LinkAddr> {
+pub(crate) fn link_address(device: &str) -> io::Result<LinkAddr> {
     getifaddrs()?
         .filter(|entry| entry.interface_name == device)
         .find_map(|entry| entry.address.as_ref().and_then(SockaddrStorage::as_link_addr).copied())

@@ -12,6 +12,7 @@
 //! root, or call [`enter_user_namespace`] first.
 
 mod capture;
+mod checksum;
 mod classify;
 mod coalition;
 mod error;
@@ -25,6 +26,7 @@ mod readiness;
 mod traffic;
 mod user;
 mod wait;
+mod weather;
 
 pub use capture::{Capture, Frame, Stats};
 pub use classify::{Classifier, Kind, Verdict, Watch};
@@ -40,3 +42,4 @@ pub use process::{Process, die_with_parent};
 pub use traffic::{Flow, Marker, Receiver, Sender, Tally};
 pub use user::{enter_user_namespace, skip, unavailable};
 pub use wait::wait_until;
+pub use weather::{Toll, Weather};

@@ -119,6 +119,16 @@ impl Namespace {
         self.change(&format!("move port {port} to bridge {bridge}"), port, message)
     }
 
+    /// Takes a port off its bridge.
+    ///
+    /// # Errors
+    /// When there is no such port.
+    pub fn leave_bridge(&self, port: &str) -> Result<()> {
+        self.change(&format!("take port {port} off its bridge"), port, |index| {
+            Ok(LinkUnspec::new_with_index(index).nocontroller())
+        })
+    }
+
     /// Sets a device up or down. The other end of a pair loses its carrier with it.
     ///
     /// # Errors

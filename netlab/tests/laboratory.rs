@@ -166,6 +166,50 @@ fn a_cut_or_partitioned_router_hears_nothing_until_mended() {
 }
 
 #[test]
+fn weather_loses_repeats_and_delays_as_it_is_told() {
+    if skip("weather_loses_repeats_and_delays_as_it_is_told") {
+        return;
+    }
+    let mut coalition = Coalition::build(Plan::new(3, 3).unwrap()).unwrap();
+    let unicast = SocketAddr::new(coalition.routers()[1].plan.black_v6().addr().into(), 5000);
+    let send = |coalition: &Coalition, to: SocketAddr, all: bool| {
+        let flow = Flow { to, marker: Marker::random().unwrap(), count: 2000, rate: 5000, size: 100 };
+        let routers = coalition.routers();
+        let receivers = [1, 2].map(|router| {
+            let local = if to.ip().is_multicast() { to } else { SocketAddr::new([0; 16].into(), to.port()) };
+            Receiver::start(&routers[router].namespace, BLACK_DEVICE, local, flow.marker).unwrap()
+        });
+        let sender = Sender::start(&routers[0].namespace, BLACK_DEVICE, flow).unwrap();
+        assert_eq!(sender.finish(), 2000);
+        // Of what comes late here nothing is expected: only of the last the time is unknown, and it may be lost.
+        let enough = if all { 2000 } else { 1500 };
+        assert!(wait_until(SOON, || receivers[0].unique() >= enough), "{:?}", receivers[0].tally());
+        receivers.map(|receiver| receiver.tally())
+    };
+    let fair = Weather { loss: 0, duplicates: 0, delay: Duration::ZERO, seed: 1 };
+    coalition.set_weather(fair).unwrap();
+    for to in [GROUP_V6.parse().unwrap(), GROUP_V4.parse().unwrap(), unicast] {
+        let [near, far] = send(&coalition, to, true);
+        assert_eq!((near.unique, near.duplicates), (2000, 0), "{to}");
+        assert!(to == unicast || far.unique > 0, "{to}");
+        assert!(to != unicast || far.unique == 0, "{to}");
+    }
+    let foul = Weather { loss: 20, duplicates: 10, delay: Duration::from_millis(5), seed: 1 };
+    coalition.set_weather(foul).unwrap();
+    let [near, far] = send(&coalition, GROUP_V6.parse().unwrap(), false);
+    for tally in [&near, &far] {
+        assert!((1500..=1700).contains(&tally.unique), "{tally:?}");
+        assert!((100..=250).contains(&tally.duplicates), "{tally:?}");
+    }
+    assert_ne!(near.missing(2000), far.missing(2000), "each receiver has a fate of its own");
+    let toll = coalition.toll();
+    assert!(toll.lost >= 700 && toll.duplicated >= 250 && toll.failed == 0, "{toll:?}");
+    coalition.clear_up().unwrap();
+    let [near, _] = send(&coalition, GROUP_V6.parse().unwrap(), true);
+    assert_eq!((near.unique, near.duplicates), (2000, 0));
+}
+
+#[test]
 fn without_daemons_clear_text_crosses_and_the_capture_says_so() {
     if skip("without_daemons_clear_text_crosses_and_the_capture_says_so") {
         return;
