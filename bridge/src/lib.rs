@@ -4,6 +4,7 @@
 //! time, the control socket and a data plane.
 
 mod addresses;
+mod alarm;
 mod check;
 pub mod control;
 mod daemon;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use muster_wire::{Destination, MAX_DATAGRAM, Transmit};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::addresses::interface_index;
@@ -83,7 +83,8 @@ impl Sockets {
             Destination::Group => pair.destination,
             Destination::Unicast(address) => address,
         };
-        pair.unicast.try_send_to(&transmit.bytes, to).map(|_| ())
+        // Not through the runtime: it takes a new socket for full until it has waited for it once.
+        SockRef::from(&pair.unicast).send_to(&transmit.bytes, &to.into()).map(|_| ())
     }
 
     /// Waits until something can be received.

@@ -145,7 +145,7 @@ impl rcgen::SigningKey for Signer<'_> {
 
 fn new_key() -> Result<SigningKey, CertError> {
     let mut seed = Zeroizing::new([0; 32]);
-    aws_lc_rs::rand::fill(seed.as_mut()).map_err(|_| CertError::Issue("no random numbers".to_owned()))?;
+    getrandom::fill(seed.as_mut()).map_err(|_| CertError::Issue("no random numbers".to_owned()))?;
     Ok(SigningKey::from_seed(&seed))
 }
 
