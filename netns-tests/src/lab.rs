@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use muster_netlab::{Capture, Coalition, Plan, Process, wait_until};
 use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::control;
+
 /// The default port of discovery and the one after it.
-const PORTS: [u16; 2] = [4860, 4861];
+pub const PORTS: [u16; 2] = [4860, 4861];
 /// The same for a second daemon on a router.
 const SECOND_PORTS: [u16; 2] = [4870, 4871];
 /// Short, so that dead times are; every bound below follows from it.
@@ -278,10 +281,14 @@ allow_key_export = true
         self.ask(router, &[command, "--json"]).json()
     }
 
+    /// A daemon's answer on its control socket, without a process in between; `None` while it gives none.
+    pub fn call(&self, router: usize, method: &str) -> Option<Value> {
+        control::call(&self.path(&format!("{}.sock", self.name(router))), method)
+    }
+
     /// A daemon's key fingerprint, epoch and number of members; `None` while it does not answer.
     pub fn state(&self, router: usize) -> Option<(String, u64, u64)> {
-        let answer = self.ask(router, &["status", "--json"]);
-        let status: Value = serde_json::from_str(&answer.stdout).ok()?;
+        let status = self.call(router, "status")?;
         let group = &status["group"];
         Some((group["key_fingerprint"].as_str()?.to_owned(), group["epoch"].as_u64()?, group["members"].as_u64()?))
     }
@@ -290,8 +297,7 @@ allow_key_export = true
     pub fn is_group(&self, routers: &[usize]) -> bool {
         let mut key = None;
         routers.iter().all(|router| {
-            let answer = self.ask(*router, &["status", "--json"]);
-            let Ok(status) = serde_json::from_str::<Value>(&answer.stdout) else { return false };
+            let Some(status) = self.call(*router, "status") else { return false };
             let group = &status["group"];
             let same = key.get_or_insert_with(|| group["key_fingerprint"].clone()) == &group["key_fingerprint"];
             same && group["members"] == routers.len() as u64 && group["active"] == true
@@ -303,8 +309,35 @@ allow_key_export = true
     /// # Panics
     /// When that takes longer than ten seconds.
     pub fn wait_for_group(&self, routers: &[usize]) -> String {
-        self.wait(Duration::from_secs(10), &format!("routers {routers:?} to be one group"), || self.is_group(routers));
+        self.wait_for_group_within(Duration::from_secs(10), routers);
         self.state(routers[0]).expect("it answered just now").0
+    }
+
+    /// As [`Lab::wait_for_group`], with a limit; gives how long it took.
+    ///
+    /// # Panics
+    /// When it takes longer.
+    pub fn wait_for_group_within(&self, limit: Duration, routers: &[usize]) -> Duration {
+        self.wait(limit, &format!("routers {routers:?} to be one group"), || self.is_group(routers))
+    }
+
+    /// Waits until a group is as it will stay: the SAs of earlier epochs are gone.
+    ///
+    /// # Panics
+    /// When that takes longer.
+    pub fn wait_until_quiet(&self, limit: Duration, routers: &[usize]) {
+        let sas = if routers.len() == 1 { 0 } else { routers.len() };
+        let quiet = |router: &usize| {
+            self.call(*router, "status").is_some_and(|status| {
+                let group = &status["group"];
+                group["active"] == true && group["members"] == routers.len() && status["dataplane"]["sas"] == sas
+            })
+        };
+        self.wait(limit, &format!("routers {routers:?} to be quiet"), || {
+            // Looked at seldom, so that looking disturbs nothing.
+            std::thread::sleep(Duration::from_millis(20));
+            routers.iter().all(quiet)
+        });
     }
 
     /// Waits for a condition.
@@ -332,7 +365,7 @@ allow_key_export = true
         fs::read_to_string(self.path(&format!("{}.log", self.name(router)))).unwrap_or_default()
     }
 
-    /// Makes a router's certificate anew.
+    /// Makes a router's certificate.
     pub fn issue(&self, router: usize) {
         let nation = self.coalition.routers()[router].plan.nation.name;
         self.pki(&["issue", self.path(nation).to_str().expect("UTF-8"), "--name", &self.name(router)]);
@@ -347,6 +380,16 @@ allow_key_export = true
     /// Where a router's nation keeps its revocation list, relative to the configurations.
     pub fn crl(&self, router: usize) -> String {
         format!("{}/crl.pem", self.coalition.routers()[router].plan.nation.name)
+    }
+
+    /// Makes a router's certificate anew: with another key and another member id, it is a stranger to all.
+    pub fn reissue(&self, router: usize) {
+        let nation = self.coalition.routers()[router].plan.nation.name;
+        for kind in ["pem", "key"] {
+            let file = self.path(&format!("{nation}/{}.{kind}", self.name(router)));
+            fs::remove_file(file).expect("the old one was there");
+        }
+        self.issue(router);
     }
 
     /// Runs a `pki` command that must succeed.
@@ -381,6 +424,11 @@ allow_key_export = true
     }
 }
 
+/// What CLOCK_MONOTONIC shows, the clock of `mono_us` in the daemons' events.
+pub fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it").into()
+}
+
 fn run(command: &mut Command) -> Answer {
     let output = command.stdin(Stdio::null()).output().expect("the program runs");
     Answer {
@@ -398,9 +446,10 @@ fn binary() -> &'static Path {
         // As `./test` builds it: the program alone would have its dependencies built again, with other features.
         build.args(["test", "--no-run", "--quiet", "--workspace", "--manifest-path"]);
         build.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
-        // target/<profile>/deps/<this test>
-        let test = std::env::current_exe().expect("the test's own path");
-        let target = test.ancestors().nth(2).expect("target/<profile>").to_owned();
+        // target/<profile>/deps/<this test> or target/<profile>/<this benchmark>
+        let own = std::env::current_exe().expect("the own path");
+        let folder = own.parent().expect("target/<profile> or deps in it");
+        let target = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
         if target.ends_with("release") {
             build.arg("--release");
         }

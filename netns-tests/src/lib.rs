@@ -3,10 +3,13 @@
 //! A [`Lab`] is a coalition of `netlab` with a daemon on every router. Tests look at it as an operator does, through
 //! `muster … --json`, and as an enemy does, on the black side.
 
+mod control;
+mod datagram;
 mod lab;
 mod traffic;
 
-pub use lab::{Answer, Family, Lab, muster};
+pub use datagram::{Datagram, datagrams};
+pub use lab::{Answer, Family, Lab, PORTS, monotonic, muster};
 pub use muster_netlab::{skip, wait_until};
 pub use traffic::{
     Lan, attempt, carry, carry_between, carry_past, carry_unicast, host, red_group, red_group_v4, unicast_flow,
