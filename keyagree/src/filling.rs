@@ -221,6 +221,8 @@ impl KeyAgreement {
             return Ok(());
         }
         self.filling.insert(index, fill.clone(), now);
+        // What rests on it may be asked for soon.
+        self.filling.ask = None;
         Ok(())
     }
 

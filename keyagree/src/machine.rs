@@ -236,6 +236,7 @@ impl KeyAgreement {
         peer.nonce = nonce;
         peer.interval = interval;
         peer.group = Some(group);
+        peer.heard_at = now;
         peer.astray_since = if ours { None } else { Some(peer.astray_since.unwrap_or(now)) };
         if ours && member == self.epoch.tm() && group.header == self.epoch.public.hash && group.active {
             self.activate(now);

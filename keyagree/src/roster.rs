@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     pub(crate) interval: Duration,
     /// What it said last of its group.
     pub(crate) group: Option<GroupState>,
+    /// And when.
+    pub(crate) heard_at: Time,
     /// Since when its certificate has not been valid any more: nothing that it says counts. Its leaf in a tree is
     /// still its own.
     pub(crate) refused_since: Option<Time>,
@@ -99,6 +101,7 @@ impl Roster {
             nonce: Nonce([0; 16]),
             interval: Duration::from_secs(60),
             group: None,
+            heard_at: Time(0),
             refused_since: None,
             exposed,
             astray_since: None,

@@ -86,8 +86,8 @@ impl KeyAgreement {
             return Some(Gone::Away);
         }
         // A hello from before it took us in says nothing.
-        let elsewhere = peer.astray_since.is_some_and(|since| since >= self.entered_at)
-            && peer.group.is_some_and(|group| group.instance != self.epoch.instance());
+        let elsewhere =
+            peer.heard_at >= self.entered_at && peer.group.is_some_and(|group| group.instance != self.epoch.instance());
         elsewhere.then_some(Gone::Elsewhere)
     }
 

@@ -37,7 +37,8 @@ fn no_control_character_reaches_the_terminal() {
 #[test]
 fn a_status_with_nothing_in_it_still_shows() {
     assert!(status(&json!({})).contains("device"));
-    assert!(status(&json!({"dataplane": {"dropped": {"auth": 3, "replay": 0}}})).ends_with("auth 3"));
+    let shown = status(&json!({"dataplane": {"dropped": {"auth": 3, "replay": 0}}}));
+    assert!(shown.lines().any(|line| line.ends_with("auth 3")), "{shown}");
 }
 
 #[test]

@@ -216,6 +216,32 @@ fn tags_that_joiners_reported_are_avoided_while_they_are_in_use() {
 }
 
 #[test]
+fn a_manager_that_has_gone_elsewhere_is_succeeded_by_who_enters_its_epoch_late() {
+    // Seed 274 of the simulator: the hello that named another reign came before the last epoch of the old one, and
+    // those after it counted for nothing.
+    let mut net = group(4);
+    net.run_for(HELLO * 3);
+    net.filter = Box::new(|_, to, _| to != 2);
+    net.command(0, KeyAgreement::rekey);
+    net.run_for(Duration::from_millis(5));
+    let snapshot = net.devices[1].machine.snapshot_message().unwrap();
+    let elsewhere = GroupState {
+        instance: muster_wire::Instance { tm: member(9), startup: 1, random: 9 },
+        ..net.devices[0].machine.group_state()
+    };
+    let hear = |net: &mut Net| {
+        net.command(2, |machine, now| machine.neighbour_heard(now, member(0), address(0), nonce(0), HELLO, elsewhere));
+    };
+    hear(&mut net);
+    net.command(2, |machine, now| machine.handle_message(now, member(1), snapshot));
+    assert_eq!(net.devices[2].machine.epoch.number(), net.devices[1].machine.epoch.number());
+    net.command(2, |machine, now| assert_eq!(machine.manager_is_gone(now), None));
+    net.run_for(Duration::from_millis(1));
+    hear(&mut net);
+    assert!(net.devices[2].machine.claim.is_some());
+}
+
+#[test]
 fn who_leaves_and_is_astray_waits_for_the_running_transaction_and_keeps_nobody_busy() {
     // Seed 1557 of the simulator: being astray made the timer due at once, but who leaves is in no hurry.
     let mut net = group(3);
