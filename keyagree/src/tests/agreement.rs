@@ -233,6 +233,7 @@ fn a_manager_that_has_gone_elsewhere_is_succeeded_by_who_enters_its_epoch_late()
         net.command(2, |machine, now| machine.neighbour_heard(now, member(0), address(0), nonce(0), HELLO, elsewhere));
     };
     hear(&mut net);
+    net.run_for(Duration::from_millis(1));
     net.command(2, |machine, now| machine.handle_message(now, member(1), snapshot));
     assert_eq!(net.devices[2].machine.epoch.number(), net.devices[1].machine.epoch.number());
     net.command(2, |machine, now| assert_eq!(machine.manager_is_gone(now), None));
