@@ -1,6 +1,6 @@
 //! Red traffic from one LAN to others: multicast to all, unicast to one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use muster_netlab::{Flow, HOST_DEVICE, Marker, Namespace, Receiver, Sender, wait_until};
@@ -47,12 +47,26 @@ pub fn carry_past(lab: &Lab, from: usize, to: &[usize], outside: &[usize], count
     }
 }
 
-/// Like [`carry`], unicast to the host behind `to`.
+/// Like [`carry`], unicast to the host behind `to`, once the router has a way there: prefixes and SAs of a pair follow
+/// the group's key.
 ///
 /// # Panics
-/// As [`carry`].
+/// As [`carry`], and when there is no way within ten seconds.
 pub fn carry_unicast(lab: &Lab, from: usize, to: usize, ipv4: bool, count: u64) {
+    let what = format!("a way from {} to {}", lab.name(from), lab.name(to));
+    lab.wait(Duration::from_secs(10), &what, || has_way(lab, from, to, ipv4));
     carry_between(lab, Lan::of(lab, from), &[Lan::of(lab, to)], &[], host(lab, to, ipv4), count);
+}
+
+/// Whether a router has an SA to another one, and its kernel a route to the host behind that.
+fn has_way(lab: &Lab, from: usize, to: usize, ipv4: bool) -> bool {
+    let receiver = lab.get(to, "status")["member_id"].clone();
+    let sas = lab.get(from, "sas");
+    let sends = sas.as_array().into_iter().flatten().any(|sa| sa["direction"] == "out" && sa["receiver"] == receiver);
+    let any = if ipv4 { "0.0.0.0:0" } else { "[::]:0" };
+    let host = host(lab, to, ipv4);
+    let router = &lab.coalition.routers()[from].namespace;
+    sends && router.try_run("route", || UdpSocket::bind(any)?.connect(host)).is_ok()
 }
 
 /// Waits until unicast from the host behind `from` reaches that behind `to`.
