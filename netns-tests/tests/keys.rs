@@ -51,7 +51,6 @@ fn tshark_decrypts_with_the_exported_keys() {
         return;
     }
     let lab = Lab::group(3);
-    let keys = rows(&lab.ask(1, &["sas", "--show-keys", "--json"]).json()).into_iter().collect();
     for from in 0..3 {
         let to: Vec<usize> = (0..3).filter(|to| *to != from).collect();
         carry(&lab, from, &to, 40);
@@ -61,6 +60,7 @@ fn tshark_decrypts_with_the_exported_keys() {
         carry_unicast(&lab, 1, 2, ipv4, 30);
         carry_unicast(&lab, 0, 2, ipv4, 30);
     }
+    let keys = rows(&lab.ask(1, &["sas", "--show-keys", "--json"]).json()).into_iter().collect();
     assert_eq!(decrypted(&lab, &BTreeSet::new()), 0, "without keys nothing is read");
     assert_eq!(decrypted(&lab, &keys), 3 * 82 + 4 * 31, "all but what the two others say to each other");
 }
