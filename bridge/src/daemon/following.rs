@@ -39,23 +39,22 @@ impl Daemon {
                         self.engine.announce(now());
                     }
                     // It may be gone again already. Housekeeping tries again.
-                    Err(error) => {
-                        warn!(%address, "the address on black cannot be used: {error}");
-                        self.adrift = true;
-                        self.sockets.close();
-                    }
+                    Err(error) => self.set_adrift(format!("{address} cannot be used: {error}")),
                 }
             }
-            _ if self.adrift => {}
-            _ => {
-                self.adrift = true;
-                self.sockets.close();
-                let why = duplicates(&all).map(|why| format!(": {why}")).unwrap_or_default();
-                let told = format!("none on {}{why}", black.interface);
-                warn!("no address on black any more; waiting for one: {told}");
-                self.engine.record(EventKind::Address, None, told);
-            }
+            _ => self.set_adrift(duplicates(&all).unwrap_or_else(|| "it has none that can be used".to_owned())),
         }
+    }
+
+    /// There is no address on black to send from; told once, however it came to that.
+    fn set_adrift(&mut self, why: String) {
+        self.sockets.close();
+        if std::mem::replace(&mut self.adrift, true) {
+            return;
+        }
+        let told = format!("none on {}: {why}", self.settings.file.black.interface);
+        warn!("no address on black any more; waiting for one: {told}");
+        self.engine.record(EventKind::Address, None, told);
     }
 
     /// Sockets and data plane send from another address, or by an interface made anew.
