@@ -23,7 +23,8 @@ pub(crate) struct Plane {
     accepted: HashMap<MemberId, Vec<IpNet>>,
     /// Neighbours that are up, and where.
     reachable: BTreeMap<MemberId, IpAddr>,
-    /// The members of the epoch that we send under.
+    /// The epoch that we send under, and its members.
+    sending: Option<Hash>,
     active: Vec<MemberId>,
     /// Own networks whose multicast another router of the LAN carries.
     left: Vec<IpNet>,
@@ -43,6 +44,7 @@ impl Plane {
             epochs: BTreeMap::new(),
             accepted: HashMap::new(),
             reachable: BTreeMap::new(),
+            sending: None,
             active: Vec::new(),
             left: Vec::new(),
         }
@@ -69,6 +71,7 @@ impl Plane {
     /// Sends under an installed epoch. Alone there is nobody to send to.
     pub(crate) fn activate(&mut self, header: &Hash, own: Option<IpAddr>) -> Result<(), Error> {
         let Some(installed) = self.epochs.get(header) else { return self.dataplane.clear_outbound() };
+        self.sending = Some(*header);
         let keys = &installed.keys;
         self.active = keys.members.iter().map(|(_, member)| *member).collect();
         let me = keys.members.iter().find(|(slot, _)| *slot == keys.slot);
@@ -98,11 +101,12 @@ impl Plane {
         &self.left
     }
 
-    /// Receives no longer under an epoch, and forgets its key.
+    /// Receives no longer under an epoch, nor sends, and forgets its key.
     pub(crate) fn retire(&mut self, header: &Hash) -> Result<(), Error> {
-        let Some(mut installed) = self.epochs.remove(header) else { return Ok(()) };
-        // A later epoch with the same SPI tag has put its own SA in that place.
-        installed.inbound.retain(|id| !self.epochs.values().any(|other| other.inbound.contains(id)));
+        let Some(installed) = self.epochs.remove(header) else { return Ok(()) };
+        if self.sending.take_if(|sending| sending == header).is_some() {
+            self.dataplane.clear_outbound()?;
+        }
         self.dataplane.remove_inbound(&installed.inbound)
     }
 

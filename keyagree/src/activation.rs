@@ -84,36 +84,46 @@ impl KeyAgreement {
 
     /// Tells the driver of the current epoch.
     pub(crate) fn announce_epoch(&mut self, now: Time) {
+        let spi_tag = self.epoch.public.header.spi_tag;
+        let displaces_outbound = self.displace(spi_tag);
         let public = &self.epoch.public;
         self.seen.remember(public.signed.clone());
         self.entered.insert(public.hash);
         self.entered_at = now;
-        self.live.push(LiveEpoch {
-            header: public.hash,
-            spi_tag: public.header.spi_tag,
-            installed: false,
-            retire_at: None,
-        });
+        self.live.push(LiveEpoch { header: public.hash, spi_tag, installed: false, retire_at: None });
         if let Some(own) = public.tree.leaf(self.epoch.slot) {
             self.own.entered(&own.leaf.public, now);
         }
-        self.active = false;
         self.acknowledge_at = None;
         self.switch_at = Some(now + self.config.activation_delay);
         self.counters.epochs += 1;
         self.events.push_back(Event::Epoch(self.epoch.keys(&self.config.name)));
         self.events.push_back(Event::State(self.group_state()));
         self.note_own_leaf(now);
+        if displaces_outbound {
+            self.activate(now);
+        }
+    }
+
+    /// No two live SAs have one SPI: older epochs with this tag go before the new one comes. (Who drew it did not know
+    /// that we still hold them, or did not care.) Says whether we send under one of them: then it must be the new one
+    /// at once.
+    fn displace(&mut self, tag: u16) -> bool {
+        let (displaced, live): (Vec<LiveEpoch>, Vec<LiveEpoch>) =
+            std::mem::take(&mut self.live).into_iter().partition(|live| live.spi_tag == tag);
+        self.live = live;
+        self.events.extend(displaced.iter().map(|live| Event::Retire { header: live.header }));
+        displaced.iter().any(|live| self.outbound == live.header)
     }
 
     /// Sends under the current epoch from now on; all older ones retire.
     pub(crate) fn activate(&mut self, now: Time) {
-        if self.active {
+        if self.is_active() {
             return;
         }
-        self.active = true;
-        self.switch_at = None;
         let current = self.epoch.public.hash;
+        self.outbound = current;
+        self.switch_at = None;
         let retire_at = now + self.retire_after;
         for live in self.live.iter_mut().filter(|live| live.header != current) {
             live.retire_at = Some(live.retire_at.map_or(retire_at, |earlier| earlier.min(retire_at)));

@@ -34,9 +34,16 @@ pub(crate) fn transcript(name: &str, instance: &Instance, epoch: u64, tree: &mut
     Ok(hash("transcript", &parts))
 }
 
+/// What the group key is bound to: the whole header but for the confirmation, which comes from the key. So one key has
+/// one header: a transaction manager that signs two for one tree makes two keys, not one key that is installed twice.
+pub(crate) fn context(header: &EpochHeader) -> Result<Hash, Refusal> {
+    let unconfirmed = EpochHeader { confirmation: Hash::NONE, ..header.clone() };
+    Ok(hash("epoch", &[&codec::encode(&unconfirmed)?]))
+}
+
 /// The tag that proves to a reader that it computed the same key.
-pub(crate) fn confirmation(key: &Secret, transcript: &Hash) -> Hash {
-    key.derive("confirmation", &[&transcript.0]).to_hash()
+pub(crate) fn confirmation(key: &Secret, context: &Hash) -> Hash {
+    key.derive("confirmation", &[&context.0]).to_hash()
 }
 
 /// A header and its tree, both checked, with or without the own leaf in it.
@@ -180,8 +187,9 @@ impl Epoch {
     /// Computes the group key from the own leaf's secret.
     pub(crate) fn enter(public: Public, slot: Slot, leaf: &Secret, known: &PathSecrets) -> Result<Epoch, Refusal> {
         let path = public.tree.path_secrets(slot, leaf, known)?;
-        let key = group_key(&public.tree, &path, &public.header.transcript)?;
-        if confirmation(&key, &public.header.transcript) != public.header.confirmation {
+        let context = context(&public.header)?;
+        let key = group_key(&public.tree, &path, &context)?;
+        if confirmation(&key, &context) != public.header.confirmation {
             return Err(Refusal::Confirmation);
         }
         Ok(Epoch { public, slot, path, key })
@@ -230,9 +238,9 @@ impl Epoch {
 }
 
 /// The group key of a tree whose root secret is in `path`.
-pub(crate) fn group_key(tree: &Tree, path: &PathSecrets, transcript: &Hash) -> Result<Secret, Refusal> {
+pub(crate) fn group_key(tree: &Tree, path: &PathSecrets, context: &Hash) -> Result<Secret, Refusal> {
     let root = path.get(Node::root(tree.slots())).ok_or(Refusal::Rule("the root is keyed"))?;
-    Ok(root.group_key(transcript))
+    Ok(root.group_key(context))
 }
 
 /// What an epoch means for the data plane: one SA for each sender, none shared. The group key stays inside.

@@ -16,7 +16,8 @@ pub enum Event {
         /// Its number.
         epoch: u64,
     },
-    /// Stop receiving under this epoch and forget it.
+    /// Stop receiving under this epoch and forget it. If it is the one that is sent under, the next epoch comes with the
+    /// same SPIs, and [`Event::Activate`] for that at once.
     Retire {
         /// The epoch's header.
         header: Hash,

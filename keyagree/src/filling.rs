@@ -290,7 +290,7 @@ impl KeyAgreement {
     /// Arms what is to be filled by us, first or instead of another, and what is to be asked for. A key that is not in
     /// use yet comes first.
     pub(crate) fn consider_filling(&mut self, now: Time) {
-        if !self.active || self.departure.is_some() || self.epoch.tree().len() == 1 {
+        if !self.is_active() || self.departure.is_some() || self.epoch.tree().len() == 1 {
             return;
         }
         let due: Vec<bool> = self.due_fills().map(|(_, first)| first).collect();

@@ -56,8 +56,8 @@ pub struct KeyAgreement {
     pub(crate) own: OwnLeaves,
     /// The current epoch.
     pub(crate) epoch: Epoch,
-    /// We send under it.
-    pub(crate) active: bool,
+    /// The header of the epoch that we send under; the current one's when it is active.
+    pub(crate) outbound: Hash,
     /// When we shall at the latest.
     pub(crate) switch_at: Option<Time>,
     /// When the current epoch was entered.
@@ -111,7 +111,7 @@ impl KeyAgreement {
         let mut secrets = SecretSource::new(seed.derive("secret values", &[]));
         let mut own = OwnLeaves::default();
         let roster = Roster::new(author.group(), author.member(), author.key().public());
-        let epoch = Epoch::of_one(&config, &author, &mut own, (&mut secrets, &mut rng), 1)?;
+        let epoch = Epoch::of_one(&config, &author, &mut own, (&mut secrets, &mut rng), 1, BTreeSet::new())?;
         let retire_after = config.deactivation_delay;
         let mut machine = Self {
             config,
@@ -120,7 +120,7 @@ impl KeyAgreement {
             rng,
             roster,
             own,
-            active: false,
+            outbound: Hash::NONE,
             switch_at: None,
             entered_at: now,
             reign_since: now,
@@ -340,7 +340,7 @@ impl KeyAgreement {
     /// What hellos say of the group.
     pub fn group_state(&self) -> GroupState {
         let installed = self.live.iter().any(|live| live.header == self.epoch.public.hash && live.installed);
-        self.epoch.state(installed, self.active)
+        self.epoch.state(installed, self.is_active())
     }
 
     /// The members of the current epoch with their slots, rising.
@@ -360,7 +360,7 @@ impl KeyAgreement {
 
     /// Whether we send under the current epoch.
     pub fn is_active(&self) -> bool {
-        self.active
+        self.outbound == self.epoch.public.hash
     }
 
     /// Whether a greater group is being joined.

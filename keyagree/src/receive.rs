@@ -248,7 +248,9 @@ impl KeyAgreement {
 
     /// A fresh group of one; the epoch's number still rises.
     pub(crate) fn start_alone(&mut self, now: Time, number: u64) {
-        match Epoch::of_one(&self.config, &self.author, &mut self.own, (&mut self.secrets, &mut self.rng), number) {
+        let tags = self.tags(now).collect();
+        let chance = (&mut self.secrets, &mut self.rng);
+        match Epoch::of_one(&self.config, &self.author, &mut self.own, chance, number, tags) {
             Ok(epoch) => {
                 self.enter(now, epoch, self.config.activation_delay);
                 self.activate(now);

@@ -35,9 +35,9 @@ impl Secret {
         Hkdf::<Sha256>::new(Some(SALT), &self.0).expand(&prefixed(label, context), out).expect("a short output");
     }
 
-    /// The group key: HKDF-Extract(transcript, root secret).
-    pub(crate) fn group_key(&self, transcript: &Hash) -> Secret {
-        let (bytes, _) = Hkdf::<Sha256>::extract(Some(&transcript.0), &self.0);
+    /// The group key: HKDF-Extract(context, root secret).
+    pub(crate) fn group_key(&self, context: &Hash) -> Secret {
+        let (bytes, _) = Hkdf::<Sha256>::extract(Some(&context.0), &self.0);
         Secret(bytes.into())
     }
 

@@ -11,7 +11,7 @@ use muster_wire::{Destination, Hash, Instance, List, MemberId, Signed, Time, cod
 use rand_core::Rng;
 
 use crate::commit::{Changes, KeyedPath, body_hash, handover_leaves, handovers_hash, key_path};
-use crate::epoch::{Epoch, MAX_EPOCH, Public, SUITE, confirmation, group_key, header_hash, transcript};
+use crate::epoch::{Epoch, MAX_EPOCH, Public, SUITE, confirmation, context, group_key, header_hash, transcript};
 use crate::message::Message;
 use crate::own::OwnLeaves;
 use crate::refresh::BATCHES;
@@ -346,7 +346,7 @@ impl KeyAgreement {
     }
 
     fn announce_active(&mut self, now: Time) {
-        if self.active {
+        if self.is_active() {
             return;
         }
         if self.epoch.tree().len() > 1 {
@@ -358,20 +358,21 @@ impl KeyAgreement {
 }
 
 impl Epoch {
-    /// The epoch of a group of one, with a fresh reign.
+    /// The epoch of a group of one, with a fresh reign and none of the SPI tags that are in use.
     pub(crate) fn of_one(
         config: &Config,
         author: &Author,
         own: &mut OwnLeaves,
         (source, rng): (&mut SecretSource, &mut impl Rng),
         number: u64,
+        tags: BTreeSet<u16>,
     ) -> Result<Epoch, Refusal> {
         let (leaf, secret) = own.fresh(author, source)?;
         let mut tree = Tree::new(author.group(), 1)?;
         tree.set_leaf(Slot(0), leaf.clone());
         let instance = Instance { tm: author.member(), startup: author.startup(), random: rng.next_u64() };
         let changes = Changes { fills: vec![], removed: vec![], refreshed: vec![], joined: vec![], leaf };
-        let draft = Draft { instance, number, parent: Hash::NONE, handovers: Vec::new(), tags: BTreeSet::new() };
+        let draft = Draft { instance, number, parent: Hash::NONE, handovers: Vec::new(), tags };
         let (epoch, _) = draft.finish(&config.name, tree, Slot(0), &secret, &changes, author, (source, rng))?;
         Ok(epoch)
     }
@@ -413,19 +414,21 @@ impl Draft {
             ciphertexts: List::new(ciphertexts).ok_or(LARGE)?,
         };
         let transcript = transcript(name, &self.instance, self.number, &mut tree)?;
-        let key = group_key(&tree, &secrets, &transcript)?;
-        let header = EpochHeader {
+        let mut header = EpochHeader {
             suite: SUITE,
             group: author.group(),
             instance: self.instance,
             epoch: self.number,
             parent: self.parent,
             transcript,
-            confirmation: confirmation(&key, &transcript),
+            confirmation: Hash::NONE,
             spi_tag: free_tag(&self.tags, rng),
             handovers: handovers_hash(&self.handovers)?,
             body: body_hash(&body)?,
         };
+        let context = context(&header)?;
+        let key = group_key(&tree, &secrets, &context)?;
+        header.confirmation = confirmation(&key, &context);
         let signed = author.key().sign_value(&header)?;
         let commit =
             Commit { header: signed.clone(), handovers: List::new(self.handovers.clone()).ok_or(LARGE)?, body };

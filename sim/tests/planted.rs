@@ -253,6 +253,29 @@ fn freshness_finds_sending_under_what_is_not_installed() {
     assert!(what.contains("does not hold"), "{what}");
 }
 
+#[test]
+fn freshness_finds_who_sends_under_nothing() {
+    let (mut sent, mut retired) = (None, false);
+    let (check, what) = found(
+        calm(),
+        Lie(move |fact: Fact| match fact {
+            Fact::Activated { node: 1, header } => {
+                sent = Some(header);
+                vec![fact]
+            }
+            Fact::Entered(entered) if entered.node == 1 && entered.senders.len() == 5 && !retired => {
+                // As if it had the same SPIs, and its activation were forgotten.
+                retired = true;
+                let header = sent.take().expect("it sends from the beginning on");
+                vec![Fact::Retired { node: 1, header }, Fact::Entered(entered)]
+            }
+            fact => vec![fact],
+        }),
+    );
+    assert_eq!(check, "freshness");
+    assert!(what.contains("has retired what it sends under"), "{what}");
+}
+
 /// From some time on no commit or snapshot gets through, without anybody having planned it; and the key is changed every
 /// second.
 struct Lossy(Time);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
+use crate::activation::LiveEpoch;
 
 pub(super) fn group(count: usize) -> Net {
     let mut net = Net::new(count);
@@ -259,4 +260,43 @@ fn who_leaves_and_is_astray_waits_for_the_running_transaction_and_keeps_nobody_b
     net.run_for(Duration::from_millis(60));
     assert_eq!(net.devices[0].machine.members().count(), 3);
     net.run_for(Duration::from_millis(500));
+}
+
+#[test]
+fn of_two_epochs_with_one_spi_tag_the_older_goes_first() {
+    // Seed 1430 of the simulator. A manager does not know what a member holds that was elsewhere before.
+    for is_sent_under in [false, true] {
+        let mut net = group(3);
+        net.command(0, KeyAgreement::rekey);
+        net.run_for(Duration::from_millis(100));
+        net.command(0, KeyAgreement::rekey);
+        let tag = net.devices[0].machine.epoch.public.header.spi_tag;
+        let live = &mut net.devices[1].machine.live;
+        let at = if is_sent_under { live.len() - 1 } else { 0 };
+        live[at].spi_tag = tag;
+        let displaced = live[at].header;
+        // The commit is there, and no acknowledgement at its author: there is no other reason to send under it.
+        net.run_for(DELAY);
+        let machine = &net.devices[1].machine;
+        assert_eq!(machine.epoch.public.header.spi_tag, tag);
+        let with_tag: Vec<Hash> = machine.live.iter().filter(|l| l.spi_tag == tag).map(|l| l.header).collect();
+        assert_eq!(with_tag, [machine.epoch.public.hash]);
+        assert_ne!(with_tag, [displaced]);
+        assert_eq!(machine.is_active(), is_sent_under);
+        net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    }
+}
+
+#[test]
+fn who_is_alone_again_takes_no_spi_tag_that_it_still_receives_under() {
+    let mut net = group(2);
+    // All tags but one are live.
+    let live = &mut net.devices[1].machine.live;
+    let header = live[0].header;
+    let taken: BTreeSet<u16> = live.iter().map(|live| live.spi_tag).collect();
+    let free = (1..=4095).find(|tag| !taken.contains(tag)).unwrap();
+    let more = (1..=4095).filter(|tag| *tag != free && !taken.contains(tag));
+    live.splice(0..0, more.map(|spi_tag| LiveEpoch { header, spi_tag, installed: true, retire_at: None }));
+    net.command(1, |machine, now| machine.excluded(now, member(0), 10));
+    assert_eq!(net.devices[1].machine.epoch.public.header.spi_tag, free);
 }

@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use muster_wire::mike::Exposure;
+use muster_wire::mike::{EpochHeader, Exposure};
 use muster_wire::{Envelope, Kind};
 
 use super::agreement::group;
 use super::*;
-use crate::epoch::{Epoch, Public};
+use crate::epoch::{Epoch, Public, confirmation, context, group_key};
 
 /// Two commits of device 0 for one epoch: half of the members get one, half the other.
 ///
@@ -114,4 +114,25 @@ fn an_exposure_is_told_once() {
     let (mut net, told) = divided();
     net.run_for(Duration::from_secs(30));
     assert!((1..=4).contains(&told.get()), "{} exposures", told.get());
+}
+
+#[test]
+fn two_headers_for_one_tree_have_two_keys() {
+    // Seed 956 of the simulator: a manager signs its commit again under another SPI tag. All else fits.
+    let net = group(3);
+    let machine = &net.devices[0].machine;
+    let header = &machine.epoch.public.header;
+    let again = EpochHeader { spi_tag: header.spi_tag % 4095 + 1, ..header.clone() };
+    let key = |header: &EpochHeader| {
+        group_key(machine.epoch.tree(), &machine.epoch.path, &context(header).unwrap()).unwrap().to_hash()
+    };
+    assert_eq!(key(header), machine.epoch.key.to_hash());
+    assert_ne!(key(&again), key(header));
+    // So the old confirmation does not fit, and who takes the one has nothing of the other.
+    let confirmed = |header: &EpochHeader| {
+        let context = context(header).unwrap();
+        confirmation(&group_key(machine.epoch.tree(), &machine.epoch.path, &context).unwrap(), &context)
+    };
+    assert_eq!(confirmed(header), header.confirmation);
+    assert_ne!(confirmed(&again), header.confirmation);
 }

@@ -275,7 +275,7 @@ impl Net {
                         assert!(device.inbound.contains(&header));
                         device.outbound = Some(header);
                     }
-                    Event::Retire { header } => assert!(device.outbound != Some(header)),
+                    Event::Retire { header } => device.outbound = device.outbound.filter(|sent| *sent != header),
                     Event::State(_) => self.hello(index),
                     Event::Left => device.left = true,
                     Event::Excluded { .. } => device.excluded += 1,
@@ -292,6 +292,7 @@ impl Net {
                     }
                 }
             } else {
+                assert!(device.outbound.is_some(), "{index} sends under nothing");
                 return;
             }
         }

@@ -20,6 +20,8 @@ struct Plane {
     ever: BTreeSet<[u8; 36]>,
     live: BTreeMap<Hash, Entered>,
     outbound: Option<Hash>,
+    /// When the epoch that was sent under went: another takes its place in the same moment.
+    mute_since: Option<Time>,
 }
 
 impl Check for Freshness {
@@ -27,13 +29,16 @@ impl Check for Freshness {
         "freshness"
     }
 
-    fn fact(&mut self, _at: Time, fact: &Fact) -> Verdict {
+    fn fact(&mut self, at: Time, fact: &Fact) -> Verdict {
+        if let Some((node, _)) = self.nodes.iter().find(|(_, plane)| plane.mute_since.is_some_and(|since| since < at)) {
+            return Err(format!("node {node} has retired what it sends under"));
+        }
         match fact {
             Fact::Entered(entered) => self.nodes.entry(entered.node).or_default().install(entered),
             Fact::Activated { node, header } => {
                 let plane = self.nodes.entry(*node).or_default();
                 let entered = plane.live.get(header).ok_or(format!("node {node} sends under what it does not hold"))?;
-                plane.outbound = Some(*header);
+                (plane.outbound, plane.mute_since) = (Some(*header), None);
                 let own = entered.senders.iter().find(|sender| sender.slot == entered.slot);
                 let own = own.ok_or(format!("node {node} has no slot in epoch {}", entered.epoch))?;
                 let first = self.senders.entry(own.key).or_insert(entered.member);
@@ -45,15 +50,15 @@ impl Check for Freshness {
             Fact::Retired { node, header } => {
                 let plane = self.nodes.entry(*node).or_default();
                 plane.live.remove(header).ok_or(format!("node {node} retires what it does not hold"))?;
-                match plane.outbound == Some(*header) {
-                    true => Err(format!("node {node} retires what it sends under")),
-                    false => Ok(()),
+                if plane.outbound == Some(*header) {
+                    (plane.outbound, plane.mute_since) = (None, Some(at));
                 }
+                Ok(())
             }
             Fact::Stopped { node } => {
                 let plane = self.nodes.entry(*node).or_default();
                 plane.live.clear();
-                plane.outbound = None;
+                (plane.outbound, plane.mute_since) = (None, None);
                 Ok(())
             }
             Fact::Started { .. } | Fact::TakenOver { .. } | Fact::Recorded { .. } => Ok(()),
