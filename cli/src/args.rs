@@ -1,6 +1,7 @@
 //! What can be said to `muster`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -63,6 +64,8 @@ pub(crate) enum Command {
         #[arg(long, short)]
         follow: bool,
     },
+    /// All of it, live, full screen
+    Top(TopArgs),
     /// Order a new group key
     Rekey(Socket),
     /// Order the daemon to leave the group and to end
@@ -92,6 +95,15 @@ pub(crate) struct ReadArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    /// Time between two looks, 100ms or more
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = look_interval)]
+    pub(crate) interval: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -177,6 +189,15 @@ pub(crate) enum Sabotage {
 
 const MOST_ROUTERS: i64 = 50;
 const _: () = assert!(MOST_ROUTERS as usize <= muster_netlab::MAX_ROUTERS, "the laboratory is large enough");
+
+/// More often would be work for the daemon and nothing for the eye.
+fn look_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) {
+        true => Ok(interval),
+        false => Err("choose 100ms to 1h".into()),
+    }
+}
 
 fn backend(name: &str) -> Result<String, String> {
     match name {

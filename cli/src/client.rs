@@ -55,6 +55,7 @@ fn print(args: &ReadArgs, answer: &Value, table: impl Fn(&Value) -> String) -> R
     if args.json { say(answer) } else { say(table(answer)) }
 }
 
-fn call(socket: &Socket, method: &str, params: Value) -> Result<Value, Failure> {
+/// One question to the daemon.
+pub(crate) fn call(socket: &Socket, method: &str, params: Value) -> Result<Value, Failure> {
     Ok(muster_bridge::control::call(&socket.control, method, params)?)
 }

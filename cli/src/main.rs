@@ -1,7 +1,7 @@
 #![doc = env!("CARGO_PKG_DESCRIPTION")]
 //!
 //! The command line. Read `args.rs` for what there is, then the file of the command: `daemon.rs` (run, check, block),
-//! `client.rs` and `show.rs` (what a running daemon holds), `pki.rs`, `demo/`.
+//! `client.rs`, `show.rs` and `top.rs` (what a running daemon holds), `pki.rs`, `demo/`.
 
 mod args;
 mod client;
@@ -11,6 +11,7 @@ mod log;
 mod output;
 mod pki;
 mod show;
+mod top;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Sas { args, show_keys } => client::sas(&args, show_keys),
         Command::Routes(args) => client::routes(&args),
         Command::Events { args, follow } => client::events(&args, follow),
+        Command::Top(args) => top::run(&args),
         Command::Rekey(socket) => client::order(&socket, "rekey"),
         Command::Leave(socket) => client::order(&socket, "leave"),
     }

@@ -167,11 +167,11 @@ pub(crate) fn duration(duration: Duration) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-fn lines(array: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn lines(array: &Value) -> impl DoubleEndedIterator<Item = &Value> {
     array.as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => or_dash(text.clone()),
@@ -184,16 +184,16 @@ fn or_dash(text: String) -> String {
 }
 
 /// The first twelve hexadecimal digits are enough to tell members apart.
-fn short(id: &Value) -> String {
+pub(crate) fn short(id: &Value) -> String {
     text(id).chars().take(12).collect()
 }
 
-fn milliseconds(value: &Value) -> String {
+pub(crate) fn milliseconds(value: &Value) -> String {
     value.as_u64().map_or("-".into(), |ms| duration(Duration::from_millis(ms)))
 }
 
 /// Since a time in Unix milliseconds.
-fn age(value: &Value) -> String {
+pub(crate) fn age(value: &Value) -> String {
     let Some(since) = value.as_u64().filter(|since| *since > 0) else { return "-".into() };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     duration(now.saturating_sub(Duration::from_millis(since)))

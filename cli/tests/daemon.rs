@@ -2,14 +2,15 @@
 
 mod common;
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{Ran, muster, run, skip};
 use muster_netlab::{BLACK_DEVICE, Coalition, Plan, Process, RED_DEVICE, wait_until};
+use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -113,6 +114,52 @@ fn everything_can_be_asked() {
     alone.ask(&["status"]).failed(&["control.sock"]);
     assert_eq!(alone.inside(&["block"]), 0);
     assert_eq!(alone.inside(&["unblock"]), 0);
+}
+
+#[test]
+fn top_fills_a_terminal_and_gives_it_back() {
+    if skip("top_fills_a_terminal_and_gives_it_back") {
+        return;
+    }
+    let alone = Alone::start();
+    let socket = alone.socket.to_str().unwrap();
+    run(["top", "--control", socket]).failed(&["top needs a terminal"]);
+    let size = Winsize { ws_row: 30, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    let OpenptyResult { master, slave } = openpty(&size, None).unwrap();
+    let mut command = muster();
+    command.args(["top", "--control", socket, "--interval", "100ms"]);
+    let ends = [(); 3].map(|()| Stdio::from(slave.try_clone().unwrap()));
+    let [input, output, errors] = ends;
+    let mut top = command.stdin(input).stdout(output).stderr(errors).spawn().unwrap();
+    // Only the command holds that end from here on: when it ends, reading does.
+    drop((slave, command));
+    let (mut screen, mut keys) = (File::from(master.try_clone().unwrap()), File::from(master));
+    let mut shown = Vec::new();
+    let mut read_until = |what: &[u8]| {
+        let mut buffer = [0; 4096];
+        while !shown.windows(what.len()).any(|part| part == what) {
+            let count = screen.read(&mut buffer).expect("it goes on");
+            shown.extend_from_slice(&buffer[..count]);
+        }
+    };
+    // Only what differs from an empty screen is written: no spaces.
+    read_until(b"(Alpha)");
+    keys.write_all(b"q").unwrap();
+    // The screen of before is shown again, with its cursor.
+    read_until(b"\x1b[?1049l");
+    assert!(top.wait().unwrap().success());
+    let mut lines = muster();
+    lines.args(["top", "--json", "--interval", "100ms", "--control", socket]);
+    let mut lines = lines.stdout(Stdio::piped()).spawn().unwrap();
+    let mut read = BufReader::new(lines.stdout.take().unwrap()).lines();
+    let mut look = || serde_json::from_str::<Value>(&read.next().unwrap().unwrap()).unwrap();
+    let seen = look();
+    assert_eq!((&seen["status"]["group"]["epoch"], &seen["members"][0]["slot"]), (&1.into(), &0.into()), "{seen}");
+    alone.ask(&["rekey"]).done();
+    while look()["status"]["group"]["epoch"] == 1 {}
+    // Nobody reads any more.
+    drop(read);
+    assert_eq!(lines.wait().unwrap().code(), Some(1));
 }
 
 #[test]
