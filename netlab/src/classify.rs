@@ -1,7 +1,8 @@
 //! What a frame on the black side is, and whether it gives away anything red.
 //!
 //! *Clear text* is every frame that is not ESP, not to one of the daemons' two UDP ports, and not ARP, neighbour or
-//! router discovery, IGMP or MLD; and, whatever it is, a frame that holds a red payload's marker or a red IPv6
+//! router discovery, IGMP, MLD, or an ICMP error about one of the first two (the kernel behind a killed daemon says that
+//! its port is closed, a router on the way that a packet is too big, and quotes it); and, whatever it is, a frame that holds a red payload's marker or a red IPv6
 //! address anywhere, or a red IPv4 address outside an ESP payload.
 //!
 //! IPv6 prefixes and markers are searched for at every offset: they are long enough that random bytes do not match.
@@ -45,6 +46,8 @@ pub enum Kind {
     Igmp,
     /// ICMPv6 130, 131, 132 or 143 behind a hop-by-hop header.
     Mld,
+    /// An ICMP error that quotes ESP or one of the daemons' own messages.
+    Error,
     /// Anything else.
     Clear,
 }
@@ -102,42 +105,49 @@ impl Classifier {
             return Some(format!("holds {address}"));
         }
         let payload = &frame[packet.payload.min(frame.len())..];
-        let announced = |prefix: &&Ipv4Net| packet.kind == Kind::Own && holds_v4(payload, prefix);
+        let announced = |prefix: &&Ipv4Net| packet.is_own && holds_v4(payload, prefix);
         self.watch.red_v4.iter().find(announced).map(|prefix| format!("holds {prefix}"))
     }
 
     /// `None`: too short for what it claims to be.
     fn dissect(&mut self, frame: &[u8]) -> Option<Packet> {
         match u16_at(frame, 12)? {
-            0x0800 => self.dissect_v4(frame),
-            0x86dd => self.dissect_v6(frame),
+            0x0800 => self.dissect_v4(frame, ETHERNET),
+            0x86dd => self.dissect_v6(frame, ETHERNET),
             0x0806 => {
                 // Sender and target of IPv4 over Ethernet.
                 let v4_addresses = vec![v4_at(frame, 28)?, v4_at(frame, 38)?];
-                Some(Packet { kind: Kind::Arp, what: "ARP".to_owned(), v4_addresses, payload: ETHERNET })
+                Some(Packet { kind: Kind::Arp, what: "ARP".to_owned(), v4_addresses, ..Packet::default() })
             }
             other => Some(Packet { what: format!("EtherType {other:#06x}"), ..Packet::default() }),
         }
     }
 
-    fn dissect_v4(&mut self, frame: &[u8]) -> Option<Packet> {
-        let header = usize::from(frame.get(ETHERNET)? & 0x0f) * 4;
+    /// An IPv4 packet that begins at `start`.
+    fn dissect_v4(&mut self, frame: &[u8], start: usize) -> Option<Packet> {
+        let header = usize::from(frame.get(start)? & 0x0f) * 4;
         if header < 20 {
             return None;
         }
-        let (protocol, fragment) = (*frame.get(ETHERNET + 9)?, u16_at(frame, ETHERNET + 6)?);
-        let (source, destination) = (v4_at(frame, ETHERNET + 12)?, v4_at(frame, ETHERNET + 16)?);
+        let (protocol, fragment) = (*frame.get(start + 9)?, u16_at(frame, start + 6)?);
+        let (source, destination) = (v4_at(frame, start + 12)?, v4_at(frame, start + 16)?);
         let datagram = Datagram {
             source: source.to_ipv6_mapped(),
             destination: destination.to_ipv6_mapped(),
-            id: u16_at(frame, ETHERNET + 4)?.into(),
+            id: u16_at(frame, start + 4)?.into(),
         };
         let fragment = Fragment { first: fragment & 0x1fff == 0, last: fragment & 0x2000 == 0, datagram };
-        let payload = ETHERNET + header;
+        let payload = start + header;
+        let what = format!("IPv4 {source} to {destination}, {}", protocol_name(protocol, frame, payload));
+        // Unreachable, time exceeded, parameter problem (RFC 792).
+        if protocol == ICMP && start == ETHERNET && matches!(frame.get(payload), Some(3 | 11 | 12)) {
+            let quoted = self.dissect_v4(frame, payload + 8);
+            return Some(Packet::error(what, vec![source, destination], quoted));
+        }
         let kind = match protocol {
             ESP => Kind::Esp,
             IGMP => Kind::Igmp,
-            UDP => self.udp(frame, payload, fragment),
+            UDP => self.udp(frame, payload, fragment, start != ETHERNET),
             _ => Kind::Clear,
         };
         let mut v4_addresses = vec![source, destination];
@@ -145,14 +155,14 @@ impl Classifier {
             // All addresses in IGMP stand at multiples of four.
             v4_addresses.extend((payload..frame.len()).step_by(4).filter_map(|at| v4_at(frame, at)));
         }
-        let what = format!("IPv4 {source} to {destination}, {}", protocol_name(protocol, frame, payload));
-        Some(Packet { kind, what, v4_addresses, payload })
+        Some(Packet { kind, is_own: kind == Kind::Own, what, v4_addresses, payload })
     }
 
-    fn dissect_v6(&mut self, frame: &[u8]) -> Option<Packet> {
-        let (source, destination) = (v6_at(frame, ETHERNET + 8)?, v6_at(frame, ETHERNET + 24)?);
+    /// An IPv6 packet that begins at `start`.
+    fn dissect_v6(&mut self, frame: &[u8], start: usize) -> Option<Packet> {
+        let (source, destination) = (v6_at(frame, start + 8)?, v6_at(frame, start + 24)?);
         let mut fragment = Fragment { first: true, last: true, datagram: Datagram { source, destination, id: 0 } };
-        let (mut next, mut at, mut hop_by_hop) = (*frame.get(ETHERNET + 6)?, ETHERNET + 40, false);
+        let (mut next, mut at, mut hop_by_hop) = (*frame.get(start + 6)?, start + 40, false);
         // Ends: every round moves on by eight bytes at least.
         loop {
             match next {
@@ -174,23 +184,29 @@ impl Classifier {
                 break;
             }
         }
+        let what = format!("IPv6 {source} to {destination}, {}", protocol_name(next, frame, at));
+        // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
+        if next == ICMPV6 && start == ETHERNET && matches!(frame.get(at), Some(1..=4)) {
+            let quoted = self.dissect_v6(frame, at + 8);
+            return Some(Packet::error(what, Vec::new(), quoted));
+        }
         let kind = match (next, frame.get(at)) {
             (ESP, _) => Kind::Esp,
-            (UDP, _) => self.udp(frame, at, fragment),
+            (UDP, _) => self.udp(frame, at, fragment, start != ETHERNET),
             (ICMPV6, Some(133..=137)) => Kind::Discovery,
             (ICMPV6, Some(130..=132 | 143)) if hop_by_hop => Kind::Mld,
             _ => Kind::Clear,
         };
-        let what = format!("IPv6 {source} to {destination}, {}", protocol_name(next, frame, at));
-        Some(Packet { kind, what, v4_addresses: Vec::new(), payload: at })
+        Some(Packet { kind, is_own: kind == Kind::Own, what, v4_addresses: Vec::new(), payload: at })
     }
 
-    fn udp(&mut self, frame: &[u8], payload: usize, fragment: Fragment) -> Kind {
+    fn udp(&mut self, frame: &[u8], payload: usize, fragment: Fragment, quoted: bool) -> Kind {
         let own = match fragment.first {
             true => u16_at(frame, payload + 2).is_some_and(|port| self.watch.ports.contains(&port)),
             false => self.own_fragments.contains(&fragment.datagram),
         };
-        if own && fragment.first && !fragment.last {
+        // What an error quotes announces no further fragments.
+        if own && fragment.first && !fragment.last && !quoted {
             if self.own_fragments.len() >= MOST_FRAGMENTED {
                 self.own_fragments.clear();
             }
@@ -203,6 +219,8 @@ impl Classifier {
 #[derive(Debug)]
 struct Packet {
     kind: Kind,
+    /// One of the daemons' own messages, or an error about one.
+    is_own: bool,
     what: String,
     /// Outside any payload that may be encrypted.
     v4_addresses: Vec<Ipv4Addr>,
@@ -212,7 +230,26 @@ struct Packet {
 
 impl Default for Packet {
     fn default() -> Self {
-        Packet { kind: Kind::Clear, what: "malformed".to_owned(), v4_addresses: Vec::new(), payload: ETHERNET }
+        Packet {
+            kind: Kind::Clear,
+            is_own: false,
+            what: "malformed".to_owned(),
+            v4_addresses: Vec::new(),
+            payload: ETHERNET,
+        }
+    }
+}
+
+impl Packet {
+    /// An ICMP error about a packet: as good as that packet.
+    fn error(what: String, mut v4_addresses: Vec<Ipv4Addr>, quoted: Option<Packet>) -> Packet {
+        let Packet { kind, is_own, what: about, v4_addresses: more, payload } = quoted.unwrap_or_default();
+        let kind = match kind {
+            Kind::Esp | Kind::Own => Kind::Error,
+            _ => Kind::Clear,
+        };
+        v4_addresses.extend(more);
+        Packet { kind, is_own, what: format!("{what} about {about}"), v4_addresses, payload }
     }
 }
 
@@ -306,6 +343,7 @@ fn bytes_at<const N: usize>(frame: &[u8], at: usize) -> Option<[u8; N]> {
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;
 const HOP_BY_HOP: u8 = 0;
+const ICMP: u8 = 1;
 const IGMP: u8 = 2;
 const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;

@@ -70,6 +70,40 @@ fn each_kind_is_known_by_its_headers() {
 }
 
 #[test]
+fn an_error_is_what_it_is_about() {
+    let packet = |frame: Vec<u8>| frame[ETHERNET..].to_vec();
+    let error_v6 =
+        |kind: u8, quoted: Vec<u8>| v6(ICMPV6, &[&[kind, 4, 0, 0, 0, 0, 0, 0][..], &packet(quoted)].concat());
+    let error_v4 =
+        |kind: u8, quoted: Vec<u8>| v4(ICMP, 0, BLACK, &[&[kind, 3, 0, 0, 0, 0, 0, 0][..], &packet(quoted)].concat());
+    for (frame, kind) in [
+        (error_v6(1, v6(UDP, &udp(4861, b"hello"))), Kind::Error),
+        (error_v6(2, v6(ESP, &[1; 40])), Kind::Error),
+        (error_v4(3, v4(UDP, 0, BLACK, &udp(4860, b"hello"))), Kind::Error),
+        (error_v4(3, v4(ESP, 0, BLACK, &[1; 8])), Kind::Error),
+        // About anything else, nested, cut short, or no error.
+        (error_v6(1, v6(UDP, &udp(53, b"hello"))), Kind::Clear),
+        (error_v6(1, v6(ICMPV6, &[135, 0, 0, 0])), Kind::Clear),
+        (error_v6(1, error_v6(1, v6(ESP, &[1; 40]))), Kind::Clear),
+        (error_v6(128, v6(ESP, &[1; 40])), Kind::Clear),
+        (error_v4(5, v4(ESP, 0, BLACK, &[1; 8])), Kind::Clear),
+        (error_v4(3, v4(6, 0, BLACK, &[1; 8])), Kind::Clear),
+        (v6(ICMPV6, &[1, 4, 0, 0, 0, 0, 0, 0]), Kind::Clear),
+    ] {
+        assert_eq!(judge(&frame), (kind, kind == Kind::Clear), "{frame:02x?}");
+    }
+    // Red shows all the same: in what is quoted as in its addresses.
+    assert_eq!(judge(&error_v6(1, v6(UDP, &udp(4861, &MARKER.0)))), (Kind::Error, true));
+    assert_eq!(judge(&error_v6(1, v6(UDP, &udp(4861, &[10, 11, 1, 2])))), (Kind::Error, true));
+    assert_eq!(judge(&error_v4(3, v4(ESP, 0, [10, 10, 1, 7], &[1; 8]))), (Kind::Error, true));
+    // And it vouches for no fragments.
+    let mut classifier = classifier();
+    let first = v4(UDP, 0x2000, BLACK, &udp(4861, &[0; 40]));
+    assert_eq!(classifier.classify(&error_v4(3, first)).kind, Kind::Error);
+    assert_eq!(classifier.classify(&v4(UDP, 0x0001, BLACK, &[0; 40])).kind, Kind::Clear);
+}
+
+#[test]
 fn red_bytes_are_clear_text_in_any_kind_of_frame() {
     let red_v6 = "2001:db8:a01::2".parse::<Ipv6Addr>().unwrap().octets();
     for shift in 0..4 {
