@@ -32,6 +32,7 @@ use crate::metrics;
 use crate::notifier::{Notifier, alive_interval};
 use crate::plane::Plane;
 use crate::privileges::{drop_all_but_network, forbid_core_dumps};
+use crate::rollback::Rollback;
 use crate::settings::{File, Settings, SettingsError};
 use crate::signals::{Signals, Told};
 use crate::sockets::{Sockets, Where};
@@ -105,12 +106,13 @@ pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
     runtime.block_on(async {
         let mut signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
         let watch = Watch::start().map_err(io_error("cannot watch the interfaces"))?;
+        let rollback = Rollback::watch().map_err(io_error("cannot watch for a new VM generation"))?;
         let mut notifier = Notifier::default();
         notifier.status(format!("waiting for an address on {}", settings.file.black.interface));
         let Some(address) = first_address(&settings.file, &watch, &mut signals).await? else { return Ok(()) };
-        let outside = Outside::open(&settings, signals, watch, notifier, set_level).await?;
+        let outside = Outside::open(&settings, signals, (watch, rollback), notifier, set_level).await?;
         let mut daemon = Daemon::start(settings, address, outside)?;
-        // With another certificate it is another daemon, in the same process.
+        // With another certificate, or after a rollback, it is another daemon, in the same process.
         while let Some((settings, mut outside)) = daemon.run().await? {
             let address = first_address(&settings.file, &outside.watch, &mut outside.signals).await?;
             let Some(address) = address else { return Ok(()) };
@@ -120,11 +122,12 @@ pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
     })
 }
 
-/// What stays when the device takes another certificate and becomes another member: what others hold on to, and what
-/// must not be forgotten in a process's life.
+/// What stays when the device takes another certificate and becomes another member, or starts anew: what others hold on
+/// to, and what must not be forgotten in a process's life.
 struct Outside {
     signals: Signals,
     watch: Watch,
+    rollback: Rollback,
     notifier: Notifier,
     asked: mpsc::Receiver<Asked>,
     scraped: mpsc::Receiver<metrics::Scrape>,
@@ -141,7 +144,7 @@ impl Outside {
     async fn open(
         settings: &Settings,
         signals: Signals,
-        watch: Watch,
+        (watch, rollback): (Watch, Rollback),
         notifier: Notifier,
         set_level: SetLevel,
     ) -> Result<Outside, RunError> {
@@ -161,6 +164,7 @@ impl Outside {
         Ok(Outside {
             signals,
             watch,
+            rollback,
             notifier,
             asked,
             scraped,
@@ -309,6 +313,10 @@ impl Daemon {
                     changed.map_err(io_error("watching the interfaces"))?;
                     self.follow_addresses();
                 }
+                noticed = self.outside.rollback.noticed() => {
+                    noticed.map_err(io_error("watching for a new VM generation"))?;
+                    return Ok(self.start_anew());
+                }
                 told = self.outside.signals.next() => match told {
                     Told::Reload => self.reload().await,
                     Told::End if self.leaving => return Ok(None),
@@ -331,6 +339,16 @@ impl Daemon {
             1 => format!("alone in {name:?}"),
             _ => format!("one of {members} members of {name:?}, epoch {}", state.epoch),
         });
+    }
+
+    /// The machine was rolled back. What this process holds may have been used since its snapshot, so nothing more goes
+    /// out under it, not even a farewell: another startup stamp and other secrets join, and the others exclude these.
+    fn start_anew(mut self) -> Option<(Settings, Outside)> {
+        warn!("this machine was rolled back to a snapshot, or copied: starting anew");
+        self.report(&Record { kind: EventKind::RolledBack, member: None, epoch: 0, detail: String::new() });
+        let Daemon { outside, plane, settings, successor, leaving, .. } = self;
+        drop(plane);
+        (!leaving || successor.is_some()).then_some((successor.unwrap_or(settings), outside))
     }
 
     async fn finish(mut self) -> Option<(Settings, Outside)> {

@@ -49,6 +49,8 @@ pub enum EventKind {
     Reloaded,
     /// The configuration was read again and is not in force; why.
     ReloadRefused,
+    /// This virtual machine was rolled back to a snapshot: the daemon starts anew.
+    RolledBack,
     /// The own certificate ends soon.
     Expiring,
     /// The daemon ends.

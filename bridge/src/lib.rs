@@ -18,6 +18,7 @@ mod pairing;
 mod plane;
 mod privileges;
 mod reload;
+mod rollback;
 mod settings;
 mod sharing;
 mod signals;

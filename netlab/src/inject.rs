@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
+    AddressFamily, LinkAddr, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket,
 };
 use std::os::fd::AsRawFd;
 
@@ -41,6 +41,27 @@ impl Namespace {
                 false => socket.set_multicast_ttl_v4(16)?,
             }
             socket.send_to(payload, &to.into())?;
+            Ok(())
+        })
+    }
+
+    /// Has the kernel announce a device event in this namespace, such as `change@/devices/x` with its fields.
+    ///
+    /// # Errors
+    /// When the kernel does not take it.
+    pub fn announce(&self, event: &str, fields: &[&str]) -> Result<()> {
+        const REQUEST: u16 = 1;
+        const FIRST_KIND: u16 = 16;
+        let fields = fields.iter().flat_map(|field| [field.as_bytes(), &[0]]);
+        let strings = [event.as_bytes(), &[0]].into_iter().chain(fields).collect::<Vec<_>>().concat();
+        // `struct nlmsghdr`, in the machine's byte order (netlink(7)).
+        let length = (16 + strings.len() as u32).to_ne_bytes();
+        let head = [&length[..], &FIRST_KIND.to_ne_bytes(), &REQUEST.to_ne_bytes(), &[0; 8]].concat();
+        self.try_run(&format!("announce {event}"), || {
+            let (flags, protocol) = (SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkKObjectUEvent);
+            let socket = socket(AddressFamily::Netlink, SockType::Datagram, flags, protocol)?;
+            let message = [head, strings].concat();
+            sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
             Ok(())
         })
     }

@@ -149,6 +149,41 @@ fn a_revocation_list_that_is_reloaded_expels_the_device() {
 }
 
 #[test]
+fn a_machine_that_was_rolled_back_starts_anew() {
+    if skip("a_machine_that_was_rolled_back_starts_anew") {
+        return;
+    }
+    let mut lab = Lab::group(3);
+    let manager = lab.manager(0);
+    let other = (0..3).find(|router| *router != manager).unwrap();
+    for router in [other, manager] {
+        let (process, before) = (lab.process(router), lab.state(router).unwrap());
+        let keys: Vec<String> = keys_of(&lab, router);
+        let namespace = &lab.coalition.routers()[router].namespace;
+        // Of another device, and asked for by who may write to /sys: nothing.
+        namespace.announce("change@/devices/x", &["ACTION=change", "SYNTH_ARG_NEW_VMGENID=1"]).unwrap();
+        namespace.announce("change@/devices/x", &["ACTION=change", "NEW_VMGENID=1"]).unwrap();
+        lab.wait(SOON, "it to notice", || events(&lab, router, "rolled_back").len() == 1);
+        lab.wait(SOON, "another process's start", || events(&lab, router, "started").len() == 2);
+        lab.wait_for_group(&[0, 1, 2]);
+        assert!(lab.runs(router) && lab.process(router) == process);
+        assert_ne!(lab.state(router).unwrap().0, before.0);
+        assert!(keys_of(&lab, router).iter().all(|key| !keys.contains(key)), "no key lives on");
+        // The others saw another process, not a farewell.
+        assert!(events(&lab, 3 - manager - other, "leave").iter().any(|why| why == "restarted"));
+    }
+    carry(&lab, 0, &[1, 2], 30);
+    carry(&lab, 2, &[0, 1], 30);
+    lab.terminate(other);
+}
+
+/// The keys of all SAs of a router.
+fn keys_of(lab: &Lab, router: usize) -> Vec<String> {
+    let sas = lab.ask(router, &["sas", "--show-keys", "--json"]).json();
+    sas.as_array().unwrap().iter().map(|sa| sa["key"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
 fn a_renewed_certificate_is_another_member_in_the_same_process() {
     if skip("a_renewed_certificate_is_another_member_in_the_same_process") {
         return;
