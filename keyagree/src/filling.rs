@@ -22,8 +22,10 @@ use crate::{KeyAgreement, Refusal};
 const FILL_AFTER: Duration = Duration::from_millis(5);
 /// Another does when the leftmost has been silent for so long, and as much again at random.
 const FILL_INSTEAD: Duration = Duration::from_millis(250);
-/// The transaction manager asks for what it still misses then; waits double …
+/// The transaction manager asks for what it still misses then, and again after as long: a question or its answer got
+/// lost. After so many times it is another reason, and waits double …
 const ASK_AFTER: Duration = Duration::from_millis(600);
+const ASK_STEADILY: u32 = 6;
 /// … up to this.
 const ASK_AT_MOST: Duration = Duration::from_secs(30);
 
@@ -43,8 +45,8 @@ pub(crate) struct Filling {
     own_at: Option<Time>,
     /// … and what is another's first.
     instead_at: Option<Time>,
-    /// When, as transaction manager, we ask for what is missing; the wait after that.
-    ask: Option<(Time, Duration)>,
+    /// When, as transaction manager, we ask for what is missing; how often we have.
+    ask: Option<(Time, u32)>,
 }
 
 impl Filling {
@@ -301,7 +303,7 @@ impl KeyAgreement {
             .contains(&false)
             .then(|| self.filling.instead_at.unwrap_or(now + FILL_INSTEAD + self.random_below(FILL_INSTEAD)));
         let asks = self.is_tm() && self.filling.missing().next().is_some();
-        let ask = asks.then(|| self.filling.ask.unwrap_or((now + ASK_AFTER, ASK_AFTER)));
+        let ask = asks.then(|| self.filling.ask.unwrap_or((now + ASK_AFTER, 0)));
         let filling = &mut self.filling;
         (filling.own_at, filling.instead_at, filling.ask) = (own_at, instead_at, ask);
     }
@@ -325,9 +327,10 @@ impl KeyAgreement {
         if own || instead {
             self.fill(now, own, instead);
         }
-        if let Some((_, wait)) = ask {
-            let wait = (wait * 2).min(ASK_AT_MOST);
-            self.filling.ask = Some((now + wait, wait));
+        if let Some((_, asked)) = ask {
+            let doublings = (asked + 1).saturating_sub(ASK_STEADILY).min(16);
+            let wait = (ASK_AFTER * 2_u32.pow(doublings)).min(ASK_AT_MOST);
+            self.filling.ask = Some((now + wait, asked + 1));
             let nodes = self.filling.missing().take(MAX_WANTED).map(ParentIndex::number).collect();
             // take() keeps the list within its bound.
             let nodes = List::new(nodes).unwrap_or_default();

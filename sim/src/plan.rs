@@ -90,10 +90,6 @@ impl Plan {
             over: Self::BEGIN,
             end,
         };
-        if plan.conditions.loss > 0 {
-            // Where commits get lost all the time, epochs in the quiet leave no instant at which all are in one.
-            plan.leaf_refresh = Self::SELDOM;
-        }
         let wanted = (last.since(Self::BEGIN).as_micros() / Self::EVERY.as_micros()) as usize;
         let wanted = wanted.max(Self::LEAST.0) + dice.below(4);
         while plan.faults.len() < wanted || plan.kinds().len() < Self::LEAST.1 {

@@ -65,11 +65,15 @@ impl Check for Convergence {
                 self.one = Some((now, at, sent));
                 self.quiet |= view.at.since(at) > SETTLING + QUIET;
             }
-            (Some((_, at, _)), Err(why)) if view.refreshes && view.at.since(at) > SETTLING => {
+            // Fresh leaves may come more often than it takes to settle: that they do is no late event.
+            (Some((_, at, _)), Err(why)) if view.refreshes => {
                 let apart = *self.apart.get_or_insert(view.at);
                 let within = if view.loss == 0 { FOLLOW } else { FOLLOW_LOSS };
                 if view.at.since(apart) > within {
-                    return Err(format!("a quiet group falls apart: {why}"));
+                    if view.at.since(at) > SETTLING + within {
+                        return Err(format!("a quiet group falls apart: {why}"));
+                    }
+                    (self.one, self.apart) = (None, None);
                 }
             }
             (Some((_, at, _)), now) if view.at.since(at) <= SETTLING => {

@@ -17,9 +17,8 @@ pub struct Shape {
 
 /// Members take turns at filling, …
 const FILLED_WITHIN: Duration = Duration::from_secs(4);
-/// … and the transaction manager asks for what it missed, after 0.6 s and then after twice the time before: six times
-/// within this.
-const FILLED_WITHIN_LOSS: Duration = Duration::from_secs(40);
+/// … and the transaction manager asks for what it missed: nine times within this.
+const FILLED_WITHIN_LOSS: Duration = Duration::from_secs(12);
 
 impl Check for Shape {
     fn name(&self) -> &'static str {
