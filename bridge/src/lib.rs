@@ -5,6 +5,7 @@
 
 mod addresses;
 mod alarm;
+mod announcements;
 mod check;
 pub mod control;
 mod daemon;
