@@ -16,6 +16,7 @@ mod checksum;
 mod classify;
 mod coalition;
 mod error;
+mod flood;
 mod inject;
 mod link;
 mod namespace;
@@ -32,6 +33,7 @@ pub use capture::{Capture, Frame, Stats};
 pub use classify::{Classifier, Kind, Verdict, Watch};
 pub use coalition::{Coalition, Router};
 pub use error::{Error, Result};
+pub use flood::Flood;
 pub use link::VethEnd;
 pub use namespace::Namespace;
 pub use plan::{

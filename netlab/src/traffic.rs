@@ -112,8 +112,18 @@ impl Sender {
         lock(&self.failed).clone()
     }
 
+    /// Ends the flow before its end; returns [`Sender::sent`].
+    pub fn stop(mut self) -> u64 {
+        drop(self.stop.take());
+        self.join()
+    }
+
     /// Waits for the end of the flow; returns [`Sender::sent`].
     pub fn finish(mut self) -> u64 {
+        self.join()
+    }
+
+    fn join(&mut self) -> u64 {
         if let Some(thread) = self.thread.take() {
             // It does not panic; if it did, `sent` says how far it came.
             let _ = thread.join();
