@@ -321,17 +321,35 @@ allow_key_export = true
         self.wait(limit, &format!("routers {routers:?} to be one group"), || self.is_group(routers))
     }
 
+    /// Waits until each of these knows what is behind all members of its group; gives how long it took.
+    ///
+    /// # Panics
+    /// When that takes longer than ten seconds.
+    pub fn wait_for_prefixes(&self, routers: &[usize]) -> Duration {
+        let known = |router: &usize| {
+            let members = self.call(*router, "members");
+            let mut members = members.iter().flat_map(|members| members.as_array()).flatten().peekable();
+            members.peek().is_some() && members.all(|member| member["prefixes"] != serde_json::json!([]))
+        };
+        self.wait(Duration::from_secs(10), "all members' prefixes", || routers.iter().all(known))
+    }
+
     /// Waits until a group is as it will stay: the SAs of earlier epochs are gone.
     ///
     /// # Panics
     /// When that takes longer.
     pub fn wait_until_quiet(&self, limit: Duration, routers: &[usize]) {
         let sas = if routers.len() == 1 { 0 } else { routers.len() };
+        let of_the_group = |router: usize| {
+            let all = self.call(router, "sas")?;
+            Some(all.as_array()?.iter().filter(|sa| sa["kind"] == "group").count())
+        };
         let quiet = |router: &usize| {
-            self.call(*router, "status").is_some_and(|status| {
+            let is_group = self.call(*router, "status").is_some_and(|status| {
                 let group = &status["group"];
-                group["active"] == true && group["members"] == routers.len() && status["dataplane"]["sas"] == sas
-            })
+                group["active"] == true && group["members"] == routers.len()
+            });
+            is_group && of_the_group(*router) == Some(sas)
         };
         self.wait(limit, &format!("routers {routers:?} to be quiet"), || {
             // Looked at seldom, so that looking disturbs nothing.

@@ -3,15 +3,17 @@
 //! A [`Lab`] is a coalition of `netlab` with a daemon on every router. Tests look at it as an operator does, through
 //! `muster … --json`, and as an enemy does, on the black side.
 
+mod calm;
 mod control;
 mod datagram;
 mod lab;
 mod traffic;
 
+pub use calm::{alone, say};
 pub use datagram::{Datagram, datagrams};
 pub use lab::{Answer, Family, Lab, PORTS, monotonic, muster};
 pub use muster_netlab::{skip, wait_until};
 pub use traffic::{
-    Lan, attempt, carry, carry_between, carry_past, carry_unicast, host, red_group, red_group_v4, unicast_flow,
-    wait_for_unicast,
+    Lan, attempt, carry, carry_between, carry_past, carry_unicast, host, multicast_flow, multicast_flow_at, red_group,
+    red_group_v4, unicast_flow, wait_for_unicast,
 };

@@ -7,6 +7,9 @@ use muster_netlab::{Flow, HOST_DEVICE, Marker, Namespace, Receiver, Sender, wait
 
 use crate::Lab;
 
+/// Datagrams a second where nothing else is said.
+const RATE: u32 = 1000;
+
 /// A red group.
 pub fn red_group() -> SocketAddr {
     "[ff1e::1234]:5000".parse().expect("an address")
@@ -88,6 +91,17 @@ pub fn unicast_flow(lab: &Lab, from: usize, to: usize, ipv4: bool, count: u64) -
     (sender, receivers.remove(0))
 }
 
+/// A flow of multicast at 1,000 a second and who counts it behind each of `to`.
+pub fn multicast_flow(lab: &Lab, from: usize, to: &[usize], count: u64) -> (Sender, Vec<Receiver>) {
+    multicast_flow_at(lab, from, to, count, RATE)
+}
+
+/// As [`multicast_flow`], so many a second.
+pub fn multicast_flow_at(lab: &Lab, from: usize, to: &[usize], count: u64, rate: u32) -> (Sender, Vec<Receiver>) {
+    let to: Vec<Lan<'_>> = to.iter().map(|router| Lan::of(lab, *router)).collect();
+    start_at(lab, Lan::of(lab, from), &to, red_group(), count, rate)
+}
+
 /// A place on red, where traffic begins or ends.
 #[derive(Clone, Copy)]
 pub struct Lan<'a> {
@@ -95,12 +109,14 @@ pub struct Lan<'a> {
     pub namespace: &'a Namespace,
     /// Its interface.
     pub device: &'a str,
+    /// The router before it, if it is the only one.
+    pub router: Option<usize>,
 }
 
 impl<'a> Lan<'a> {
     /// The host behind a router of the laboratory.
     pub fn of(lab: &'a Lab, router: usize) -> Self {
-        Lan { namespace: &lab.coalition.routers()[router].host, device: HOST_DEVICE }
+        Lan { namespace: &lab.coalition.routers()[router].host, device: HOST_DEVICE, router: Some(router) }
     }
 }
 
@@ -109,12 +125,14 @@ impl<'a> Lan<'a> {
 /// # Panics
 /// As there.
 pub fn carry_between(lab: &Lab, from: Lan<'_>, to: &[Lan<'_>], outside: &[Lan<'_>], group: SocketAddr, count: u64) {
-    // A member is waited for with its prefixes for half an activation delay only: on a busy machine the first datagram
-    // after a group has formed may come before them.
-    let what = format!("the way for red traffic to {group}");
-    lab.wait(Duration::from_secs(10), &what, || {
-        let (sender, receivers) = start(lab, from, to, group, 1);
-        sender.finish() == 1 && wait_until(Duration::from_secs(1), || receivers.iter().all(|one| one.unique() == 1))
+    // A newcomer's prefixes are waited for half an activation delay only before its key is used: on a busy machine
+    // they may come later, and until then what it sends is not its own.
+    let routers: Vec<usize> = to.iter().filter_map(|lan| lan.router).collect();
+    lab.wait_for_prefixes(&routers);
+    let (opening, opened) = start(lab, from, to, group, 1);
+    assert_eq!(opening.finish(), 1, "it could not be sent");
+    lab.wait(Duration::from_secs(10), &format!("the first datagram to {group} everywhere"), || {
+        opened.iter().all(|one| one.unique() == 1)
     });
     let (sender, receivers) = start(lab, from, &[to, outside].concat(), group, count);
     assert_eq!(sender.finish(), count, "not all could be sent");
@@ -135,11 +153,22 @@ pub fn attempt(lab: &Lab, from: usize, destination: SocketAddr, count: u64) {
 }
 
 fn start(lab: &Lab, from: Lan<'_>, to: &[Lan<'_>], destination: SocketAddr, count: u64) -> (Sender, Vec<Receiver>) {
+    start_at(lab, from, to, destination, count, RATE)
+}
+
+fn start_at(
+    lab: &Lab,
+    from: Lan<'_>,
+    to: &[Lan<'_>],
+    destination: SocketAddr,
+    count: u64,
+    rate: u32,
+) -> (Sender, Vec<Receiver>) {
     let marker = Marker::random().expect("a marker");
     lab.capture.add_marker(marker);
     let receiver = |to: &Lan<'_>| Receiver::start(to.namespace, to.device, destination, marker);
     let receivers = to.iter().map(|to| receiver(to).expect("a receiver")).collect();
-    let flow = Flow { to: destination, marker, count, rate: 1000, size: 100 };
+    let flow = Flow { to: destination, marker, count, rate, size: 100 };
     let sender = Sender::start(from.namespace, from.device, flow).expect("a sender");
     (sender, receivers)
 }

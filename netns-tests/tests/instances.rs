@@ -51,7 +51,7 @@ impl Green {
     }
 
     fn lan(&self) -> Lan<'_> {
-        Lan { namespace: &self.host, device: HOST_DEVICE }
+        Lan { namespace: &self.host, device: HOST_DEVICE, router: None }
     }
 
     fn status(&self, lab: &Lab) -> Value {

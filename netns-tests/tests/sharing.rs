@@ -49,7 +49,7 @@ fn stands_by(lab: &Lab, router: usize) -> usize {
 /// Both ways, both families; every datagram once, on black too.
 fn carry_both_ways(lab: &Lab, lan: &Namespace) {
     let host = |router: usize| Lan::of(lab, router);
-    let shared = Lan { namespace: lan, device: BRIDGE };
+    let shared = Lan { namespace: lan, device: BRIDGE, router: None };
     assert!(lab.capture.settle(Duration::from_secs(5)));
     let before = lab.capture.stats().esp;
     for group in [red_group(), red_group_v4()] {

@@ -1,0 +1,126 @@
+//! A certificate that ends while its device is a member, and a key that is not the certificate's.
+
+use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use muster_certs::pki;
+use muster_netns_tests::{Family, Lab, carry, carry_past, muster, say, skip};
+
+const DAY: u64 = 24 * 60 * 60;
+/// What a certificate here still has to live when it is made.
+const LIFE: u64 = 6;
+
+fn unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+/// Makes the root of a router's nation anew, two days old, and the certificates of its routers: that of `router` ends in
+/// a moment. Gives the end.
+fn age(lab: &Lab, router: usize, routers: &[usize]) -> u64 {
+    let nation = lab.coalition.routers()[router].plan.nation.name;
+    let write = |name: String, text: &str| fs::write(lab.path(nation).join(name), text).unwrap();
+    let root = pki::init(nation, unix() - 2 * DAY).unwrap();
+    write("ca.pem".into(), &root.certificate_pem);
+    write("ca.key".into(), &root.key_pem);
+    write("crl.pem".into(), &root.crl_pem);
+    for other in routers.iter().filter(|other| lab.coalition.routers()[**other].plan.nation.name == nation) {
+        lab.reissue(*other);
+    }
+    // As if issued for one day, almost a day ago. Of two groups of one the lower id takes the other in: this one.
+    let end = unix() + LIFE;
+    let lowest = routers.iter().filter(|other| **other != router).map(|other| member_id(lab, *other)).min().unwrap();
+    loop {
+        let device = pki::issue(&root.certificate_pem, &root.key_pem, &lab.name(router), 1, end - DAY).unwrap();
+        write(format!("{}.pem", lab.name(router)), &device.certificate_pem);
+        write(format!("{}.key", lab.name(router)), &device.key_pem);
+        if member_id(lab, router) < lowest {
+            return end;
+        }
+    }
+}
+
+fn member_id(lab: &Lab, router: usize) -> String {
+    let file = lab.path(lab.coalition.routers()[router].plan.nation.name).join(format!("{}.pem", lab.name(router)));
+    let shown = muster(&["pki", "show", file.to_str().unwrap(), "--json"]).json();
+    let first = shown.as_array().map_or(&shown, |all| &all[0]);
+    first["fingerprint"].as_str().expect("a fingerprint").to_owned()
+}
+
+/// The keys that a router holds, as they go into the SAs.
+fn keys(lab: &Lab, router: usize) -> Vec<String> {
+    let sas = lab.ask(router, &["sas", "--show-keys", "--json"]).json();
+    let group = sas.as_array().unwrap().iter().filter(|sa| sa["kind"] == "group");
+    group.map(|sa| sa["key"].as_str().unwrap().to_owned()).collect()
+}
+
+fn ends_while_a_member(family: Family, manager_too: bool) {
+    let mut lab = Lab::on(family, 4);
+    let (victim, rest, all) = (3, [0, 1, 2], [0, 1, 2, 3]);
+    let end = age(&lab, victim, &all);
+    // It founds the group together with one other, or comes to a greater one.
+    let founders = if manager_too { vec![victim, 0] } else { rest.to_vec() };
+    founders.iter().for_each(|router| lab.start(*router));
+    lab.wait_for_group(&founders);
+    all.iter().filter(|router| !founders.contains(router)).for_each(|router| lab.start(*router));
+    let known = lab.wait_for_group(&all);
+    assert_eq!(lab.manager(0) == victim, manager_too);
+    carry(&lab, 0, &[1, 2, 3], 50);
+    carry(&lab, victim, &rest, 50);
+    assert!(unix() <= end, "the machine was too slow for a certificate of {LIFE} s");
+
+    lab.wait(Duration::from_secs(LIFE + 10), "a group without it", || lab.is_group(&rest));
+    let late = unix().saturating_sub(end);
+    say(&format!("certificate over {family:?}, manager {manager_too}: excluded {late} s after its end"));
+    assert!(unix() > end);
+    assert_ne!(lab.state(0).unwrap().0, known);
+    // Its LAN hears nothing more, and none of the keys that it holds is one of the others'.
+    carry_past(&lab, 0, &[1, 2], &[victim], 100);
+    lab.wait_until_quiet(Duration::from_secs(10), &rest);
+    let held = keys(&lab, victim);
+    let used: Vec<String> = rest.iter().flat_map(|router| keys(&lab, *router)).collect();
+    assert!(used.len() == 9 && used.iter().all(|key| !held.contains(key)), "{held:?} and {used:?}");
+    for router in rest {
+        let (neighbors, name) = (lab.get(router, "neighbors"), lab.name(victim));
+        let of_it = neighbors.as_array().unwrap().iter().find(|neighbor| neighbor["name"] == name.as_str());
+        assert!(of_it.is_none_or(|neighbor| neighbor["state"] != "up"), "{neighbors}");
+    }
+    // Nobody lets it in again.
+    lab.stays_one(&rest, 3);
+    lab.kill(victim);
+    lab.start(victim);
+    lab.wait_for_end(victim);
+    assert!(lab.log(victim).lines().last().unwrap().contains("expired"), "{}", lab.log(victim));
+    lab.stays_one(&rest, 1);
+}
+
+#[test]
+fn a_member_whose_certificate_ends_is_excluded() {
+    if !skip("a_member_whose_certificate_ends_is_excluded") {
+        ends_while_a_member(Family::V6, false);
+    }
+}
+
+#[test]
+fn a_transaction_manager_whose_certificate_ends_is_excluded() {
+    if !skip("a_transaction_manager_whose_certificate_ends_is_excluded") {
+        ends_while_a_member(Family::V4, true);
+    }
+}
+
+#[test]
+fn a_key_that_is_not_the_certificates_is_refused() {
+    if skip("a_key_that_is_not_the_certificates_is_refused") {
+        return;
+    }
+    let mut lab = Lab::new(2);
+    lab.configure(0, |text| *text = text.replace("Alpha/alpha-1.key", "Bravo/bravo-1.key"));
+    let config = lab.path(&format!("{}.toml", lab.name(0)));
+    let answer = muster(&["check", "--config", config.to_str().unwrap()]);
+    assert!(matches!(answer.status, 1 | 2), "{answer:?}");
+    let said = format!("{}{}", answer.stdout, answer.stderr);
+    let clear = |said: &str| said.lines().any(|line| line.contains("bravo-1.key") && line.contains("match"));
+    assert!(clear(&said), "{said}");
+    lab.start(0);
+    lab.wait_for_end(0);
+    assert!(clear(&lab.log(0)), "{}", lab.log(0));
+}
