@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -23,6 +24,8 @@ use crate::{Counters, Dropped, Error, ExportedKey, KeyLedger, Sa, SaId, SaStatus
 /// SAs, policy and counters of one data plane.
 pub(crate) struct Sad {
     inbound: ArcSwap<HashMap<Lookup, Arc<Inbound>>>,
+    /// How often inbound SAs have come.
+    installations: AtomicU64,
     outbound: ArcSwap<Senders>,
     policy: ArcSwap<Policy>,
     ledger: KeyLedger,
@@ -102,6 +105,17 @@ pub(crate) struct Sealed {
     pub(crate) class: u8,
 }
 
+/// What has become of a packet from black.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Opened<'a> {
+    /// The inner packet.
+    Inner(&'a [u8]),
+    /// There is no SA for it. Not counted.
+    Unknown,
+    /// Dropped and counted.
+    Dropped,
+}
+
 /// How a packet from red goes through the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fit {
@@ -117,6 +131,7 @@ impl Sad {
     pub(crate) fn new(groups: Vec<IpNet>, own: Vec<IpNet>, treatment: Treatment, ledger: KeyLedger) -> Self {
         Sad {
             inbound: ArcSwap::default(),
+            installations: AtomicU64::new(0),
             outbound: ArcSwap::default(),
             policy: ArcSwap::from_pointee(Policy { own, groups, ..Policy::default() }),
             ledger,
@@ -188,16 +203,30 @@ impl Sad {
         Some(Sealed { len: sealed, destination: *destination, class })
     }
 
-    /// Black to red: checks and opens an ESP packet that came for `destination` with this outer class; the inner
-    /// packet, or `None` if it was dropped. Cheap checks first.
+    /// Black to red: as [`Sad::open_known`], where a packet without an SA is dropped.
     pub(crate) fn open<'a>(&self, destination: IpAddr, class: u8, datagram: &'a mut [u8]) -> Option<&'a [u8]> {
+        match self.open_known(destination, class, datagram) {
+            Opened::Inner(inner) => Some(inner),
+            Opened::Unknown => drop_as(&self.counts.unknown_spi),
+            Opened::Dropped => None,
+        }
+    }
+
+    /// Black to red: checks and opens an ESP packet that came for `destination` with this outer class. Cheap checks
+    /// first.
+    pub(crate) fn open_known<'a>(&self, destination: IpAddr, class: u8, datagram: &'a mut [u8]) -> Opened<'a> {
         let Some(header) = Header::parse(datagram) else {
-            return drop_as(&self.counts.malformed);
+            self.counts.malformed.fetch_add(1, Relaxed);
+            return Opened::Dropped;
         };
         let inbound = self.inbound.load();
-        let Some(sa) = inbound.get(&Lookup::of(SaId { destination, spi: header.spi })) else {
-            return drop_as(&self.counts.unknown_spi);
-        };
+        match inbound.get(&Lookup::of(SaId { destination, spi: header.spi })) {
+            Some(sa) => self.open_with(sa, header, class, datagram).map_or(Opened::Dropped, Opened::Inner),
+            None => Opened::Unknown,
+        }
+    }
+
+    fn open_with<'a>(&self, sa: &Inbound, header: Header, class: u8, datagram: &'a mut [u8]) -> Option<&'a [u8]> {
         if !sa.window().may_be_new(header.sequence) {
             return self.replayed(sa);
         }
@@ -247,7 +276,14 @@ impl Sad {
         let mut inbound = HashMap::clone(&self.inbound.load());
         inbound.extend(sas.into_iter().map(|sa| (Lookup::of(sa.id()), Arc::new(Inbound::new(sa)))));
         self.inbound.store(Arc::new(inbound));
+        // After the table: who sees the number finds the SAs.
+        self.installations.fetch_add(1, Release);
         Ok(())
+    }
+
+    /// How often inbound SAs have come by now.
+    pub(crate) fn installations(&self) -> u64 {
+        self.installations.load(Acquire)
     }
 
     pub(crate) fn set_outbound(&self, sa: Sa) -> Result<(), Error> {

@@ -74,9 +74,14 @@ impl Drop for Workers {
 impl Stop {
     /// Waits until `fd` is readable (or in error): true. False: end.
     pub(crate) fn wait(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
+        self.wait_at_most(fd, PollTimeout::NONE)
+    }
+
+    /// As [`Stop::wait`], true also when so much time has passed.
+    pub(crate) fn wait_at_most(&self, fd: BorrowedFd<'_>, limit: PollTimeout) -> io::Result<bool> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN), PollFd::new(fd, PollFlags::POLLIN)];
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, limit) {
                 Ok(_) => return Ok(!fds[0].any().unwrap_or(true)),
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),

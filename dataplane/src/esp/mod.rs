@@ -2,6 +2,7 @@
 
 mod black;
 pub(crate) mod device;
+mod early;
 pub(crate) mod fragment;
 pub(crate) mod outer;
 pub(crate) mod packet;

@@ -3,18 +3,24 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
+use nix::poll::PollTimeout;
 use tun_rs::SyncDevice;
 
-use super::black::{Black, Room, is_too_big, is_transient};
+use super::black::{Black, Outer, Room, is_too_big, is_transient};
+use super::early::Early;
 use super::fragment::Fragments;
 use super::packet::{HEADER_LEN, ICV_LEN};
 use crate::Error;
-use crate::sad::{BUFFER_LEN, Fit, Sad, Sealed};
+use crate::sad::{BUFFER_LEN, Fit, Opened, Sad, Sealed};
 use crate::stop::Stop;
 
 /// Packets taken before the wish to stop is looked at again.
 const BATCH: usize = 256;
+
+/// While packets wait for their SA, whether it has come is looked at after this many milliseconds.
+const LOOK_AGAIN: u8 = 2;
 
 /// Behind the inner packet there is room for trailer and ICV.
 const INNER_END: usize = BUFFER_LEN - ICV_LEN - 8;
@@ -64,8 +70,18 @@ fn send(black: &Black, sad: &Sad, buffer: &mut [u8], len: usize) -> Result<(), E
 /// Receives, decrypts, writes to the device.
 pub(super) fn black_to_red(device: &SyncDevice, black: &Black, sad: &Sad, stop: &Stop) -> Result<(), Error> {
     let mut room = Room::new(BUFFER_LEN);
-    while stop.wait(black.as_fd()).map_err(Error::io(|| "waiting for ESP".into()))? {
+    let mut early = Early::default();
+    loop {
+        let limit = if early.is_empty() { PollTimeout::NONE } else { PollTimeout::from(LOOK_AGAIN) };
+        if !stop.wait_at_most(black.as_fd(), limit).map_err(Error::io(|| "waiting for ESP".into()))? {
+            return Ok(());
+        }
         for _ in 0..BATCH {
+            // Before the next packet: what came first goes first.
+            if early.is_due(sad.installations()) {
+                let in_vain = early.offer(Instant::now(), |outer, esp| deliver(device, sad, outer, esp))?;
+                sad.counts.unknown_spi.fetch_add(in_vain, Relaxed);
+            }
             let (outer, esp) = match black.receive(&mut room) {
                 Ok(Some(received)) => received,
                 Ok(None) => break,
@@ -76,16 +92,27 @@ pub(super) fn black_to_red(device: &SyncDevice, black: &Black, sad: &Sad, stop: 
             if esp.is_empty() {
                 continue;
             }
-            let Some(inner) = sad.open(outer.destination, outer.class, esp) else { continue };
-            let count = match device.send(inner) {
-                Ok(_) => &sad.counts.rx_packets,
-                Err(e) if is_transient(&e) => &sad.counts.io,
-                Err(e) => return Err(Error::io(|| "writing to the device; was it deleted?".into())(e)),
-            };
-            count.fetch_add(1, Relaxed);
+            if !deliver(device, sad, &outer, esp)? && !early.keep(Instant::now(), outer, esp) {
+                sad.counts.unknown_spi.fetch_add(1, Relaxed);
+            }
         }
     }
-    Ok(())
+}
+
+/// Decrypts a packet and writes it to the device, or drops it; `false`: there is no SA for it.
+fn deliver(device: &SyncDevice, sad: &Sad, outer: &Outer, esp: &mut [u8]) -> Result<bool, Error> {
+    let inner = match sad.open_known(outer.destination, outer.class, esp) {
+        Opened::Inner(inner) => inner,
+        Opened::Dropped => return Ok(true),
+        Opened::Unknown => return Ok(false),
+    };
+    let count = match device.send(inner) {
+        Ok(_) => &sad.counts.rx_packets,
+        Err(e) if is_transient(&e) => &sad.counts.io,
+        Err(e) => return Err(Error::io(|| "writing to the device; was it deleted?".into())(e)),
+    };
+    count.fetch_add(1, Relaxed);
+    Ok(true)
 }
 
 fn is_idle(error: &io::Error) -> bool {
