@@ -45,8 +45,16 @@ mod following;
 mod reloading;
 mod scraping;
 
-/// Datagrams taken from each socket, and handled, before the others get a turn.
+/// Datagrams taken from each socket, and handled, before the others get a turn: no more than the machines' queues for
+/// one address hold, so that what one neighbour sends in a row (a snapshot in many parts) is all taken.
 const BURST: usize = 32;
+/// So many times in a row there was more: this is a flood, …
+const FLOOD: u32 = 16;
+/// … and so many are taken from each socket, and handled, at a time. To take one costs a tenth of what it costs to
+/// check its signature. What is too much then fills the queue of its own address, and not the sockets, where all
+/// others would stand in line behind it.
+const FLOOD_TAKEN: usize = 1024;
+const FLOOD_HANDLED: usize = 128;
 /// How often what no event announces is looked at: the data plane's health, the wall clock.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// What the connections' tasks get to write their last lines.
@@ -220,6 +228,8 @@ struct Daemon {
     /// With another certificate: what comes when this member has left.
     successor: Option<Settings>,
     unsent: u64,
+    /// How often in a row the sockets held more than was taken.
+    behind: u32,
 }
 
 impl Daemon {
@@ -272,6 +282,7 @@ impl Daemon {
             revoked: false,
             successor: None,
             unsent: 0,
+            behind: 0,
             settings,
         };
         daemon.report(&Record { kind: EventKind::Blocked, member: None, epoch: 0, detail: String::new() });
@@ -295,9 +306,14 @@ impl Daemon {
             }
             self.tell_status();
             let deadline = self.engine.poll_timeout();
+            if more {
+                // Whoever asks at the control socket is served by tasks beside this one, which would wait for as long as
+                // something is readable.
+                tokio::task::yield_now().await;
+            }
             tokio::select! {
                 () = self.sockets.readable() => {}
-                () = tokio::task::yield_now(), if more => {}
+                () = std::future::ready(()), if more => {}
                 rung = alarm.ring(now(), deadline) => {
                     rung.map_err(io_error("timerfd"))?;
                     self.engine.handle_timeout(now());
@@ -365,8 +381,11 @@ impl Daemon {
     /// Receives and handles a bounded number of datagrams; whether more wait.
     fn take_datagrams(&mut self) -> bool {
         let (engine, now) = (&mut self.engine, now());
-        self.sockets.receive(BURST, |port, from, bytes| engine.handle_datagram(now, port, from, bytes));
-        (0..BURST).all(|_| self.engine.process(now))
+        let flood = self.behind >= FLOOD;
+        let (taken, handled) = if flood { (FLOOD_TAKEN, FLOOD_HANDLED) } else { (BURST, BURST) };
+        let more = self.sockets.receive(taken, |port, from, bytes| engine.handle_datagram(now, port, from, bytes));
+        self.behind = if more { self.behind.saturating_add(1) } else { 0 };
+        (0..handled).all(|_| self.engine.process(now)) || more
     }
 
     /// Does what the engine wants, until it wants nothing more.

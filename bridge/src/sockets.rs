@@ -98,20 +98,23 @@ impl Sockets {
         }
     }
 
-    /// Hands over what has arrived, at most `each` datagrams from each socket.
-    pub(crate) fn receive(&mut self, each: usize, mut take: impl FnMut(Port, SocketAddr, &[u8])) {
+    /// Hands over what has arrived, at most `each` datagrams from each socket; whether one may hold more.
+    pub(crate) fn receive(&mut self, each: usize, mut take: impl FnMut(Port, SocketAddr, &[u8])) -> bool {
+        let mut more = false;
         for (pair, port) in self.pairs.iter().flatten().zip([Port::Discovery, Port::KeyAgreement]) {
             for socket in [&pair.unicast, &pair.group] {
-                for _ in 0..each {
-                    // An error here is another's (an ICMP message for something sent before) or "nothing there".
-                    match socket.try_recv_from(&mut self.buffer) {
-                        Ok((length, from)) => take(port, from, &self.buffer[..length]),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(_) => {}
+                let drained = (0..each).any(|_| match socket.try_recv_from(&mut self.buffer) {
+                    Ok((length, from)) => {
+                        take(port, from, &self.buffer[..length]);
+                        false
                     }
-                }
+                    // Any other error is another's: an ICMP message for something sent before.
+                    Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+                });
+                more |= !drained;
             }
         }
+        more
     }
 }
 
