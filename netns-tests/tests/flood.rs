@@ -1,0 +1,251 @@
+//! Junk at both ports, as much as the machine sends: the group, its key and its traffic stay.
+
+use std::fs;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use muster_certs::{SigningKey, describe};
+use muster_netlab::{BRIDGE, Flood, Kind};
+use muster_netns_tests::{Family, Lab, alone, carry, multicast_flow_at, say, skip, wait_until};
+use muster_wire::{Envelope, Header, MemberId};
+
+/// The routers whose group it is; one more has a certificate.
+const MEMBERS: [usize; 3] = [0, 1, 2];
+/// Who turns hostile as a member, and who never was one.
+const TRAITOR: usize = 2;
+const OUTSIDER: usize = 3;
+
+/// A captured frame of the two protocols.
+#[derive(Clone)]
+struct Genuine {
+    frame: Vec<u8>,
+    /// Where its UDP payload begins.
+    at: usize,
+}
+
+impl Genuine {
+    fn all(lab: &Lab) -> Vec<Genuine> {
+        assert!(lab.capture.settle(Duration::from_secs(5)));
+        let own = lab.capture.frames().into_iter().filter(|frame| frame.kind == Kind::Own);
+        let at = |frame: &[u8]| if frame[12..14] == [0x08, 0x00] { 14 + 20 + 8 } else { 14 + 40 + 8 };
+        own.map(|frame| Genuine { at: at(&frame.bytes), frame: frame.bytes }).collect()
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.frame[self.at..]
+    }
+
+    /// With another payload of the same length.
+    fn with_payload(mut self, payload: &[u8]) -> Self {
+        self.frame[self.at..].copy_from_slice(payload);
+        self
+    }
+
+    /// From another address, and from no router's hardware.
+    fn from(mut self, source: IpAddr) -> Self {
+        self.frame[6..12].copy_from_slice(&[2, 0xba, 0xdb, 0xad, 0, 1]);
+        match source {
+            IpAddr::V6(source) => self.frame[22..38].copy_from_slice(&source.octets()),
+            IpAddr::V4(source) => {
+                self.frame[26..30].copy_from_slice(&source.octets());
+                self.frame[24..26].fill(0);
+                let words = self.frame[14..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+                let sum: u32 = words.sum();
+                let sum = (sum & 0xffff) + (sum >> 16);
+                let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                self.frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+        }
+        self
+    }
+
+    /// The same in the name of `member`, properly signed, under a sequence number of its own.
+    fn signed(self, key: &SigningKey, member: MemberId, startup: u64, sequence: u64) -> Self {
+        let envelope = Envelope::parse(self.payload()).expect("a daemon sent it");
+        let header = Header { sender: member, startup, sequence, ..*envelope.header() };
+        let payload = key.seal(&header, envelope.body()).expect("as long as before");
+        self.with_payload(&payload)
+    }
+
+    /// With a sequence number to come and a signature of nobody.
+    fn mutated(self, nth: u64) -> Self {
+        let mut payload = self.payload().to_vec();
+        payload[62..70].copy_from_slice(&(1 << 40 | nth).to_be_bytes());
+        let last = payload.len() - 1;
+        payload[last] ^= 1;
+        self.with_payload(&payload)
+    }
+}
+
+/// A router's private key.
+fn key_of(lab: &Lab, router: usize) -> SigningKey {
+    SigningKey::from_pkcs8_pem(&file_of(lab, router, "key")).unwrap()
+}
+
+fn member_of(lab: &Lab, router: usize) -> MemberId {
+    MemberId(describe(&file_of(lab, router, "pem")).unwrap().fingerprint.0)
+}
+
+fn file_of(lab: &Lab, router: usize, end: &str) -> String {
+    let nation = lab.coalition.routers()[router].plan.nation.name;
+    fs::read_to_string(lab.path(nation).join(format!("{}.{end}", lab.name(router)))).unwrap()
+}
+
+type Junk = Box<dyn FnMut() -> Vec<u8> + Send>;
+
+/// A group under such a flood: `honest` of it stay as they are all the while, and their traffic passes.
+fn holds_against(what: &str, family: Family, honest: &[usize], junk: impl FnOnce(&Lab, Vec<Genuine>) -> Junk) {
+    let _alone = alone();
+    let mut lab = Lab::on(family, 4);
+    MEMBERS.iter().for_each(|router| lab.start(*router));
+    lab.wait_for_group(&MEMBERS);
+    carry(&lab, 0, &[1, 2], 20);
+    lab.wait_until_quiet(Duration::from_secs(10), &MEMBERS);
+    let next = junk(&lab, Genuine::all(&lab));
+    // It would keep the flood.
+    lab.capture.stop();
+    let traitors: Vec<usize> = MEMBERS.iter().copied().filter(|router| !honest.contains(router)).collect();
+    traitors.iter().for_each(|router| lab.kill(*router));
+
+    let heard = &honest[1..];
+    let (sender, receivers) = multicast_flow_at(&lab, 0, heard, 1 << 20, 200);
+    let (begun, overflows) = (Instant::now(), overflows());
+    let flood = Flood::start(lab.coalition.black(), BRIDGE, next).unwrap();
+    lab.stays_one(honest, 3);
+    let rate = flood.sent() as f64 / begun.elapsed().as_secs_f64();
+    drop(flood);
+    let overflows = self::overflows() - overflows;
+    let sent = sender.stop();
+    wait_until(Duration::from_secs(1), || receivers.iter().all(|receiver| receiver.unique() == sent));
+    let lost: Vec<u64> = receivers.iter().map(|receiver| sent - receiver.unique()).collect();
+    say(&format!("{what} over {family:?}: {rate:.0} frames a second, {overflows} dropped by this machine's kernel"));
+    say(&format!("  of {sent} red datagrams lost {lost:?}; {}", counted(&lab)));
+    assert!(lost.iter().all(|lost| *lost * 100 <= sent), "more than one of a hundred red datagrams lost");
+
+    lab.wait_for_group(honest);
+    lab.stays_one(honest, 1);
+    carry(&lab, 0, heard, 100);
+    if traitors.is_empty() {
+        lab.assert_keys_used_once(honest);
+    }
+}
+
+/// What the first router has dropped of both protocols' datagrams.
+fn counted(lab: &Lab) -> String {
+    let status = lab.get(0, "status");
+    let counters = status["datagrams"].as_object().unwrap().iter().filter(|(_, count)| **count != 0);
+    counters.map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Frames that this machine's kernel has dropped between its virtual devices, for want of room: no router's fault.
+fn overflows() -> u64 {
+    let statistics = fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    let dropped = statistics.lines().filter_map(|line| u64::from_str_radix(line.split(' ').nth(1)?, 16).ok());
+    dropped.sum()
+}
+
+/// The frames over and over.
+fn over_and_over(frames: Vec<Vec<u8>>) -> Junk {
+    let mut at = 0;
+    Box::new(move || {
+        at = (at + 1) % frames.len();
+        frames[at].clone()
+    })
+}
+
+/// An address of black that is nobody's.
+fn stranger(family: Family) -> IpAddr {
+    match family {
+        Family::V6 => "2001:db8:bb::bad".parse().unwrap(),
+        Family::V4 => "192.0.2.250".parse().unwrap(),
+    }
+}
+
+fn replayed(family: Family) {
+    holds_against("replayed", family, &MEMBERS, |_, genuine| {
+        over_and_over(genuine.into_iter().map(|genuine| genuine.frame).collect())
+    });
+}
+
+fn mutated(family: Family) {
+    holds_against("mutated, under the members' addresses", family, &MEMBERS, |_, genuine| {
+        over_and_over(genuine.into_iter().zip(0..).map(|(genuine, n)| genuine.mutated(n).frame).collect())
+    });
+}
+
+#[test]
+fn what_was_sent_before() {
+    if !skip("what_was_sent_before") {
+        replayed(Family::V6);
+    }
+}
+
+#[test]
+fn what_was_sent_before_over_ipv4() {
+    if !skip("what_was_sent_before_over_ipv4") {
+        replayed(Family::V4);
+    }
+}
+
+#[test]
+fn wrong_signatures_under_the_members_addresses() {
+    if !skip("wrong_signatures_under_the_members_addresses") {
+        mutated(Family::V6);
+    }
+}
+
+#[test]
+fn wrong_signatures_under_the_members_addresses_over_ipv4() {
+    if !skip("wrong_signatures_under_the_members_addresses_over_ipv4") {
+        mutated(Family::V4);
+    }
+}
+
+#[test]
+fn wrong_signatures_of_a_stranger() {
+    if skip("wrong_signatures_of_a_stranger") {
+        return;
+    }
+    holds_against("mutated, of a stranger", Family::V6, &MEMBERS, |_, genuine| {
+        let junk = genuine.into_iter().zip(0..);
+        over_and_over(junk.map(|(genuine, n)| genuine.mutated(n).from(stranger(Family::V6)).frame).collect())
+    });
+}
+
+#[test]
+fn a_certified_device_that_is_no_member() {
+    if skip("a_certified_device_that_is_no_member") {
+        return;
+    }
+    holds_against("signed by a certified device", Family::V6, &MEMBERS, |lab, genuine| {
+        let (key, member) = (key_of(lab, OUTSIDER), member_of(lab, OUTSIDER));
+        let mut sequence = 0;
+        Box::new(move || {
+            sequence += 1;
+            let model = genuine[sequence as usize % genuine.len()].clone();
+            model.signed(&key, member, 1 << 50, sequence).from(stranger(Family::V6)).frame
+        })
+    });
+}
+
+/// Its own daemon is dead: what it sends is all that is heard of it. It says in turn what others have said, so that
+/// its hello key is now this, now that one: keys that were in use before, which the data plane refuses.
+#[test]
+fn a_member() {
+    if skip("a_member") {
+        return;
+    }
+    holds_against("signed by a member", Family::V6, &[0, 1], |lab, genuine| {
+        let (key, member, address) = (key_of(lab, TRAITOR), member_of(lab, TRAITOR), lab.black_address(TRAITOR));
+        let headers = genuine.iter().map(|genuine| *Envelope::parse(genuine.payload()).unwrap().header());
+        let last = headers.filter(|header| header.sender == member).max_by_key(|header| header.sequence).unwrap();
+        // The last of all: what they say of the group holds.
+        let recent: Vec<Genuine> = genuine[genuine.len() - 40..].to_vec();
+        let mut sequence = last.sequence + 1000;
+        Box::new(move || {
+            sequence += 1;
+            let model = recent[sequence as usize % recent.len()].clone();
+            model.signed(&key, member, last.startup, sequence).from(address).frame
+        })
+    });
+}
