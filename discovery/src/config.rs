@@ -88,7 +88,10 @@ pub(crate) const PARTS_FOR_NEIGHBOR: usize = 16;
 /// … and anybody else: less than a certificate chain may have.
 pub(crate) const PARTS_FOR_STRANGER: usize = 4;
 
-/// Prefixes not acknowledged are sent again after this or a hello interval, whichever is less, doubling …
+/// Prefixes not acknowledged are sent again after this or a hello interval, whichever is less, so often …
 pub(crate) const PREFIX_RETRY: Duration = Duration::from_millis(200);
+/// … and then after a time that doubles: what is lost delays a newcomer's traffic, and a neighbour that does not answer
+/// costs nothing in the long run …
+pub(crate) const PREFIX_PROMPT: u32 = 4;
 /// … up to so many hello intervals.
 pub(crate) const PREFIX_RETRY_INTERVALS: u32 = 8;

@@ -7,7 +7,7 @@ use muster_wire::idp::{MAX_PREFIXES, Prefix, PrefixList, Prefixes, PrefixesAck};
 use muster_wire::{Bytes, Destination, Envelope, Kind, MemberId, Time, codec};
 
 use crate::Discovery;
-use crate::config::{PREFIX_RETRY, PREFIX_RETRY_INTERVALS};
+use crate::config::{PREFIX_PROMPT, PREFIX_RETRY, PREFIX_RETRY_INTERVALS};
 use crate::counters::Dropped;
 use crate::event::{Event, PrefixError};
 use crate::networks::{allowed, from_wire, overlap, to_wire};
@@ -56,7 +56,8 @@ impl Announcing {
     }
 
     fn sent(&mut self, now: Time, interval: Duration) {
-        let wait = PREFIX_RETRY.min(interval).saturating_mul(1 << self.times.min(16));
+        let doublings = self.times.saturating_add(1).saturating_sub(PREFIX_PROMPT).min(16);
+        let wait = PREFIX_RETRY.min(interval).saturating_mul(1 << doublings);
         self.next = Some(now + wait.min(interval * PREFIX_RETRY_INTERVALS));
         self.times = self.times.saturating_add(1);
     }

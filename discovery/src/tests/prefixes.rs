@@ -68,6 +68,20 @@ fn they_are_repeated_until_acknowledged_ever_more_rarely() {
 }
 
 #[test]
+fn the_first_repetitions_are_prompt() {
+    let mut net = Net::of(&[1000, 1000]);
+    net.run(ms(1000));
+    net.cut(0, 1);
+    let since = net.now;
+    net.with(0, |machine, now| machine.set_prefixes(now, nets(&["2001:db8:a::/64"]))).unwrap();
+    // At 0, 200, 400, 600, 800, then 1,200 and 2,000 ms.
+    for (time, sent) in [(190, 1), (700, 5), (290, 5), (100, 6), (800, 7)] {
+        net.run(ms(time));
+        assert_eq!(net.count(0, Kind::Prefixes, since), sent);
+    }
+}
+
+#[test]
 fn an_overtaken_version_does_not_come_back() {
     let mut net = Net::of(&[1000, 1000]);
     net.run(ms(300));
