@@ -1,49 +1,49 @@
 //! A certificate that ends while its device is a member, and a key that is not the certificate's.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use muster_certs::pki;
+use muster_certs::{describe, pki};
 use muster_netns_tests::{Family, Lab, carry, carry_past, muster, say, skip};
+use muster_wire::Hash;
 
 const DAY: u64 = 24 * 60 * 60;
 /// What a certificate here still has to live when it is made.
-const LIFE: u64 = 6;
+const LIFE: u64 = 8;
 
 fn unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-/// Makes the root of a router's nation anew, two days old, and the certificates of its routers: that of `router` ends in
-/// a moment. Gives the end.
-fn age(lab: &Lab, router: usize, routers: &[usize]) -> u64 {
+/// Makes the root of a router's nation anew, two days old, and the certificates of its routers.
+fn renew_root(lab: &Lab, router: usize, routers: &[usize]) -> pki::Root {
     let nation = lab.coalition.routers()[router].plan.nation.name;
-    let write = |name: String, text: &str| fs::write(lab.path(nation).join(name), text).unwrap();
     let root = pki::init(nation, unix() - 2 * DAY).unwrap();
-    write("ca.pem".into(), &root.certificate_pem);
-    write("ca.key".into(), &root.key_pem);
-    write("crl.pem".into(), &root.crl_pem);
+    let parts = [("ca.pem", root.certificate_pem.as_str()), ("ca.key", &root.key_pem), ("crl.pem", &root.crl_pem)];
+    parts.iter().for_each(|(name, text)| fs::write(lab.path(nation).join(name), text).unwrap());
     for other in routers.iter().filter(|other| lab.coalition.routers()[**other].plan.nation.name == nation) {
         lab.reissue(*other);
     }
-    // As if issued for one day, almost a day ago. Of two groups of one the lower id takes the other in: this one.
-    let end = unix() + LIFE;
-    let lowest = routers.iter().filter(|other| **other != router).map(|other| member_id(lab, *other)).min().unwrap();
+    root
+}
+
+/// Gives a router a certificate that ends in a moment, with a member id below `below`; says when it ends.
+fn issue_short_lived(lab: &Lab, root: &pki::Root, router: usize, below: Option<Hash>) -> u64 {
     loop {
+        // As if issued for one day, almost a day ago.
+        let end = unix() + LIFE;
         let device = pki::issue(&root.certificate_pem, &root.key_pem, &lab.name(router), 1, end - DAY).unwrap();
-        write(format!("{}.pem", lab.name(router)), &device.certificate_pem);
-        write(format!("{}.key", lab.name(router)), &device.key_pem);
-        if member_id(lab, router) < lowest {
+        if below.is_none_or(|below| describe(&device.certificate_pem).unwrap().fingerprint < below) {
+            fs::write(file_of(lab, router, "pem"), &device.certificate_pem).unwrap();
+            fs::write(file_of(lab, router, "key"), &*device.key_pem).unwrap();
             return end;
         }
     }
 }
 
-fn member_id(lab: &Lab, router: usize) -> String {
-    let file = lab.path(lab.coalition.routers()[router].plan.nation.name).join(format!("{}.pem", lab.name(router)));
-    let shown = muster(&["pki", "show", file.to_str().unwrap(), "--json"]).json();
-    let first = shown.as_array().map_or(&shown, |all| &all[0]);
-    first["fingerprint"].as_str().expect("a fingerprint").to_owned()
+fn file_of(lab: &Lab, router: usize, end: &str) -> PathBuf {
+    lab.path(lab.coalition.routers()[router].plan.nation.name).join(format!("{}.{end}", lab.name(router)))
 }
 
 /// The keys that a router holds, as they go into the SAs.
@@ -56,12 +56,22 @@ fn keys(lab: &Lab, router: usize) -> Vec<String> {
 fn ends_while_a_member(family: Family, manager_too: bool) {
     let mut lab = Lab::on(family, 4);
     let (victim, rest, all) = (3, [0, 1, 2], [0, 1, 2, 3]);
-    let end = age(&lab, victim, &all);
-    // It founds the group together with one other, or comes to a greater one.
-    let founders = if manager_too { vec![victim, 0] } else { rest.to_vec() };
-    founders.iter().for_each(|router| lab.start(*router));
-    lab.wait_for_group(&founders);
-    all.iter().filter(|router| !founders.contains(router)).for_each(|router| lab.start(*router));
+    let root = renew_root(&lab, victim, &all);
+    let end = if manager_too {
+        // Of two groups of one the lower id takes the other in, and a greater group stays as it is.
+        let other = describe(&fs::read_to_string(file_of(&lab, 0, "pem")).unwrap()).unwrap().fingerprint;
+        let end = issue_short_lived(&lab, &root, victim, Some(other));
+        [victim, 0].iter().for_each(|router| lab.start(*router));
+        lab.wait_for_group(&[victim, 0]);
+        [1, 2].iter().for_each(|router| lab.start(*router));
+        end
+    } else {
+        rest.iter().for_each(|router| lab.start(*router));
+        lab.wait_for_group(&rest);
+        let end = issue_short_lived(&lab, &root, victim, None);
+        lab.start(victim);
+        end
+    };
     let known = lab.wait_for_group(&all);
     assert_eq!(lab.manager(0) == victim, manager_too);
     carry(&lab, 0, &[1, 2, 3], 50);
@@ -79,13 +89,17 @@ fn ends_while_a_member(family: Family, manager_too: bool) {
     let held = keys(&lab, victim);
     let used: Vec<String> = rest.iter().flat_map(|router| keys(&lab, *router)).collect();
     assert!(used.len() == 9 && used.iter().all(|key| !held.contains(key)), "{held:?} and {used:?}");
-    for router in rest {
-        let (neighbors, name) = (lab.get(router, "neighbors"), lab.name(victim));
-        let of_it = neighbors.as_array().unwrap().iter().find(|neighbor| neighbor["name"] == name.as_str());
-        assert!(of_it.is_none_or(|neighbor| neighbor["state"] != "up"), "{neighbors}");
-    }
+    // Clocks of whole seconds: one may see the end two seconds after another, whose exclusion it follows.
+    let name = lab.name(victim);
+    let refuses = |router: &usize| {
+        let neighbors = lab.get(*router, "neighbors");
+        let mut of_it = neighbors.as_array().unwrap().iter().filter(|neighbor| neighbor["name"] == name.as_str());
+        of_it.all(|neighbor| neighbor["state"] != "up")
+    };
+    lab.wait(Duration::from_secs(5), "all to refuse it", || rest.iter().all(refuses));
     // Nobody lets it in again.
     lab.stays_one(&rest, 3);
+    assert!(rest.iter().all(refuses));
     lab.kill(victim);
     lab.start(victim);
     lab.wait_for_end(victim);
