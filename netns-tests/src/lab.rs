@@ -266,6 +266,16 @@ allow_key_export = true
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// Processor time that a daemon has used, all threads.
+    pub fn processor(&self, router: usize) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process(router))).expect("its threads");
+        let of = |task: fs::DirEntry| {
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+        };
+        Duration::from_nanos(tasks.filter_map(Result::ok).map(of).sum())
+    }
+
     /// Asks a daemon, as its operator does.
     pub fn ask(&self, router: usize, arguments: &[&str]) -> Answer {
         self.ask_at(&format!("{}.sock", self.name(router)), arguments)

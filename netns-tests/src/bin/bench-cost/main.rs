@@ -3,7 +3,6 @@
 //! `cargo run --release -p muster-netns-tests --bin bench-cost` prints tables for a group of fifty.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -58,11 +57,11 @@ fn main() -> ExitCode {
     let mean = resident.iter().sum::<u64>() / routers as u64;
     println!("resident memory of a daemon in a group of {routers}: {:.1} MB, at most {:.1} MB", mega(mean), mega(most));
 
-    let (begun, before) = (monotonic(), all.iter().map(|router| cpu(&lab, *router)).collect::<Vec<_>>());
+    let (begun, before) = (monotonic(), all.iter().map(|router| lab.processor(*router)).collect::<Vec<_>>());
     sleep(Duration::from_secs(idle));
     let took = (monotonic() - begun).as_secs_f64();
     let shares: Vec<f64> =
-        all.iter().zip(before).map(|(router, before)| (cpu(&lab, *router) - before).as_secs_f64() / took).collect();
+        all.iter().zip(before).map(|(router, before)| (lab.processor(*router) - before).as_secs_f64() / took).collect();
     let (mean, most) = (shares.iter().sum::<f64>() / routers as f64, shares.iter().copied().fold(0.0, f64::max));
     println!(
         "idle processor time of a daemon with {} neighbours: {:.2} % of a core, at most {:.2} %\n",
@@ -120,16 +119,6 @@ fn show(what: &str, seen: &Seen, background: &Seen) {
     }
     let (count, bytes) = kinds.values().fold((0.0, 0.0), |sum, kind| (sum.0 + kind.0, sum.1 + kind.1));
     println!("| all | {count:.0} | | {:.1} |\n", bytes / 1000.0);
-}
-
-/// Processor time that a daemon has used, all threads.
-fn cpu(lab: &Lab, router: usize) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{}/task", lab.process(router))).expect("its threads");
-    let of = |task: fs::DirEntry| {
-        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
-    };
-    Duration::from_nanos(tasks.filter_map(Result::ok).map(of).sum())
 }
 
 fn mega(bytes: u64) -> f64 {

@@ -17,6 +17,9 @@ pub(crate) struct Join {
     pub(crate) installed: u64,
     /// The last router sends under it.
     pub(crate) activated: u64,
+    /// Processor time of all routers until the bench saw that, with what its looking cost them. On a machine with other
+    /// work this says more than the times above.
+    pub(crate) work: u64,
 }
 
 /// Long enough for fifty routers that start at the same time on two cores.
@@ -40,6 +43,8 @@ pub(crate) fn measure(routers: usize, joins: usize) -> Vec<Join> {
     for number in 1..=joins {
         lab.reissue(joiner);
         lab.wait_until_quiet(LIMIT, &rest);
+        let work = |lab: &Lab, routers: &[usize]| routers.iter().map(|r| lab.processor(*r)).sum::<Duration>();
+        let before = work(&lab, &rest);
         lab.start(joiner);
         let all = || lab.call(joiner, "status").is_some_and(|status| is_active(&status, routers));
         lab.wait(LIMIT, "the joiner to be in", || {
@@ -47,7 +52,8 @@ pub(crate) fn measure(routers: usize, joins: usize) -> Vec<Join> {
             all()
         });
         lab.wait_for_group_within(LIMIT, &(0..routers).collect::<Vec<_>>());
-        let join = read(&lab, routers, joiner);
+        let spent = work(&lab, &(0..routers).collect::<Vec<_>>()) - before;
+        let join = Join { work: spent.as_micros() as u64, ..read(&lab, routers, joiner) };
         eprintln!("{routers} routers, join {number}: {join:?}");
         measured.push(join);
         lab.terminate(joiner);
@@ -85,5 +91,6 @@ fn read(lab: &Lab, routers: usize, joiner: usize) -> Join {
     let met = since(joiner, "join", &|event| event["member"] == other_id);
     let discovered = met.max(since(other, "join", &|event| event["member"] == own));
     let latest = |kind| (0..routers).map(|r| since(r, kind, &|event| event["epoch"] == *epoch)).max().expect("routers");
-    Join { discovered, keyed: latest("epoch"), installed: latest("installed"), activated: latest("activated") }
+    let (keyed, installed, activated) = (latest("epoch"), latest("installed"), latest("activated"));
+    Join { discovered, keyed, installed, activated, work: 0 }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Summary {
     /// From the first hello until all have installed, and until all send.
     pub(crate) installed: Spread,
     pub(crate) activated: Spread,
+    /// Processor time of all routers together.
+    pub(crate) work: Spread,
 }
 
 pub(crate) fn summaries(measured: &[(usize, Vec<Join>)]) -> Vec<Summary> {
@@ -44,6 +46,7 @@ pub(crate) fn summaries(measured: &[(usize, Vec<Join>)]) -> Vec<Summary> {
             activation: of(|join| join.activated.saturating_sub(join.installed)),
             installed: of(|join| join.installed),
             activated: of(|join| join.activated),
+            work: of(|join| join.work),
         }
     };
     measured.iter().map(summary).collect()
@@ -53,23 +56,23 @@ pub(crate) fn summaries(measured: &[(usize, Vec<Join>)]) -> Vec<Summary> {
 pub(crate) fn table(measured: &[(usize, Vec<Join>)]) -> String {
     let mut text = String::from(
         "| routers | discovery | key agreement | SA installation | activation | first hello to `installed` on all | \
-         first hello to `activated` on all |\n|---|---|---|---|---|---|---|\n",
+         first hello to `activated` on all | processor time of all |\n|---|---|---|---|---|---|---|---|\n",
     );
     for summary in summaries(measured) {
-        let Summary { routers, discovery, agreement, installation, activation, installed, activated } = summary;
+        let Summary { routers, discovery, agreement, installation, activation, installed, activated, work } = summary;
         let cell = |spread: Spread| format!("{:.1} / {:.1}", spread.median, spread.p95);
-        let cells = [discovery, agreement, installation, activation, installed, activated].map(cell);
+        let cells = [discovery, agreement, installation, activation, installed, activated, work].map(cell);
         writeln!(text, "| {routers} | {} |", cells.join(" | ")).expect("a string takes everything");
     }
     text
 }
 
 pub(crate) fn csv(measured: &[(usize, Vec<Join>)]) -> String {
-    let mut text = String::from("routers,join,discovered_us,keyed_us,installed_us,activated_us\n");
+    let mut text = String::from("routers,join,discovered_us,keyed_us,installed_us,activated_us,work_us\n");
     for (routers, joins) in measured {
         for (number, join) in joins.iter().enumerate() {
-            let Join { discovered, keyed, installed, activated } = join;
-            writeln!(text, "{routers},{},{discovered},{keyed},{installed},{activated}", number + 1)
+            let Join { discovered, keyed, installed, activated, work } = join;
+            writeln!(text, "{routers},{},{discovered},{keyed},{installed},{activated},{work}", number + 1)
                 .expect("a string takes everything");
         }
     }
