@@ -4,6 +4,9 @@
 //! Each prefix gets three routes: in the table of red, by the tunnel; in that of the router's own packets, by the
 //! tunnel, and behind it, with a worse metric, `unreachable`. That one stays when the prefix is lost or the daemon
 //! ends, until `unblock`: what was red once does not go to black in clear by the default route.
+//!
+//! A change costs what it changes: with fifty routers, to set all routes at each prefix that comes or goes took more
+//! time than the key agreement.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -42,7 +45,15 @@ impl Learned {
     /// Sets the tunnel's MTU and starts the thread; the device is there.
     pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut crate::stop::Workers) -> Result<Self, Error> {
         let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeSet::new(), own: config.own_prefixes.clone() });
-        let mut keeper = Keeper { config: config.clone(), sad: sad.clone(), mtu: 0, routes: BTreeSet::new() };
+        let mut keeper = Keeper {
+            config: config.clone(),
+            sad: sad.clone(),
+            mtu: 0,
+            routes: BTreeSet::new(),
+            standing: BTreeSet::new(),
+            shape: None,
+            lost: None,
+        };
         // Before the first packet.
         netlink::run(async |handle| keeper.follow_mtu(handle).await)?;
         workers.spawn("muster-routes", move |_| keeper.run(wanted))?;
@@ -64,7 +75,21 @@ struct Keeper {
     config: EspConfig,
     sad: Arc<Sad>,
     mtu: u16,
+    /// Learned now.
     routes: BTreeSet<IpNet>,
+    /// Those of them whose routes stand as `shape` has them.
+    standing: BTreeSet<IpNet>,
+    shape: Option<Shape>,
+    /// Lost, and unreachable; read from the kernel at first, where an earlier daemon may have left some.
+    lost: Option<BTreeSet<IpNet>>,
+}
+
+/// What all routes have in common. When it changes, all are set anew.
+#[derive(PartialEq, Eq)]
+struct Shape {
+    tunnel: u32,
+    mtu: u16,
+    sources: Vec<IpAddr>,
 }
 
 impl Keeper {
@@ -81,7 +106,7 @@ impl Keeper {
                 if std::mem::take(&mut look_at_mtu) && self.follow_mtu(&handle).await? {
                     // The own prefixes may have changed meanwhile; that comes next.
                     let own = wanted.borrow().own.clone();
-                    self.set(&handle, &self.routes.clone(), &own).await?;
+                    self.set(&handle, &own).await?;
                 }
                 tokio::select! {
                     changed = wanted.changed() => {
@@ -89,15 +114,16 @@ impl Keeper {
                             return Ok(());
                         }
                         let Wanted { prefixes, own } = wanted.borrow_and_update().clone();
-                        for lost in self.routes.difference(&prefixes) {
+                        let routes = std::mem::replace(&mut self.routes, prefixes);
+                        for lost in routes.difference(&self.routes.clone()) {
                             self.forget(&handle, *lost).await?;
                         }
-                        self.set(&handle, &prefixes, &own).await?;
-                        self.routes = prefixes;
+                        self.set(&handle, &own).await?;
                     }
                     // Whatever it is about: it is seldom, and asking is cheap.
                     link = links.next() => match link {
-                        Some(_) => look_at_mtu = true,
+                        // The kernel drops routes by itself when an interface goes down.
+                        Some(_) => (look_at_mtu, self.shape) = (true, None),
                         None => return Err(Error::Config("the netlink connection has ended".into())),
                     },
                 }
@@ -120,7 +146,7 @@ impl Keeper {
         Ok(true)
     }
 
-    async fn set(&self, handle: &Handle, prefixes: &BTreeSet<IpNet>, own: &[IpNet]) -> Result<(), Error> {
+    async fn set(&mut self, handle: &Handle, own: &[IpNet]) -> Result<(), Error> {
         // Deleted: the packet threads say so.
         let Some(link) = netlink::link(handle, &self.config.device).await? else { return Ok(()) };
         let sources: Vec<IpAddr> = red_links(handle, &self.config.reds)
@@ -129,19 +155,35 @@ impl Keeper {
             .flat_map(|(_, networks)| networks.iter().map(IpNet::addr))
             .filter(|address| covers(own, *address))
             .collect();
-        for prefix in prefixes {
-            let source = sources.iter().copied().find(|address| address.is_ipv4() == prefix.addr().is_ipv4());
+        let shape = Shape { tunnel: link.index, mtu: self.mtu, sources };
+        if self.shape.as_ref() != Some(&shape) {
+            self.standing.clear();
+        }
+        for prefix in self.routes.difference(&self.standing.clone()) {
+            let of_family = |address: &IpAddr| address.is_ipv4() == prefix.addr().is_ipv4();
+            let source = shape.sources.iter().copied().find(of_family);
             // One that the kernel does not take, whoever announced it, must not cost the others.
-            if let Err(error) = self.set_one(handle, *prefix, link.index, source).await {
-                warn!(%prefix, %error, "not reached through the tunnel");
+            match self.set_one(handle, *prefix, link.index, source).await {
+                Ok(true) => drop(self.standing.insert(*prefix)),
+                // Not possible now; the next change tries again.
+                Ok(false) => {}
+                Err(error) => warn!(%prefix, %error, "not reached through the tunnel"),
             }
         }
-        self.forget_lost(handle, prefixes).await
+        self.shape = Some(shape);
+        self.forget_lost(handle).await
     }
 
-    async fn set_one(&self, handle: &Handle, prefix: IpNet, tunnel: u32, source: Option<IpAddr>) -> Result<(), Error> {
+    /// Whether all three routes stand.
+    async fn set_one(
+        &self,
+        handle: &Handle,
+        prefix: IpNet,
+        tunnel: u32,
+        source: Option<IpAddr>,
+    ) -> Result<bool, Error> {
         let last = Route { metric: LAST, ..Route::new(self.own_table(), prefix, None, Owner::Block) };
-        last.add(handle).await?;
+        let mut stand = last.add(handle).await?;
         for table in [self.own_table(), self.red_table()] {
             let plain = Route {
                 // IPv6 has the interface's.
@@ -149,15 +191,23 @@ impl Keeper {
                 ..Route::new(table, prefix, Some(tunnel), Owner::Daemon)
             };
             // An address that is gone again cannot be one; the route is needed all the same.
-            if let Err(error) = (Route { source, ..plain }).set(handle).await {
-                warn!(%prefix, %error, "no source address for the router's own packets");
-                plain.set(handle).await?;
-            }
+            stand &= match (Route { source, ..plain }).set(handle).await {
+                Ok(stands) => stands,
+                Err(error) => {
+                    warn!(%prefix, %error, "no source address for the router's own packets");
+                    plain.set(handle).await?;
+                    false
+                }
+            };
         }
-        Ok(())
+        Ok(stand)
     }
 
-    async fn forget(&self, handle: &Handle, prefix: IpNet) -> Result<(), Error> {
+    async fn forget(&mut self, handle: &Handle, prefix: IpNet) -> Result<(), Error> {
+        self.standing.remove(&prefix);
+        if let Some(lost) = &mut self.lost {
+            lost.insert(prefix);
+        }
         let Some(link) = netlink::link(handle, &self.config.device).await? else { return Ok(()) };
         for table in [self.own_table(), self.red_table()] {
             Route::new(table, prefix, Some(link.index), Owner::Daemon).remove(handle).await?;
@@ -166,13 +216,20 @@ impl Keeper {
     }
 
     /// What was lost and lies in what is learned now is not in its way; nor is there ever too much of it.
-    async fn forget_lost(&self, handle: &Handle, prefixes: &BTreeSet<IpNet>) -> Result<(), Error> {
-        let routes = netlink::routes(handle, self.own_table()).await?;
-        let lost = routes.iter().filter(|route| route.interface.is_none() && !prefixes.contains(&route.prefix));
-        let (covered, others): (Vec<&Route>, Vec<&Route>) =
-            lost.partition(|route| prefixes.iter().any(|prefix| prefix.contains(&route.prefix)));
-        for route in covered.into_iter().chain(others.into_iter().skip(MAX_LOST)) {
-            route.remove(handle).await?;
+    async fn forget_lost(&mut self, handle: &Handle) -> Result<(), Error> {
+        let table = self.own_table();
+        if self.lost.is_none() {
+            let routes = netlink::routes(handle, table).await?;
+            self.lost = Some(routes.iter().filter(|route| route.interface.is_none()).map(|r| r.prefix).collect());
+        }
+        let Some(lost) = &mut self.lost else { return Ok(()) };
+        lost.retain(|prefix| !self.routes.contains(prefix));
+        let (covered, others): (Vec<IpNet>, Vec<IpNet>) =
+            lost.iter().partition(|lost| self.routes.iter().any(|prefix| prefix.contains(*lost)));
+        for prefix in covered.into_iter().chain(others.into_iter().skip(MAX_LOST)) {
+            lost.remove(&prefix);
+            let last = Route { metric: LAST, ..Route::new(table, prefix, None, Owner::Block) };
+            last.remove(handle).await?;
         }
         Ok(())
     }
