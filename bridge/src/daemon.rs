@@ -380,12 +380,18 @@ impl Daemon {
 
     /// Receives and handles a bounded number of datagrams; whether more wait.
     fn take_datagrams(&mut self) -> bool {
-        let (engine, now) = (&mut self.engine, now());
+        let (engine, at) = (&mut self.engine, now());
         let flood = self.behind >= FLOOD;
         let (taken, handled) = if flood { (FLOOD_TAKEN, FLOOD_HANDLED) } else { (BURST, BURST) };
-        let more = self.sockets.receive(taken, |port, from, bytes| engine.handle_datagram(now, port, from, bytes));
+        let more = self.sockets.receive(taken, |port, from, bytes| engine.handle_datagram(at, port, from, bytes));
         self.behind = if more { self.behind.saturating_add(1) } else { 0 };
-        (0..handled).all(|_| self.engine.process(now)) || more
+        let all = (0..handled).all(|_| {
+            let waits = self.engine.process(now());
+            // An answer does not wait for the work that others make.
+            self.act();
+            waits
+        });
+        all || more
     }
 
     /// Does what the engine wants, until it wants nothing more.
@@ -438,7 +444,7 @@ impl Daemon {
                 let verdict = self.bounds.judge(member, &organisation, prefixes);
                 self.accept(member, verdict);
                 // What it has given up may be what another was refused.
-                for (member, verdict) in self.bounds.review() {
+                for (member, verdict) in self.bounds.review_refused() {
                     self.accept(member, verdict);
                 }
                 Ok(())

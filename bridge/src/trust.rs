@@ -83,6 +83,23 @@ impl Bounds {
         changed
     }
 
+    /// The same for one place that may have become free: only those of whom something was refused can gain by it.
+    pub(crate) fn review_refused(&mut self) -> Vec<(MemberId, Verdict)> {
+        let refused = self.known.iter().filter(|(_, known)| known.accepted.len() < known.announced.len());
+        let refused: Vec<MemberId> = refused.map(|(member, _)| *member).collect();
+        let mut changed = Vec::new();
+        for member in refused {
+            let Some(known) = self.known.get(&member) else { continue };
+            let (organisation, announced) = (known.organisation.clone(), known.announced.clone());
+            let accepted = known.accepted.clone();
+            let verdict = self.judge(member, &organisation, announced);
+            if verdict.0 != accepted {
+                changed.push((member, verdict));
+            }
+        }
+        changed
+    }
+
     fn objection(&self, organisation: &str, prefix: &IpNet) -> Option<String> {
         if let Some(bar) = self.bar(organisation, prefix) {
             return Some(bar);
@@ -157,10 +174,10 @@ mod tests {
         assert_eq!(bounds.judge(charlie, "Charlie", two.clone()).0, two);
         assert_eq!(bounds.judge(bravo, "Bravo", both.clone()).0, one);
         assert_eq!(bounds.judge(delta, "Delta", both.clone()).0, nets(&[]));
-        assert!(bounds.review().is_empty(), "nobody takes what another has");
+        assert!(bounds.review_refused().is_empty(), "nobody takes what another has");
         bounds.judge(charlie, "Charlie", vec![]);
-        assert_eq!(bounds.review(), [(bravo, (both, vec![]))], "the one with the lower member id");
-        assert!(bounds.review().is_empty());
+        assert_eq!(bounds.review_refused(), [(bravo, (both, vec![]))], "the one with the lower member id");
+        assert!(bounds.review_refused().is_empty());
     }
 
     #[test]
