@@ -142,7 +142,8 @@ pub(crate) fn put_path(
     epoch: u64,
     roster: &Roster,
 ) -> Result<(), Refusal> {
-    let author = roster.key(&tree.leaf(slot).ok_or(Refusal::NotMember)?.leaf.member)?;
+    // Its word must count, not only stand in a tree.
+    roster.key(&tree.leaf(slot).ok_or(Refusal::NotMember)?.leaf.member)?;
     let mut ciphertexts = body.ciphertexts.iter();
     let mut records = body.path.iter();
     for index in slot.path(tree.slots()) {
@@ -151,7 +152,7 @@ pub(crate) fn put_path(
         {
             return Err(Refusal::Rule("a parent is keyed as the tree demands"));
         }
-        tree.check_parent(index, record, &author)?;
+        tree.check_parent(index, record, roster)?;
         let sealed = match record.kind {
             ParentKind::Sealed => {
                 let recipients = tree.resolution(child(index, opposite(record.source)));
@@ -200,14 +201,13 @@ fn check_recipients(secrets: &SealedSecrets, recipients: &[Node]) -> Result<(), 
 /// A blank parent keyed since the last commit, from what was there already.
 pub(crate) fn apply_fill(tree: &mut Tree, fill: &Fill, roster: &Roster) -> Result<(), Refusal> {
     let index = ParentIndex::new(fill.node, tree.slots()).ok_or(Refusal::Rule("a fill is for a parent"))?;
-    let author = tree.leaf(Slot(fill.parent.author)).ok_or(Refusal::NotMember)?.leaf.member;
     if !tree.is_fillable(index) {
         return Err(Refusal::Rule("a fill keys a blank parent whose occupied children are keyed"));
     }
     if tree.kind_of(index, Slot(fill.parent.author)) != (fill.parent.kind, fill.parent.source) {
         return Err(Refusal::Rule("a fill is keyed as the tree demands"));
     }
-    tree.check_parent(index, &fill.parent, &roster.leaf_key(&author)?)?;
+    tree.check_parent(index, &fill.parent, roster)?;
     tree.set_parent(index, Arc::new(ParentNode { record: fill.parent.clone(), sealed: None }));
     Ok(())
 }

@@ -154,8 +154,7 @@ impl Public {
     /// below, to read on after it has left.
     fn check_authors(&self, roster: &Roster) -> Result<(), Refusal> {
         for (index, node) in self.tree.keyed_parents() {
-            let author = self.tree.leaf(Slot(node.record.author)).ok_or(Refusal::NotMember)?.leaf.member;
-            self.tree.check_parent(index, &node.record, &roster.leaf_key(&author)?)?;
+            self.tree.check_parent(index, &node.record, roster)?;
         }
         Ok(())
     }

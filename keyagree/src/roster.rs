@@ -1,5 +1,6 @@
 //! Who may take part, as discovery reports it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use muster_certs::{PublicKey, SequenceWindow};
 use muster_wire::idp::GroupState;
 use muster_wire::mike::Leaf;
-use muster_wire::{GroupTag, Hash, MemberId, Nonce, Signed, Time};
+use muster_wire::{GroupTag, Hash, MemberId, Nonce, Signature, Signed, Time};
 
 use crate::Refusal;
 use crate::secret::{Secret, hash};
@@ -71,8 +72,9 @@ pub(crate) struct Roster {
     group: GroupTag,
     peers: BTreeMap<MemberId, Peer>,
     own: (MemberId, PublicKey),
-    /// Leaves whose signature was found right, by hash; emptied when full.
-    checked: BTreeSet<Hash>,
+    /// Leaves and parents whose signature was found right, by hash; emptied when full. A memory of what was computed,
+    /// not a state: so those who only read may add to it.
+    checked: RefCell<BTreeSet<Hash>>,
 }
 
 const MAX_CHECKED: usize = 8192;
@@ -80,7 +82,7 @@ const MAX_PEERS: usize = 4096;
 
 impl Roster {
     pub(crate) fn new(group: GroupTag, own: MemberId, key: PublicKey) -> Self {
-        Self { group, peers: BTreeMap::new(), own: (own, key), checked: BTreeSet::new() }
+        Self { group, peers: BTreeMap::new(), own: (own, key), checked: RefCell::default() }
     }
 
     /// A neighbour came up. Forgets those long gone when there is no room.
@@ -171,23 +173,45 @@ impl Roster {
     }
 
     /// Checks a leaf: its group, its mode, its owner's signature, its public key.
-    pub(crate) fn check_leaf(&mut self, signed: &Signed<Leaf>) -> Result<LeafNode, Refusal> {
+    pub(crate) fn check_leaf(&self, signed: &Signed<Leaf>) -> Result<LeafNode, Refusal> {
         let leaf = signed.decode()?;
         let key = self.leaf_key(&leaf.member)?;
         let known = hash("checked leaf", &[&key.to_bytes(), signed.signed_bytes(), &signed.signature().0]);
-        if !self.checked.contains(&known) {
+        self.once(known, || {
             key.verify(signed)?;
             if leaf.group != self.group || leaf.mode != AGREEMENT {
                 return Err(Refusal::Rule("a leaf of another group or mode"));
             }
-            if Secret::is_low_order(&leaf.public) {
-                return Err(Refusal::LowOrderKey);
+            match Secret::is_low_order(&leaf.public) {
+                true => Err(Refusal::LowOrderKey),
+                false => Ok(()),
             }
-            if self.checked.len() >= MAX_CHECKED {
-                self.checked.clear();
-            }
-            self.checked.insert(known);
-        }
+        })?;
         Ok(LeafNode { signed: signed.clone(), leaf })
+    }
+
+    /// Checks what a parent's author has signed. The same parent comes as a fill, in the commit that lists it, in
+    /// snapshots, and in every epoch that it is carried into.
+    pub(crate) fn check_signature(
+        &self,
+        author: &PublicKey,
+        label: &[u8],
+        bytes: &[u8],
+        signature: &Signature,
+    ) -> Result<(), Refusal> {
+        let known = hash("checked", &[&author.to_bytes(), label, bytes, &signature.0]);
+        self.once(known, || Ok(author.check(label, bytes, signature)?))
+    }
+
+    fn once(&self, known: Hash, check: impl FnOnce() -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let mut checked = self.checked.borrow_mut();
+        if !checked.contains(&known) {
+            check()?;
+            if checked.len() >= MAX_CHECKED {
+                checked.clear();
+            }
+            checked.insert(known);
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ mod path;
 
 use std::sync::Arc;
 
-use muster_certs::{PublicKey, SigningKey};
+use muster_certs::SigningKey;
 use muster_wire::mike::{Leaf, MAX_SLOTS, Parent, ParentKind, SealedSecrets, Side};
 use muster_wire::{GroupTag, Hash, MemberId, Signature, Signed, codec};
 
@@ -13,6 +13,7 @@ pub(crate) use index::{Node, ParentIndex, Slot};
 pub(crate) use path::PathSecrets;
 
 use crate::Refusal;
+use crate::roster::Roster;
 use crate::secret::hash;
 
 /// Stands before what the author of a parent signs.
@@ -235,12 +236,13 @@ impl Tree {
     }
 
     /// Checks the signature of a parent whose children are in place, and that its author is below it.
-    pub(crate) fn check_parent(&self, index: ParentIndex, record: &Parent, author: &PublicKey) -> Result<(), Refusal> {
+    pub(crate) fn check_parent(&self, index: ParentIndex, record: &Parent, roster: &Roster) -> Result<(), Refusal> {
+        let author = self.leaf(Slot(record.author)).ok_or(Refusal::NotMember)?.leaf.member;
         if !Slot(record.author).is_below(Node::Parent(index)) {
             return Err(Refusal::Rule("the author of a parent is below it"));
         }
-        author.check(PARENT_LABEL, &self.parent_bytes(index, record)?, &record.signature)?;
-        Ok(())
+        let bytes = self.parent_bytes(index, record)?;
+        roster.check_signature(&roster.leaf_key(&author)?, PARENT_LABEL, &bytes, &record.signature)
     }
 
     /// What a parent's author signs: where it is, how it was keyed, from which public keys. The other child of a
