@@ -10,6 +10,8 @@ use crate::{Event, KeyAgreement, Refusal};
 
 /// In larger groups acknowledgements ride in the hellos.
 const MAX_ACKNOWLEDGING: usize = 64;
+/// Acknowledgements wait up to this for each member, so that they do not all come at once.
+const ACKNOWLEDGE_SPREAD: Duration = Duration::from_micros(20);
 /// Of 4,095 tags some must stay free.
 const MAX_REPORTED_TAGS: usize = 1024;
 
@@ -140,7 +142,7 @@ impl KeyAgreement {
 
     pub(crate) fn acknowledge_soon(&mut self, now: Time) {
         if self.acknowledge_at.is_none() {
-            let spread = Duration::from_micros(500 + 100 * self.epoch.tree().len() as u64);
+            let spread = ACKNOWLEDGE_SPREAD * self.epoch.tree().len() as u32;
             let wait = self.random_below(spread.min(self.config.activation_delay / 2));
             self.acknowledge_at = Some(now + wait);
         }
