@@ -18,6 +18,8 @@ const RETRY: Duration = Duration::from_millis(50);
 /// meeting, drops the request.
 const FETCH_AGAIN: Duration = Duration::from_millis(5);
 const MAX_FETCHES: u32 = 8;
+/// When it is here and waits for a certificate, it is asked for again only after this: it grows old.
+const CERTIFICATES_COME: Duration = Duration::from_millis(250);
 /// A target that refused is left alone this long, then twice as long.
 const LEAVE_ALONE: Duration = Duration::from_millis(25);
 
@@ -107,10 +109,12 @@ impl KeyAgreement {
         }
     }
 
-    /// A certificate has come that the snapshot may have waited for.
-    pub(crate) fn retry_observation(&mut self, now: Time) {
-        if let Some(Join { stage: Stage::Fetching { at, .. }, observed: None, .. }) = &mut self.join {
-            *at = (*at).min(now + FETCH_AGAIN);
+    /// A snapshot from `sender` is here and waits for certificates: to ask for it again would bring the same.
+    pub(crate) fn observe_later(&mut self, now: Time, sender: &MemberId) {
+        if let Some(Join { target, stage: Stage::Fetching { at, .. }, .. }) = &mut self.join
+            && target.tm == *sender
+        {
+            *at = (*at).max(now + CERTIFICATES_COME);
         }
     }
 
@@ -161,10 +165,12 @@ impl KeyAgreement {
         }
         self.check_leap(claimed.epoch)?;
         let handover = self.roster.key(&sender)?.verify(&signed)?.into_inner();
-        if handover.target != self.epoch.instance() {
+        if self.epoch.public.handovers.contains(&signed) {
             return Ok(());
         }
-        if self.epoch.public.handovers.contains(&signed) {
+        if handover.target != self.epoch.instance() {
+            // The reign that it was for is over: who waits for an answer is to look for another at once.
+            self.refuse_handover(&sender, &signed);
             return Ok(());
         }
         let leaves = handover_leaves(&handover, &mut self.roster)?;
@@ -179,16 +185,20 @@ impl KeyAgreement {
         // Who joined and never acknowledged costs two epochs each time.
         let welcome = heard && self.sluggish.is_over(now, &sender);
         if !self.is_tm() || self.departure.is_some() || !greater || offered || !welcome {
-            if let Some(peer) = self.roster.get(&sender) {
-                let to = Destination::Unicast(peer.address);
-                self.send(to, &HandoverRefused { handover: handover_hash(&signed) });
-            }
+            self.refuse_handover(&sender, &signed);
             return Ok(());
         }
         self.pending.handovers.retain(|waiting| waiting.decode().is_ok_and(|h| h.from.tm != sender));
         self.pending.handovers.push_back(signed);
         self.consider(now);
         Ok(())
+    }
+
+    fn refuse_handover(&mut self, sender: &MemberId, signed: &Signed<Handover>) {
+        if let Some(peer) = self.roster.get(sender) {
+            let to = Destination::Unicast(peer.address);
+            self.send(to, &HandoverRefused { handover: handover_hash(signed) });
+        }
     }
 
     pub(crate) fn handle_handover_refused(

@@ -39,6 +39,15 @@ const MAX_DEFERRED: usize = 16;
 /// How long they wait.
 const DEFER_FOR: Duration = Duration::from_secs(3);
 
+/// A message that cannot be checked before a certificate comes.
+struct Deferred {
+    since: Time,
+    sender: MemberId,
+    message: Message,
+    /// Whose certificate it is.
+    lacks: MemberId,
+}
+
 /// The key agreement of one device in one group.
 ///
 /// Inputs are [`handle_datagram`](Self::handle_datagram) with [`process`](Self::process), the reports of discovery
@@ -96,7 +105,7 @@ pub struct KeyAgreement {
     pub(crate) assembly: Assembly,
     pub(crate) sent: Sent,
     pub(crate) handled: VecDeque<Hash>,
-    deferred: VecDeque<(Time, MemberId, Message)>,
+    deferred: VecDeque<Deferred>,
     pub(crate) own_nonces: Vec<Nonce>,
     transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
@@ -214,8 +223,7 @@ impl KeyAgreement {
             // A forced rejoin renews the key: it may have missed anything.
             self.pending.rekey = true;
         }
-        self.retry_deferred(now);
-        self.retry_observation(now);
+        self.retry_deferred(now, &member);
         self.check_manager(now);
         self.consider(now);
     }
@@ -290,7 +298,7 @@ impl KeyAgreement {
     pub fn handle_timeout(&mut self, now: Time) {
         let keep = self.keep_leaves_for();
         self.own.expire(now, keep);
-        self.deferred.retain(|(since, ..)| now.since(*since) < DEFER_FOR);
+        self.deferred.retain(|deferred| now.since(deferred.since) < DEFER_FOR);
         self.handle_activation_timers(now);
         self.handle_repairs(now);
         self.handle_recovery_timer(now);
@@ -307,7 +315,7 @@ impl KeyAgreement {
     pub fn poll_timeout(&self) -> Option<Time> {
         [
             self.own.next_expiry(self.keep_leaves_for()),
-            self.deferred.front().map(|(since, ..)| *since + DEFER_FOR),
+            self.deferred.front().map(|deferred| deferred.since + DEFER_FOR),
             self.next_activation_timer(),
             self.assembly.next_repair(),
             self.recovery.as_ref().map(|recovery| recovery.at),
@@ -417,12 +425,15 @@ impl KeyAgreement {
         self.events.push_back(Event::Refused { member, reason });
     }
 
-    /// A message that cannot be checked before a certificate comes.
-    pub(crate) fn defer(&mut self, now: Time, sender: MemberId, message: Message) {
+    /// A message that cannot be checked before the certificate of `lacks` comes.
+    pub(crate) fn defer(&mut self, now: Time, sender: MemberId, message: Message, lacks: MemberId) {
         if self.deferred.len() >= MAX_DEFERRED {
             self.deferred.pop_front();
         }
-        self.deferred.push_back((now, sender, message));
+        if message.kind == MessageKind::Snapshot {
+            self.observe_later(now, &sender);
+        }
+        self.deferred.push_back(Deferred { since: now, sender, message, lacks });
     }
 
     pub(crate) fn remember_handled(&mut self, hash: Hash) {
@@ -445,8 +456,12 @@ impl KeyAgreement {
         self.config.deactivation_delay + self.config.hello_interval * 4
     }
 
-    fn retry_deferred(&mut self, now: Time) {
-        for (since, sender, message) in std::mem::take(&mut self.deferred) {
+    /// The certificate of `came` is here.
+    fn retry_deferred(&mut self, now: Time, came: &MemberId) {
+        let (ready, waiting) = std::mem::take(&mut self.deferred).into_iter().partition(|d| d.lacks == *came);
+        self.deferred = waiting;
+        let ready: VecDeque<Deferred> = ready;
+        for Deferred { since, sender, message, .. } in ready {
             if now.since(since) < DEFER_FOR {
                 self.handle_message(now, sender, message);
             }

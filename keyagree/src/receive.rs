@@ -54,7 +54,7 @@ impl KeyAgreement {
                 .and_then(|handover| self.handle_handover(now, sender, handover)),
         };
         match result {
-            Err(Refusal::UnknownMember(_)) => self.defer(now, sender, message),
+            Err(Refusal::UnknownMember(lacks)) => self.defer(now, sender, message, lacks),
             Err(reason) => self.refuse(sender, reason),
             Ok(()) => {}
         }
@@ -182,7 +182,9 @@ impl KeyAgreement {
         }
         if ours && !held {
             self.excluded(now, header.instance.tm, header.epoch);
-        } else if joining && !held {
+        } else if joining {
+            // Also with a leaf of ours in it: another group, that we had handed ourselves over to, has brought it there.
+            // It is no licence for this one; a fresh hand-over is.
             if let Err(reason) = public.check_members(&self.roster) {
                 self.give_up_join(now);
                 return Err(reason);

@@ -19,7 +19,8 @@ use crate::secret::{Secret, SecretSource};
 use crate::tree::{LeafNode, Slot, Tree};
 use crate::{Config, KeyAgreement, Refusal};
 
-/// The first repetition of a commit to who has not acknowledged; then doubling.
+/// The first repetition of a commit to who has not acknowledged, and so long after the last acknowledgement: while they
+/// come, the others are at work. Then doubling.
 const REPEAT: Duration = Duration::from_millis(20);
 /// A member whose hellos name another group is removed after this many of its intervals.
 const ASTRAY_INTERVALS: u32 = 3;
@@ -50,7 +51,7 @@ impl Pending {
 pub(crate) struct Transaction {
     message: Message,
     awaiting: BTreeSet<MemberId>,
-    /// Those of them that have just joined.
+    /// Those of them that have just handed themselves over. Whom they brought along may know nothing of it.
     newcomers: BTreeSet<MemberId>,
     repeat_at: Time,
     backoff: Duration,
@@ -105,11 +106,12 @@ impl KeyAgreement {
         handovers: Vec<Signed<Handover>>,
         urgent: bool,
     ) -> Result<(), Refusal> {
-        let mut joined = Vec::new();
+        let (mut joined, mut authors) = (Vec::new(), BTreeSet::new());
         let mut number = self.epoch.number();
         let mut tags: BTreeSet<u16> = self.tags(now).collect();
         for signed in &handovers {
             let handover = signed.decode()?;
+            authors.insert(handover.from.tm);
             joined.extend(handover_leaves(&handover, &mut self.roster)?);
             number = number.max(handover.epoch);
             tags.extend(handover.tags.iter());
@@ -165,7 +167,7 @@ impl KeyAgreement {
         self.transaction = Some(Transaction {
             message,
             awaiting,
-            newcomers: newcomers.into_iter().collect(),
+            newcomers: authors,
             repeat_at: now + REPEAT,
             backoff: REPEAT,
             deadline: now + self.config.activation_delay,
@@ -188,8 +190,10 @@ impl KeyAgreement {
     pub(crate) fn acknowledged(&mut self, now: Time, member: MemberId) {
         self.pending.unresponsive.remove(&member);
         self.sluggish.forgive(&member);
-        if let Some(transaction) = &mut self.transaction {
-            transaction.awaiting.remove(&member);
+        if let Some(transaction) = &mut self.transaction
+            && transaction.awaiting.remove(&member)
+        {
+            transaction.repeat_at = transaction.repeat_at.max(now + transaction.backoff);
         }
         self.finish_if_acknowledged(now);
     }

@@ -116,6 +116,46 @@ fn settle_under_one(net: &mut Net) {
     assert!((1..5).all(|device| net.devices[device].excluded == 0), "nobody was shut out");
 }
 
+/// ```text
+///  2 ──hand-over──► 1        late: by then 1 is a member of 0's group
+///  1 ──refused──► 2          it need not wait for the expiry
+/// ```
+#[test]
+fn a_hand_over_for_a_reign_that_is_over_is_refused_at_once() {
+    let mut net = Net::new(3);
+    let held = hold(&mut net, |from, to, bytes| (from, to) == (2, 1) && is(bytes, MessageKind::Handover));
+    net.connect(&[1, 2]);
+    net.run_until_true(Duration::from_secs(1), |_| !held.borrow().is_empty());
+    net.connect(&[0, 1]);
+    net.run_until_true(Duration::from_secs(1), |net| tm(net, 1) == member(0));
+    assert!(net.devices[2].machine.is_joining(), "it waits for an answer");
+    release(&mut net, &held, 2, 1);
+    net.run_until_true(Duration::from_millis(20), |net| !net.devices[2].machine.is_joining());
+    net.filter = Box::new(|_, _, _| true);
+    net.connect(&[0, 1, 2]);
+    net.run_until_true(Duration::from_secs(1), Net::is_one_group);
+}
+
+/// ```text
+///  2 ──hand-over──► 1        taken, and the commit does not arrive
+///  1 ──hand-over──► 0        with 2 in it, whose licence was for 1's group
+///  2 ──hand-over──► 0        a fresh one: nobody need be excluded first
+/// ```
+#[test]
+fn who_was_taken_along_without_knowing_hands_itself_over_anew() {
+    let mut net = Net::new(4);
+    net.connect(&[0, 3]);
+    net.run_until_true(Duration::from_secs(1), |net| net.devices[3].machine.members().count() == 2);
+    hold(&mut net, |from, to, bytes| (from, to) == (1, 2) && is(bytes, MessageKind::Commit));
+    net.connect(&[1, 2]);
+    net.run_until_true(Duration::from_secs(1), |net| net.devices[1].machine.members().count() == 2);
+    assert_eq!(net.devices[2].machine.members().count(), 1);
+    net.connect(&[0, 1, 2, 3]);
+    net.run_until_true(Duration::from_secs(1), |net| tm(net, 1) == member(0));
+    net.run_until_true(Duration::from_secs(2), Net::is_one_group);
+    assert!((0..4).all(|device| net.devices[device].excluded == 0), "nobody was shut out");
+}
+
 /// Device 1 believes that the transaction manager is gone and claims, while the manager, which is not, makes a new key.
 fn claim_against_commit() -> (Net, Held) {
     let mut net = five();
