@@ -443,6 +443,7 @@ impl Engine {
             }
             Event::Retire { header } => self.actions.push_back(Action::Retire { header }),
             Event::State(state) => self.discovery.set_group_state(now, state),
+            Event::Acknowledge => self.discovery.tell_group_state(now),
             Event::Election { tm, epoch } => {
                 let name = self.names.get(&tm).map(|name| name.name.clone()).unwrap_or_default();
                 self.record_in(epoch, EventKind::Election, Some(tm), name);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use muster_wire::idp::Hello;
-use muster_wire::{Envelope, MemberId, Nonce, Time};
+use muster_wire::{Envelope, Header, MemberId, Nonce, Time};
 
 use crate::config::{CANDIDATE_LIFE, FIRST_RETRY, LAST_RETRY, MAX_CANDIDATES, TIMED_ASKS};
 
@@ -81,6 +81,12 @@ pub(crate) struct Candidates(BTreeMap<Key, Candidate>);
 impl Candidates {
     pub(crate) fn get(&self, key: &Key) -> Option<&Candidate> {
         self.0.get(key)
+    }
+
+    /// The sender, in this run and at this address, is being asked.
+    pub(crate) fn is_asked(&self, from: SocketAddr, header: &Header) -> bool {
+        let candidate = self.0.get(&(header.sender, from.ip()));
+        candidate.is_some_and(|candidate| candidate.asked.envelope.header().startup == header.startup)
     }
 
     pub(crate) fn get_mut(&mut self, key: &Key) -> Option<&mut Candidate> {

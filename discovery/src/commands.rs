@@ -6,16 +6,31 @@ use muster_certs::TrustStore;
 use muster_wire::idp::{Goodbye, GroupState};
 use muster_wire::{Destination, Time};
 
-use crate::config::{GOODBYES, REFUSED_HOLD, check_interval};
+use crate::config::{GOODBYES, REFUSED_HOLD, TRIGGER_SPACING, check_interval};
 use crate::{Discovery, SetupError};
 
 impl Discovery {
-    /// What key agreement wants the others to know; a change triggers a hello.
+    /// What key agreement wants the others to know.
+    ///
+    /// Every hello costs every neighbour the check of a signature, and a change of a group changes the state of all its
+    /// members. So only what somebody waits for is told at once: what a transaction manager says of its own group, best
+    /// when that sends under its new key. That a member has come to another group is told soon, for a group's size
+    /// counts by the hellos that name it; that it has followed its group into another epoch comes with the next hello.
     pub fn set_group_state(&mut self, now: Time, group: GroupState) {
-        match self.group.replace(group) {
-            Some(before) if before != group => self.schedule.trigger(now),
-            _ => {}
+        let Some(before) = self.group.replace(group).filter(|before| *before != group) else { return };
+        if group.instance.tm == self.author.member() {
+            let wait = if group.active { Duration::ZERO } else { TRIGGER_SPACING };
+            self.schedule.trigger_after(now, wait);
+        } else if group.instance != before.instance {
+            let wait = self.spread();
+            self.schedule.trigger_after(now, wait);
         }
+    }
+
+    /// Says the group's state soon, to all: it counts as an acknowledgement.
+    pub fn tell_group_state(&mut self, now: Time) {
+        let wait = self.spread();
+        self.schedule.trigger_after(now, wait);
     }
 
     /// Says what the wall clock shows, at the start and whenever it was set.

@@ -48,8 +48,8 @@ pub(crate) const DEAD_INTERVALS: u32 = 4;
 pub(crate) const JITTER_PART: u32 = 20;
 /// Hellos for a change of the group's state keep this distance.
 pub(crate) const TRIGGER_SPACING: Duration = Duration::from_millis(50);
-/// A newcomer is answered within this.
-pub(crate) const ANSWER_JITTER: Duration = Duration::from_millis(5);
+/// A member's hello for a change of its group waits up to this for each neighbour that will check it.
+pub(crate) const SPREAD: Duration = Duration::from_millis(1);
 /// Own nonces that a probe may repeat. A neighbour about to give us up knows one that is four or five hellos old, and
 /// must still be able to ask.
 pub(crate) const RECENT_NONCES: usize = 8;

@@ -5,16 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use muster_certs::CertError;
-use muster_wire::idp::{Hello, Probe};
+use muster_wire::idp::{GroupState, Hello, Probe};
 use muster_wire::{Destination, Envelope, Kind, MemberId, Nonce, Time};
 use rand_core::Rng;
 
 use crate::Discovery;
 use crate::candidates::Greeting;
-use crate::config::{ANSWER_JITTER, JITTER_PART, RECENT_NONCES, REFUSED_HOLD, TRIGGER_SPACING};
+use crate::config::{JITTER_PART, RECENT_NONCES, REFUSED_HOLD, SPREAD, TRIGGER_SPACING};
 use crate::counters::Dropped;
 use crate::event::{Event, GoneReason, Refusal};
-use crate::limits::{Bucket, Rate};
 use crate::pairwise::End;
 use crate::peers::{Peer, Refused, Suspicion};
 
@@ -22,11 +21,9 @@ use crate::peers::{Peer, Refused, Suspicion};
 #[derive(Debug)]
 pub(crate) struct Schedule {
     periodic: Time,
-    /// For a change or a newcomer.
+    /// For a change.
     triggered: Option<Time>,
     last: Option<Time>,
-    /// Answers to newcomers that need not keep the distance of triggered hellos.
-    prompt: Bucket,
     /// The newest first.
     nonces: VecDeque<Nonce>,
 }
@@ -35,13 +32,7 @@ impl Schedule {
     pub(crate) fn new(now: Time, rng: &mut impl Rng) -> Self {
         let mut nonce = [0; 16];
         rng.fill_bytes(&mut nonce);
-        Self {
-            periodic: now,
-            triggered: None,
-            last: None,
-            prompt: Bucket::new(Rate { burst: 4, per_second: 4 }, now),
-            nonces: VecDeque::from([Nonce(nonce)]),
-        }
+        Self { periodic: now, triggered: None, last: None, nonces: VecDeque::from([Nonce(nonce)]) }
     }
 
     pub(crate) fn due(&self) -> Time {
@@ -63,29 +54,18 @@ impl Schedule {
 
     /// Something has changed: a hello, 50 ms after the last one at the soonest.
     pub(crate) fn trigger(&mut self, now: Time) {
-        self.earliest(self.last.map_or(now, |last| now.max(last + TRIGGER_SPACING)));
+        self.trigger_after(now, Duration::ZERO);
     }
 
-    /// A newcomer is up, who may not have heard us: one hello for all that come within the jitter. Four such in a row,
-    /// and four a second, do not wait for the distance of triggered hellos; the others do.
-    fn answer(&mut self, now: Time, rng: &mut impl Rng) {
-        if self.due() <= now + ANSWER_JITTER {
-            return;
-        }
-        if self.prompt.take(now) {
-            self.earliest(now + random_up_to(ANSWER_JITTER, rng));
-        } else {
-            self.trigger(now);
-        }
+    /// The same, and not before so long from now.
+    pub(crate) fn trigger_after(&mut self, now: Time, wait: Duration) {
+        let at = self.last.map_or(now + wait, |last| (now + wait).max(last + TRIGGER_SPACING));
+        self.triggered = Some(self.triggered.map_or(at, |before| before.min(at)));
     }
 
     /// A periodic hello now, and the next by the interval that holds then.
     pub(crate) fn restart(&mut self, now: Time) {
         self.periodic = now;
-    }
-
-    fn earliest(&mut self, at: Time) {
-        self.triggered = Some(self.triggered.map_or(at, |before| before.min(at)));
     }
 }
 
@@ -109,15 +89,19 @@ impl Discovery {
         }
         self.schedule.triggered = None;
         self.schedule.last = Some(now);
+        self.say_hello(Destination::Group, group);
+    }
+
+    fn say_hello(&mut self, to: Destination, group: GroupState) {
         let hello = Hello {
-            interval_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
+            interval_ms: u32::try_from(self.config.hello_interval.as_millis()).unwrap_or(u32::MAX),
             nonce: self.schedule.nonces[0],
             public: self.key.public(),
             salt: self.salt,
             group,
             crls: self.name_lists(),
         };
-        self.send(Destination::Group, &hello);
+        self.send(to, &hello);
     }
 
     pub(crate) fn handle_hello(&mut self, now: Time, greeting: Greeting) -> Result<(), Dropped> {
@@ -160,8 +144,20 @@ impl Discovery {
         });
     }
 
-    pub(crate) fn answer_newcomer(&mut self, now: Time) {
-        self.schedule.answer(now, &mut self.rng);
+    /// A neighbour has come up that may not have heard us: the hello goes to it alone, for all others would only have
+    /// another signature to check.
+    pub(crate) fn answer_newcomer(&mut self, to: SocketAddr) {
+        // Before the first hello there is none that it could have missed.
+        if let Some(group) = self.group.filter(|_| self.schedule.has_begun()) {
+            self.say_hello(Destination::Unicast(to), group);
+        }
+    }
+
+    /// A member's hello for another group leaves within a time that grows with the number of those who are to check it.
+    pub(crate) fn spread(&mut self) -> Duration {
+        let neighbours = u32::try_from(self.peers.ups().count()).unwrap_or(u32::MAX);
+        let most = SPREAD.saturating_mul(neighbours).min(self.config.hello_interval / 4);
+        random_up_to(most, &mut self.rng)
     }
 
     pub(crate) fn handle_goodbye(&mut self, now: Time, envelope: Envelope) -> Result<(), Dropped> {

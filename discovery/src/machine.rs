@@ -201,7 +201,11 @@ impl Discovery {
 impl Discovery {
     fn queue(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) -> Result<(), Dropped> {
         let envelope = Envelope::parse(bytes).map_err(|_| Dropped::Malformed)?;
-        self.admit(now, from, &envelope)?;
+        match self.admit(now, from, &envelope) {
+            // The answer that makes it a neighbour may wait just before this.
+            Err(Dropped::UnknownSender) if self.candidates.is_asked(from, envelope.header()) => {}
+            admitted => drop(admitted?),
+        }
         let familiar = self.peers.up(&envelope.header().sender).is_some_and(|up| up.address.ip() == from.ip());
         let intake = if familiar { &mut self.familiar } else { &mut self.unfamiliar };
         if intake.push(from, envelope) { Ok(()) } else { Err(Dropped::QueueFull) }

@@ -136,17 +136,22 @@ impl Discovery {
     pub(crate) fn handle_prefixes(&mut self, now: Time, envelope: Envelope, prefixes: Prefixes) -> Result<(), Dropped> {
         let header = *envelope.header();
         let up = self.peers.up_mut(&header.sender).ok_or(Dropped::UnknownSender)?;
-        up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
+        let Prefixes { version, sealed } = prefixes;
+        // What opens under the pair's key is of this run of the neighbour: nobody else has the key. The signature would
+        // say no more.
+        let plain = up.pair.open(header.sequence, version, sealed.into_vec()).map_err(|_| Dropped::BadPrefixes);
+        if plain.is_err() {
+            up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
+        }
         up.sign_of_life(now, Kind::Prefixes, header.sequence);
         // It has us up.
         up.announcing.hurry(now);
 
-        let Prefixes { version, sealed } = prefixes;
         let known = up.announced.as_ref().map(|announced| announced.version);
         if known.is_some_and(|known| version < known) {
             return Err(Dropped::Replayed);
         }
-        let plain = up.pair.open(header.sequence, version, sealed.into_vec()).map_err(|_| Dropped::BadPrefixes)?;
+        let plain = plain?;
         self.events.push_back(Event::Confirmed { member: header.sender });
         // Also when it is not acceptable: repeating it would not make it better. Also again: the last may be lost.
         let to = Destination::Unicast(up.address);

@@ -259,7 +259,7 @@ impl Discovery {
         self.compare_lists(now, member);
         self.review_prefixes(member, kind == JoinKind::Restore);
         if !knows_us {
-            self.answer_newcomer(now);
+            self.answer_newcomer(address);
         }
         if let Some(later) = later
             && later.envelope.header().startup == startup

@@ -298,7 +298,7 @@ impl Machine for Node {
                 }
                 Event::Activate { header, .. } => assert!(self.entered.contains(&header)),
                 Event::Retire { header } => assert_ne!(header, self.machine.group_state().header),
-                Event::State(_) => self.hello_due = true,
+                Event::State(_) | Event::Acknowledge => self.hello_due = true,
                 Event::Refused { member, .. } => {
                     self.own_refusals += u64::from(member == self.member());
                     events -= 1;

@@ -36,6 +36,7 @@ impl KeyAgreement {
             self.acknowledged(now, self.me());
         } else if self.acknowledges_in_hellos() {
             self.events.push_back(Event::State(self.group_state()));
+            self.events.push_back(Event::Acknowledge);
         } else {
             self.acknowledge_soon(now);
         }

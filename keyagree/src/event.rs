@@ -24,6 +24,8 @@ pub enum Event {
     },
     /// What hellos say of the group has changed.
     State(GroupState),
+    /// Hellos are to say it soon: in this group they are the acknowledgements.
+    Acknowledge,
     /// Another transaction manager.
     Election {
         /// The new one.

@@ -127,7 +127,8 @@ fn a_flood_fills_the_queue_of_its_own_address_only() {
         net.machine(0).handle_datagram(now, flooder, &forged);
     }
     assert!(net.dropped(0, Dropped::QueueFull) >= 900);
-    net.with(1, |machine, now| machine.set_group_state(now, group_state(2)));
+    let manager = net.member(1);
+    net.with(1, |machine, now| machine.set_group_state(now, own_state(manager, 2)));
     net.nodes[0].events.clear();
     let (_, (_, from, bytes)) = net.wire.pop_first().unwrap();
     let machine = net.machine(0);
@@ -248,7 +249,8 @@ fn what_is_queued_twice_counts_once_and_forged_addresses_take_no_neighbours_room
         let from = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + n).into(), 4860);
         net.machine(0).handle_datagram(now, from, &forged);
     }
-    net.with(1, |machine, now| machine.set_group_state(now, group_state(2)));
+    let manager = net.member(1);
+    net.with(1, |machine, now| machine.set_group_state(now, own_state(manager, 2)));
     let hello = net.last(1, Kind::Hello).bytes;
     let machine = net.machine(0);
     machine.handle_datagram(now, address(1), &hello);

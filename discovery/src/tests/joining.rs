@@ -50,23 +50,24 @@ fn two_find_each_other_in_six_datagrams_and_two_round_trips() {
 }
 
 #[test]
-fn a_cold_start_of_many_is_over_at_once_and_newcomers_share_answers() {
+fn a_cold_start_of_many_is_over_at_once() {
     let mut net = Net::of(&[1000; 12]);
     net.run(ms(300));
     for node in 0..12 {
         assert_eq!(net.news(node).len(), 11, "node {node}");
-        let hellos = net.count(node, Kind::Hello, Time(0));
-        assert!(hellos <= 6, "{hellos} hellos");
+        let to_all = |s: &&Sent| s.from == node && s.kind == Kind::Hello && s.to == Destination::Group;
+        assert_eq!(net.sent.iter().filter(to_all).count(), 1, "who has not heard it gets one of its own");
     }
 }
 
 #[test]
-fn a_change_of_the_groups_state_is_told_at_once_but_not_more_than_every_50_ms() {
+fn what_a_manager_says_of_its_group_is_told_at_once_but_not_more_than_every_50_ms() {
     let mut net = Net::of(&[1000, 1000]);
     net.run(ms(3200));
     let (since, before) = (net.now, net.count(0, Kind::Hello, Time(0)));
+    let manager = net.member(0);
     for epoch in 2..102 {
-        net.with(0, |machine, now| machine.set_group_state(now, group_state(epoch)));
+        net.with(0, |machine, now| machine.set_group_state(now, own_state(manager, epoch)));
         net.run(ms(2));
     }
     let sent: Vec<_> = net.sent.iter().filter(|s| s.from == 0 && s.kind == Kind::Hello && s.at >= since).collect();
@@ -82,7 +83,37 @@ fn a_change_of_the_groups_state_is_told_at_once_but_not_more_than_every_50_ms() 
 }
 
 #[test]
-fn newcomers_one_by_one_do_not_make_a_storm_of_answers() {
+fn a_member_tells_soon_that_it_has_come_to_another_group_and_an_epoch_with_its_next_hello() {
+    let mut net = Net::of(&[1000; 12]);
+    net.run(ms(3200));
+    // Just after a periodic hello of all of them.
+    net.run(ms(1000));
+    let since = net.now;
+    let elsewhere = own_state(net.member(5), 7);
+    for node in 0..5 {
+        net.with(node, |machine, now| machine.set_group_state(now, elsewhere));
+    }
+    net.run(ms(62));
+    let early = net.sent.iter().filter(|s| s.kind == Kind::Hello && s.at >= since && s.from < 5).count();
+    assert!(early >= 5, "{early} hellos");
+    let since = net.now;
+    for node in 0..5 {
+        net.with(node, |machine, now| machine.set_group_state(now, GroupState { epoch: 8, ..elsewhere }));
+    }
+    net.run(ms(1100));
+    for node in 0..5 {
+        let sent = net.count(node, Kind::Hello, since);
+        assert!((1..=2).contains(&sent), "{sent} hellos of {node}");
+    }
+    let last = net.nodes[9].events.iter().rev().find_map(|(_, event)| match event {
+        Event::Heard { member, group, .. } if *member == net.member(0) => Some(group.epoch),
+        _ => None,
+    });
+    assert_eq!(last, Some(8));
+}
+
+#[test]
+fn newcomers_one_by_one_are_answered_each_alone() {
     let mut net = Net::of(&[10_000]);
     net.run(ms(300));
     let since = net.now;
@@ -92,8 +123,10 @@ fn newcomers_one_by_one_do_not_make_a_storm_of_answers() {
         net.run(ms(8));
     }
     net.run(ms(60));
-    let hellos = net.count(0, Kind::Hello, since);
-    assert!((5..=10).contains(&hellos), "{hellos} hellos in a quarter of a second");
+    let hellos: Vec<&Sent> =
+        net.sent.iter().filter(|s| s.from == 0 && s.kind == Kind::Hello && s.at >= since).collect();
+    assert_eq!(hellos.len(), 25);
+    assert!(hellos.iter().all(|sent| sent.to != Destination::Group));
     assert_eq!(net.news(0).len(), 25);
 }
 
@@ -101,9 +134,10 @@ fn newcomers_one_by_one_do_not_make_a_storm_of_answers() {
 fn hellos_do_not_overtake_each_other() {
     let mut net = Net::of(&[1000, 1000]);
     net.run(ms(500));
+    let manager = net.member(1);
     let hellos = [2, 3].map(|epoch| {
         net.run(ms(60));
-        net.with(1, |machine, now| machine.set_group_state(now, group_state(epoch)));
+        net.with(1, |machine, now| machine.set_group_state(now, own_state(manager, epoch)));
         let sent = net.last(1, Kind::Hello);
         net.wire.clear();
         sent

@@ -47,6 +47,11 @@ fn group_state(epoch: u64) -> GroupState {
     }
 }
 
+/// A group of its own transaction manager's.
+fn own_state(manager: MemberId, epoch: u64) -> GroupState {
+    GroupState { instance: Instance { tm: manager, startup: 1, random: 1 }, ..group_state(epoch) }
+}
+
 fn address(index: usize) -> SocketAddr {
     SocketAddr::new(std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, index as u16 + 1).into(), 4860)
 }

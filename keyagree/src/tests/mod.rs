@@ -276,7 +276,7 @@ impl Net {
                         device.outbound = Some(header);
                     }
                     Event::Retire { header } => device.outbound = device.outbound.filter(|sent| *sent != header),
-                    Event::State(_) => self.hello(index),
+                    Event::State(_) | Event::Acknowledge => self.hello(index),
                     Event::Left => device.left = true,
                     Event::Excluded { .. } => device.excluded += 1,
                     _ => {}
