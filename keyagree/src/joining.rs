@@ -20,7 +20,8 @@ const FETCH_AGAIN: Duration = Duration::from_millis(5);
 const MAX_FETCHES: u32 = 8;
 /// When it is here and waits for a certificate, it is asked for again only after this: it grows old.
 const CERTIFICATES_COME: Duration = Duration::from_millis(250);
-/// A target that refused is left alone this long, then twice as long.
+/// A target that refused is left alone this long, then twice as long, up to a hello interval: what it refused for (it
+/// does not hear all of us yet, it was joining another) is over by the next hellos.
 const LEAVE_ALONE: Duration = Duration::from_millis(25);
 
 /// A greater group that we, a transaction manager, are bringing our members into.
@@ -292,7 +293,7 @@ impl KeyAgreement {
     }
 
     pub(crate) fn leave_alone(&mut self, now: Time, tm: MemberId) {
-        let wait = self.left_alone.next_wait(now, &tm, LEAVE_ALONE);
+        let wait = self.left_alone.next_wait(now, &tm, LEAVE_ALONE).min(self.config.hello_interval.max(LEAVE_ALONE));
         let until = now + wait + self.random_below(wait);
         self.left_alone.leave_alone(now, tm, until);
     }
