@@ -54,12 +54,14 @@ impl Changes {
             }
             tree.remove(*slot);
         }
-        tree.halve();
         for node in &self.refreshed {
             refresh(&mut tree, node)?;
         }
-        for node in &self.joined {
-            join(&mut tree, node, &self.leaf.leaf.member)?;
+        let joiners = supersede(&mut tree, &self.joined, &self.leaf.leaf.member);
+        tree.halve();
+        for node in joiners {
+            let slot = tree.free_slot()?;
+            tree.set_leaf(slot, node.clone());
         }
         let slot = refresh(&mut tree, &self.leaf)?;
         Ok((tree, slot))
@@ -226,22 +228,29 @@ fn refresh(tree: &mut Tree, node: &LeafNode) -> Result<Slot, Refusal> {
     Ok(slot)
 }
 
-/// A new member's leaf in the leftmost empty slot. What is not newer than the leaf already there, or copies a public
-/// key, or is the author's, is passed over: a hand-over may speak of a past that several remember differently.
-fn join(tree: &mut Tree, node: &LeafNode, author: &MemberId) -> Result<(), Refusal> {
-    if node.leaf.member == *author || tree.has_public(&node.leaf.public) {
-        return Ok(());
-    }
-    if let Some(slot) = tree.slot_of(&node.leaf.member) {
-        let old = tree.leaf(slot).ok_or(Refusal::NotMember)?;
-        if age(&old.leaf) >= age(&node.leaf) {
-            return Ok(());
+/// Which leaves of the hand-overs come in, in order; the same members' older ones go. What is not newer, or copies a
+/// public key, or is the author's, is passed over: a hand-over may speak of a past that several remember differently.
+fn supersede<'a>(tree: &mut Tree, joined: &'a [LeafNode], author: &MemberId) -> Vec<&'a LeafNode> {
+    let mut coming: Vec<&LeafNode> = Vec::new();
+    for node in joined {
+        let leaf = &node.leaf;
+        let repeats = tree.has_public(&leaf.public) || coming.iter().any(|other| other.leaf.public == leaf.public);
+        if leaf.member == *author || repeats {
+            continue;
         }
-        tree.remove(slot);
+        let twice = coming.iter().position(|other| other.leaf.member == leaf.member);
+        let slot = tree.slot_of(&leaf.member);
+        let known = twice.map(|at| coming[at]).or_else(|| tree.leaf(slot?));
+        if known.is_some_and(|known| age(&known.leaf) >= age(leaf)) {
+            continue;
+        }
+        twice.map(|at| coming.remove(at));
+        if let Some(slot) = slot {
+            tree.remove(slot);
+        }
+        coming.push(node);
     }
-    let slot = tree.free_slot()?;
-    tree.set_leaf(slot, node.clone());
-    Ok(())
+    coming
 }
 
 fn age(leaf: &muster_wire::mike::Leaf) -> (u64, u64) {

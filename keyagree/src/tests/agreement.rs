@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::activation::LiveEpoch;
+use crate::tree::Slot;
 
 pub(super) fn group(count: usize) -> Net {
     let mut net = Net::new(count);
@@ -299,4 +300,22 @@ fn who_is_alone_again_takes_no_spi_tag_that_it_still_receives_under() {
     live.splice(0..0, more.map(|spi_tag| LiveEpoch { header, spi_tag, installed: true, retire_at: None }));
     net.command(1, |machine, now| machine.excluded(now, member(0), 10));
     assert_eq!(net.devices[1].machine.epoch.public.header.spi_tag, free);
+}
+
+#[test]
+fn who_comes_in_anew_from_the_last_slot_lets_the_tree_shrink() {
+    // Seed 340 of the simulator: the tree was halved before the old leaf had gone.
+    let mut net = group(5);
+    net.run_for(HELLO);
+    let last = (1..5).find(|device| net.devices[*device].machine.epoch.slot == Slot(4)).unwrap();
+    let other = (1..5).find(|device| *device != last).unwrap();
+    net.kill(other, Duration::from_secs(1));
+    net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    assert_eq!(net.devices[0].machine.epoch.tree().slots(), 8);
+    // Its new leaf is handed over before its manager misses it.
+    net.command(last, |machine, now| machine.start_alone(now, machine.epoch.number() + 1));
+    net.command(0, KeyAgreement::rekey);
+    let took = net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    assert!(took < HELLO, "{took:?}: it was not excluded first");
+    assert_eq!(net.devices[0].machine.epoch.tree().slots(), 4);
 }
