@@ -7,7 +7,7 @@ use std::time::Duration;
 use muster_wire::idp::Hello;
 use muster_wire::{Envelope, Header, MemberId, Nonce, Time};
 
-use crate::config::{CANDIDATE_LIFE, FIRST_RETRY, LAST_RETRY, MAX_CANDIDATES, TIMED_ASKS};
+use crate::config::{ASKS_FOR_A_HELLO, CANDIDATE_LIFE, FIRST_RETRY, LAST_RETRY, MAX_CANDIDATES, TIMED_ASKS};
 
 /// Which hello: nobody at another address can take a candidate's place.
 pub(crate) type Key = (MemberId, IpAddr);
@@ -31,17 +31,33 @@ pub(crate) struct Candidate {
     pub(crate) want_chain: bool,
     pub(crate) asks: u32,
     pub(crate) next_ask: Time,
+    last_ask: Time,
     last_hello: Time,
 }
 
 impl Candidate {
     pub(crate) fn new(now: Time, greeting: Greeting, nonce: Nonce, want_chain: bool) -> Self {
-        Self { asked: greeting, later: None, nonce, want_chain, asks: 1, next_ask: now + FIRST_RETRY, last_hello: now }
+        Self {
+            asked: greeting,
+            later: None,
+            nonce,
+            want_chain,
+            asks: 1,
+            next_ask: now + FIRST_RETRY,
+            last_ask: now,
+            last_hello: now,
+        }
     }
 
-    /// Said hello again while it is being asked.
+    /// Said hello again while it is being asked. A hello with another nonce is the next periodic one: it may have been
+    /// the network that swallowed probes or answers, and the device is there.
     pub(crate) fn heard(&mut self, now: Time, greeting: Greeting) {
         self.last_hello = now;
+        let latest = self.later.as_ref().unwrap_or(&self.asked);
+        if greeting.hello.nonce != latest.hello.nonce {
+            self.asks = self.asks.min(ASKS_FOR_A_HELLO);
+            self.next_ask = self.next_ask.min(now.max(self.last_ask + FIRST_RETRY));
+        }
         if greeting != self.asked {
             self.later = Some(greeting);
         }
@@ -58,6 +74,7 @@ impl Candidate {
             self.asked = later;
         }
         self.want_chain = want_chain;
+        self.last_ask = now;
         self.asks = self.asks.saturating_add(1);
         self.back_off(now);
     }

@@ -63,8 +63,10 @@ pub(crate) const MIN_SUSPECT_SPACING: Duration = Duration::from_millis(6);
 pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// … up to this …
 pub(crate) const LAST_RETRY: Duration = Duration::from_secs(2);
-/// … by a timer so often; after that only when it says hello again.
+/// … by a timer so often; after that only when it says hello again …
 pub(crate) const TIMED_ASKS: u32 = 6;
+/// … as if it had been asked so often before: at once, and three times more.
+pub(crate) const ASKS_FOR_A_HELLO: u32 = 2;
 /// A candidate that has not said hello for so long is forgotten.
 pub(crate) const CANDIDATE_LIFE: Duration = Duration::from_secs(120);
 /// Candidates at once.
