@@ -12,6 +12,7 @@ mod memo;
 pub mod pki;
 mod revocation;
 mod sequence;
+mod small_order;
 mod trust;
 
 pub use author::Author;
