@@ -12,6 +12,30 @@ use crate::tree::{Node, ParentIndex};
 
 const SALT: &[u8] = b"muster 1";
 
+/// The points of X25519 of low order, as their coordinate may be written below 2^255: with each of them every shared
+/// secret is zero.
+const LOW_ORDER: [[u8; 32]; 7] = [
+    hex("0000000000000000000000000000000000000000000000000000000000000000"),
+    hex("0100000000000000000000000000000000000000000000000000000000000000"),
+    hex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+    hex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+    hex("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+    hex("edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+    hex("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+];
+
+const fn hex(text: &str) -> [u8; 32] {
+    const fn digit(byte: u8) -> u8 {
+        if byte <= b'9' { byte - b'0' } else { byte - b'a' + 10 }
+    }
+    let (text, mut bytes, mut at) = (text.as_bytes(), [0; 32], 0);
+    while at < 32 {
+        bytes[at] = digit(text[2 * at]) << 4 | digit(text[2 * at + 1]);
+        at += 1;
+    }
+    bytes
+}
+
 /// 32 bytes that only some may know. Erased when dropped; has no `Debug`.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct Secret([u8; 32]);
@@ -53,8 +77,9 @@ impl Secret {
 
     /// Whether every shared secret with this public key would be zero (RFC 7748, 6.1).
     pub(crate) fn is_low_order(public: &[u8; 32]) -> bool {
-        // Any scalar shows it: they are all multiples of the cofactor.
-        Secret([1; 32]).agree(public).is_err()
+        let mut masked = *public;
+        masked[31] &= 0x7f;
+        LOW_ORDER.contains(&masked)
     }
 
     fn private(&self) -> StaticSecret {
@@ -182,4 +207,37 @@ fn prefixed(label: &str, parts: &[&[u8]]) -> Vec<u8> {
         bytes.extend_from_slice(part);
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_list_holds_what_agrees_on_nothing() {
+        for point in LOW_ORDER {
+            for top in [0, 0x80] {
+                let mut public = point;
+                public[31] |= top;
+                assert!(Secret::is_low_order(&public));
+                assert!(Secret([1; 32]).agree(&public).is_err());
+                public[0] ^= 0x20;
+                assert!(!Secret::is_low_order(&public));
+                assert!(Secret([1; 32]).agree(&public).is_ok());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn and_nothing_else(public in any::<[u8; 32]>(), low in 0..40_u8) {
+            let near_zero = { let mut bytes = [0; 32]; bytes[0] = low; bytes };
+            let near_prime = { let mut bytes = [0xff; 32]; bytes[0] = 0xff - low; bytes };
+            for public in [public, near_zero, near_prime] {
+                prop_assert_eq!(Secret::is_low_order(&public), Secret([1; 32]).agree(&public).is_err());
+            }
+        }
+    }
 }
