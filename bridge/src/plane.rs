@@ -23,6 +23,8 @@ pub(crate) struct Plane {
     accepted: HashMap<MemberId, Vec<IpNet>>,
     /// Neighbours that are up, and where.
     reachable: BTreeMap<MemberId, IpAddr>,
+    /// What the data plane was told of both.
+    routed: BTreeMap<MemberId, Vec<IpNet>>,
     /// The epoch that we send under, and its members.
     sending: Option<Hash>,
     active: Vec<MemberId>,
@@ -44,6 +46,7 @@ impl Plane {
             epochs: BTreeMap::new(),
             accepted: HashMap::new(),
             reachable: BTreeMap::new(),
+            routed: BTreeMap::new(),
             sending: None,
             active: Vec::new(),
             left: Vec::new(),
@@ -178,8 +181,12 @@ impl Plane {
         }
     }
 
-    fn route(&self) {
-        self.dataplane.set_routes(self.routes());
+    fn route(&mut self) {
+        let routes = self.routes();
+        if routes != self.routed {
+            self.dataplane.set_routes(routes.clone());
+            self.routed = routes;
+        }
     }
 
     /// What a sender may send from.

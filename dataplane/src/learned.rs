@@ -62,7 +62,11 @@ impl Learned {
 
     /// All prefixes that are reached through the tunnel.
     pub(crate) fn set(&self, prefixes: BTreeSet<IpNet>) {
-        self.0.send_modify(|wanted| wanted.prefixes = prefixes);
+        self.0.send_if_modified(|wanted| {
+            let changes = wanted.prefixes != prefixes;
+            wanted.prefixes = prefixes;
+            changes
+        });
     }
 
     /// The own prefixes: the router uses an address of theirs.

@@ -72,6 +72,8 @@ pub(crate) struct Roster {
     group: GroupTag,
     peers: BTreeMap<MemberId, Peer>,
     own: (MemberId, PublicKey),
+    /// Some certificate was refused once: else nobody need look for such members.
+    pub(crate) has_refused: bool,
     /// Leaves and parents whose signature was found right, by hash; emptied when full. A memory of what was computed,
     /// not a state: so those who only read may add to it.
     checked: RefCell<BTreeSet<Hash>>,
@@ -82,7 +84,7 @@ const MAX_PEERS: usize = 4096;
 
 impl Roster {
     pub(crate) fn new(group: GroupTag, own: MemberId, key: PublicKey) -> Self {
-        Self { group, peers: BTreeMap::new(), own: (own, key), checked: RefCell::default() }
+        Self { group, peers: BTreeMap::new(), own: (own, key), has_refused: false, checked: RefCell::default() }
     }
 
     /// A neighbour came up. Forgets those long gone when there is no room.
@@ -122,6 +124,7 @@ impl Roster {
             peer.up = false;
             peer.group = None;
             peer.refused_since.get_or_insert(now);
+            self.has_refused = true;
         }
     }
 

@@ -94,6 +94,9 @@ impl KeyAgreement {
     /// A member whose certificate is not valid has been in for two dead times: revocation lists reach everybody long
     /// before.
     fn ignores_a_refusal(&self, now: Time) -> bool {
+        if !self.roster.has_refused {
+            return false;
+        }
         let patience = self.config.hello_interval * 8;
         let mut members = self.epoch.tree().members().filter_map(|(_, node)| self.roster.get(&node.leaf.member));
         members.any(|peer| peer.refused_since.is_some_and(|since| now.since(since.max(self.reign_since)) >= patience))
