@@ -22,6 +22,8 @@ use crate::{Config, KeyAgreement, Refusal};
 /// The first repetition of a commit to who has not acknowledged, and so long after the last acknowledgement: while they
 /// come, the others are at work. Then doubling.
 const REPEAT: Duration = Duration::from_millis(20);
+/// And so much longer for each member: what they all do takes the longer, and what they all are sent costs the more.
+const REPEAT_EACH: Duration = Duration::from_micros(500);
 /// A member whose hellos name another group is removed after this many of its intervals.
 const ASTRAY_INTERVALS: u32 = 3;
 
@@ -160,6 +162,7 @@ impl KeyAgreement {
             let snapshot = self.snapshot_message()?;
             self.send_message(Destination::Group, &snapshot, None);
         }
+        let backoff = REPEAT + REPEAT_EACH * self.epoch.tree().len() as u32;
         let members: BTreeSet<MemberId> = self.members().map(|(_, member)| member).collect();
         self.pending.leaving.retain(|member| members.contains(member));
         self.pending.unresponsive.retain(|member| members.contains(member));
@@ -168,8 +171,8 @@ impl KeyAgreement {
             message,
             awaiting,
             newcomers: authors,
-            repeat_at: now + REPEAT,
-            backoff: REPEAT,
+            repeat_at: now + backoff,
+            backoff,
             deadline: now + self.config.activation_delay,
         });
         if urgent {
