@@ -20,6 +20,10 @@ pub(crate) const MAX_EPOCH: u64 = 1 << 63;
 
 /// How far ahead of the own epoch another's may be: more than any group gets through in years.
 pub(crate) const MAX_LEAP: u64 = 1 << 32;
+/// How far ahead a hand-over may be: well within what a member that has missed a commit or two can still follow.
+pub(crate) const MAX_HANDOVER_LEAP: u64 = 1 << 28;
+/// Who is alone leads nobody astray by going far up: else a group that was driven up could take nobody in any more.
+pub(crate) const MAX_EPOCH_JOINED: u64 = 1 << 62;
 
 /// The hash by which a header is named.
 pub(crate) fn header_hash(signed: &Signed<EpochHeader>) -> Hash {

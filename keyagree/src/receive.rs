@@ -4,7 +4,7 @@ use muster_wire::mike::{Chunk, Commit, EpochHeader, MessageKind, Snapshot};
 use muster_wire::{MemberId, Signed, Time, codec};
 
 use crate::commit::{Changes, body_hash, put_path};
-use crate::epoch::{Epoch, MAX_LEAP, Public, check_header, header_hash};
+use crate::epoch::{Epoch, MAX_EPOCH_JOINED, MAX_LEAP, Public, check_header, header_hash};
 use crate::message::Message;
 use crate::tree::Tree;
 use crate::{Event, KeyAgreement, Refusal};
@@ -231,10 +231,11 @@ impl KeyAgreement {
 
     /// A number far ahead of ours is no honest group's: near the end of all numbers nobody could be excluded any more.
     pub(crate) fn check_leap(&self, epoch: u64) -> Result<(), Refusal> {
-        match epoch > self.epoch.number().saturating_add(MAX_LEAP) {
-            true => Err(Refusal::Rule("an epoch too far ahead")),
-            false => Ok(()),
-        }
+        let most = match self.epoch.tree().len() {
+            1 => MAX_EPOCH_JOINED,
+            _ => self.epoch.number().saturating_add(MAX_LEAP),
+        };
+        if epoch > most { Err(Refusal::Rule("an epoch too far ahead")) } else { Ok(()) }
     }
 
     /// We are out: a group of one again, with a key of our own.

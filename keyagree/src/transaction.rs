@@ -334,15 +334,27 @@ impl KeyAgreement {
         removals
     }
 
-    /// The hand-overs that still may be taken in.
+    /// The hand-overs that still may be taken in. Who has been refused, or is not heard any more, since its own came
+    /// is not let in by the very commit that shuts it out.
     fn take_handovers(&mut self) -> Vec<Signed<Handover>> {
         let mut taken = Vec::new();
         while taken.len() < MAX_HANDOVERS
             && let Some(signed) = self.pending.handovers.pop_front()
         {
-            taken.push(signed);
+            if self.may_come_in(&signed) {
+                taken.push(signed);
+            }
         }
         taken
+    }
+
+    fn may_come_in(&mut self, signed: &Signed<Handover>) -> bool {
+        let Ok(handover) = signed.decode() else { return false };
+        let leaves = handover_leaves(&handover, &mut self.roster).unwrap_or_default();
+        !leaves.is_empty()
+            && handover.target == self.epoch.instance()
+            && self.roster.key(&handover.from.tm).is_ok()
+            && leaves.iter().all(|node| self.roster.is_there(&node.leaf))
     }
 
     fn finish_if_acknowledged(&mut self, now: Time) {

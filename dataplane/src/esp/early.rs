@@ -21,7 +21,7 @@ const MOST_OCTETS: usize = 1 << 20;
 pub(super) struct Early {
     waiting: VecDeque<(Instant, Outer, Vec<u8>)>,
     octets: usize,
-    /// What [`Early::is_due`] was told last.
+    /// What [`Early::offer`] was told last.
     installations: u64,
 }
 
@@ -30,12 +30,17 @@ impl Early {
         self.waiting.is_empty()
     }
 
-    /// Whether to look at them again: SAs were installed, `installations` times by now, or the oldest has waited enough.
-    pub(super) fn is_due(&mut self, installations: u64) -> bool {
-        let Some((since, ..)) = self.waiting.front() else { return false };
-        let more = self.installations != installations;
-        self.installations = installations;
-        more || since.elapsed() >= PATIENCE
+    /// Lets those go that have waited enough; how many. The oldest stand first: a flood of them costs its own packets.
+    pub(super) fn expire(&mut self, now: Instant) -> u64 {
+        let mut in_vain = 0;
+        while let Some((since, _, esp)) = self.waiting.front()
+            && now.duration_since(*since) >= PATIENCE
+        {
+            self.octets -= esp.len();
+            self.waiting.pop_front();
+            in_vain += 1;
+        }
+        in_vain
     }
 
     /// Keeps an ESP packet; `false`: not for the group, or no room. A unicast SA is there before its other end knows
@@ -50,28 +55,25 @@ impl Early {
         kept
     }
 
-    /// Shows each packet to `known`, in order: it takes those that it knows the SA of. Gives how many have waited in
-    /// vain.
+    /// When SAs were installed since the last time (`installations` times by now), shows each packet to `known`, in
+    /// order: it takes those that it knows the SA of.
     pub(super) fn offer<E>(
         &mut self,
-        now: Instant,
+        installations: u64,
         mut known: impl FnMut(&Outer, &mut [u8]) -> Result<bool, E>,
-    ) -> Result<u64, E> {
-        let mut in_vain = 0;
+    ) -> Result<(), E> {
+        if std::mem::replace(&mut self.installations, installations) == installations {
+            return Ok(());
+        }
         for _ in 0..self.waiting.len() {
             let Some((since, outer, mut esp)) = self.waiting.pop_front() else { break };
             self.octets -= esp.len();
-            if known(&outer, &mut esp)? {
-                continue;
+            if !known(&outer, &mut esp)? {
+                self.octets += esp.len();
+                self.waiting.push_back((since, outer, esp));
             }
-            if now.duration_since(since) >= PATIENCE {
-                in_vain += 1;
-                continue;
-            }
-            self.octets += esp.len();
-            self.waiting.push_back((since, outer, esp));
         }
-        Ok(in_vain)
+        Ok(())
     }
 }
 
@@ -84,17 +86,18 @@ mod tests {
     const GROUP: Outer = Outer { destination: IpAddr::V4(std::net::Ipv4Addr::new(239, 0, 0, 1)), class: 0 };
     const ROUTER: Outer = Outer { destination: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), class: 0 };
 
-    /// What is taken when the packets that begin with an octet of `sas` are known; and how many were in vain.
-    fn offer(early: &mut Early, now: Instant, sas: &[u8]) -> (Vec<Vec<u8>>, u64) {
+    /// What is taken at another installation when the packets that begin with an octet of `sas` are known.
+    fn offer(early: &mut Early, installations: u64, sas: &[u8]) -> Vec<Vec<u8>> {
         let mut taken = Vec::new();
-        let in_vain = early.offer(now, |_, esp| {
+        let offered = early.offer(installations, |_, esp| {
             let known = sas.contains(&esp[0]);
             if known {
                 taken.push(esp.to_vec());
             }
             Ok::<_, ()>(known)
         });
-        (taken, in_vain.unwrap())
+        offered.unwrap();
+        taken
     }
 
     #[test]
@@ -104,13 +107,15 @@ mod tests {
             assert!(early.keep(begun, GROUP, &packet));
         }
         assert!(!early.keep(begun, ROUTER, &[1, 3]));
-        assert!(early.is_due(1) && !early.is_due(1));
-        assert_eq!(offer(&mut early, begun, &[]), (vec![], 0));
-        assert_eq!(offer(&mut early, begun, &[1]), (vec![vec![1, 1], vec![1, 2]], 0));
+        assert!(offer(&mut early, 1, &[]).is_empty());
+        // No other SA has come.
+        assert!(offer(&mut early, 1, &[1]).is_empty());
+        assert_eq!(offer(&mut early, 2, &[1]), [[1, 1], [1, 2]]);
         let later = begun + PATIENCE;
         assert!(early.keep(later, GROUP, &[3, 2]));
-        assert_eq!(offer(&mut early, later, &[2]), (vec![vec![2, 1]], 1));
-        assert_eq!(offer(&mut early, later, &[3]), (vec![vec![3, 2]], 0));
+        assert_eq!(offer(&mut early, 3, &[2]), [[2, 1]]);
+        assert_eq!((early.expire(later), early.expire(later)), (1, 0));
+        assert_eq!(offer(&mut early, 4, &[3]), [[3, 2]]);
         assert!(early.is_empty() && early.octets == 0);
     }
 
@@ -118,7 +123,7 @@ mod tests {
     fn a_flood_finds_little_room() {
         let (mut early, now) = (Early::default(), Instant::now());
         assert_eq!((0..2 * MOST).filter(|_| early.keep(now, GROUP, &[0; 100])).count(), MOST);
-        assert_eq!(offer(&mut early, now + PATIENCE, &[]), (vec![], MOST as u64));
+        assert_eq!(early.expire(now + PATIENCE), MOST as u64);
         let large = vec![0; 60_000];
         assert_eq!((0..MOST).filter(|_| early.keep(now, GROUP, &large)).count(), MOST_OCTETS / large.len());
     }

@@ -78,9 +78,9 @@ pub(super) fn black_to_red(device: &SyncDevice, black: &Black, sad: &Sad, stop: 
         }
         for _ in 0..BATCH {
             // Before the next packet: what came first goes first.
-            if early.is_due(sad.installations()) {
-                let in_vain = early.offer(Instant::now(), |outer, esp| deliver(device, sad, outer, esp))?;
-                sad.counts.unknown_spi.fetch_add(in_vain, Relaxed);
+            if !early.is_empty() {
+                early.offer(sad.installations(), |outer, esp| deliver(device, sad, outer, esp))?;
+                sad.counts.unknown_spi.fetch_add(early.expire(Instant::now()), Relaxed);
             }
             let (outer, esp) = match black.receive(&mut room) {
                 Ok(Some(received)) => received,

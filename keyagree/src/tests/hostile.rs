@@ -6,7 +6,9 @@ use muster_wire::mike::{
 use muster_wire::{Envelope, Kind, List, codec};
 use proptest::prelude::*;
 
+use super::agreement::group;
 use super::*;
+use crate::epoch::{MAX_EPOCH_JOINED, MAX_HANDOVER_LEAP, MAX_LEAP};
 use crate::message::Message;
 
 /// A group of three, and everything that was sent in its making.
@@ -251,26 +253,64 @@ fn an_epoch_far_ahead_is_refused() {
     let before = states(&net);
     let machine = &net.devices[0].machine;
     let mine = machine.epoch.number();
-    assert!(machine.check_leap(mine + 1000).is_ok());
-    assert!(machine.check_leap(1 << 62).is_err());
+    assert!(machine.check_leap(mine + MAX_LEAP).is_ok());
+    assert!(machine.check_leap(mine + MAX_LEAP + 1).is_err());
+    // What one hand-over may do to a group, a member that missed ten such commits still follows; a newcomer always.
+    const { assert!(MAX_HANDOVER_LEAP * 10 < MAX_LEAP) };
+    let alone = Net::new(1);
+    assert!(alone.devices[0].machine.check_leap(MAX_LEAP * 1000).is_ok());
+    assert!(alone.devices[0].machine.check_leap(MAX_EPOCH_JOINED + 1).is_err());
     let leaf = net.devices[1].machine.epoch.tree().members().next().unwrap().1.signed.clone();
     let mut insider = Insider::new(&net);
     let from = muster_wire::Instance { tm: member(1), startup: 1, random: 1 };
+    for epoch in [(1 << 63) - 2, mine + MAX_HANDOVER_LEAP + 1] {
+        let handover = Handover {
+            group: GroupTag([9; 16]),
+            from,
+            epoch,
+            header: Hash([1; 32]),
+            target: net.devices[0].machine.instance(),
+            tags: List::default(),
+            leaves: List::new(vec![leaf.clone()]).unwrap(),
+        };
+        let signed = insider.0.key().sign_value(&handover).unwrap();
+        for bytes in insider.message(MessageKind::Handover, codec::encode(&signed).unwrap()) {
+            net.inject(0, &bytes);
+        }
+        net.run_for(Duration::from_secs(3));
+        assert_eq!(states(&net)[..3], before[..3]);
+    }
+}
+
+#[test]
+fn who_is_expelled_does_not_come_back_by_the_commit_that_expels_it() {
+    let mut net = group(4);
+    net.run_for(HELLO * 2);
+    // There was a commit just now, so that what comes waits for the next.
+    net.command(0, KeyAgreement::rekey);
+    net.run_for(DELAY);
+    let machine = &mut net.devices[2].machine;
+    let (own, _) = machine.own.fresh(&machine.author, &mut machine.secrets).unwrap();
     let handover = Handover {
         group: GroupTag([9; 16]),
-        from,
-        epoch: (1 << 63) - 2,
+        from: muster_wire::Instance { tm: member(2), startup: 1, random: 7 },
+        epoch: 1,
         header: Hash([1; 32]),
-        target: net.devices[0].machine.instance(),
+        target: machine.instance(),
         tags: List::default(),
-        leaves: List::new(vec![leaf]).unwrap(),
+        leaves: List::new(vec![own.signed.clone()]).unwrap(),
     };
-    let signed = insider.0.key().sign_value(&handover).unwrap();
-    for bytes in insider.message(MessageKind::Handover, codec::encode(&signed).unwrap()) {
-        net.inject(0, &bytes);
-    }
-    net.run_for(Duration::from_secs(3));
-    assert_eq!(states(&net)[..3], before[..3]);
+    let signed = machine.author.key().sign_value(&handover).unwrap();
+    let message = Message::new(MessageKind::Handover, Hash([1; 32]), codec::encode(&signed).unwrap());
+    net.command(0, |machine, now| machine.handle_message(now, member(2), message));
+    assert_eq!(net.devices[0].machine.pending.handovers.len(), 1);
+    net.command(0, |machine, now| machine.certificate_refused(now, member(2)));
+    let before = net.devices[0].machine.epoch.number();
+    net.run_for(Duration::from_millis(50));
+    let epoch = &net.devices[0].machine.epoch;
+    assert_eq!(epoch.number(), before + 1);
+    let tree = epoch.tree();
+    assert_eq!((tree.len(), tree.slot_of(&member(2))), (3, None));
 }
 
 #[test]
