@@ -305,13 +305,7 @@ impl Daemon {
                 return Ok(self.finish().await);
             }
             self.tell_status();
-            let mut deadline = self.engine.poll_timeout();
-            // What is due comes before what others send: a flood is always readable.
-            if deadline.is_some_and(|at| at <= now()) {
-                self.engine.handle_timeout(now());
-                self.act();
-                deadline = self.engine.poll_timeout();
-            }
+            let deadline = self.engine.poll_timeout();
             if more {
                 // Whoever asks at the control socket is served by tasks beside this one, which would wait for as long as
                 // something is readable.
