@@ -167,12 +167,6 @@ fn replayed(family: Family) {
     });
 }
 
-fn mutated(family: Family) {
-    holds_against("mutated, under the members' addresses", family, &MEMBERS, |_, genuine| {
-        over_and_over(genuine.into_iter().zip(0..).map(|(genuine, n)| genuine.mutated(n).frame).collect())
-    });
-}
-
 #[test]
 fn what_was_sent_before() {
     if !skip("what_was_sent_before") {
@@ -184,20 +178,6 @@ fn what_was_sent_before() {
 fn what_was_sent_before_over_ipv4() {
     if !skip("what_was_sent_before_over_ipv4") {
         replayed(Family::V4);
-    }
-}
-
-#[test]
-fn wrong_signatures_under_the_members_addresses() {
-    if !skip("wrong_signatures_under_the_members_addresses") {
-        mutated(Family::V6);
-    }
-}
-
-#[test]
-fn wrong_signatures_under_the_members_addresses_over_ipv4() {
-    if !skip("wrong_signatures_under_the_members_addresses_over_ipv4") {
-        mutated(Family::V4);
     }
 }
 
