@@ -281,12 +281,19 @@ impl KeyAgreement {
         }
         let slots = self.epoch.tree().slots();
         for index in named.nodes.iter().filter_map(|node| ParentIndex::new(*node, slots)) {
-            if self.epoch.slot.is_below(Node::Parent(index)) && self.filling.is_filled(index) {
-                self.filling.wanted.insert(index);
+            if self.epoch.slot.is_below(Node::Parent(index)) {
+                self.filling.wanted.extend(self.highest_filled(index));
             }
         }
         self.consider_filling(now);
         Ok(())
+    }
+
+    /// A parent above us, or else the highest below it that is filled on our side: the members of the other side may
+    /// lack it, and without it they cannot fill what the transaction manager asks for.
+    fn highest_filled(&self, index: ParentIndex) -> Option<ParentIndex> {
+        let path: Vec<ParentIndex> = self.epoch.slot.path(self.filling.tree.slots()).collect();
+        path.into_iter().rev().find(|below| below.level() <= index.level() && self.filling.is_filled(*below))
     }
 
     /// Arms what is to be filled by us, first or instead of another, and what is to be asked for. A key that is not in

@@ -95,6 +95,21 @@ fn the_manager_asks_for_fills_that_it_missed() {
     net.run_until_true(Duration::from_secs(10), |net| net.devices[manager].machine.fillable_parents() == 0);
 }
 
+// Seed 1454 of the simulator.
+#[test]
+fn what_a_fill_rests_on_is_told_again_to_members_that_missed_it() {
+    let mut net = Net::new(12);
+    let manager = 0;
+    net.filter = Box::new(move |_, to, bytes| to == manager || kind_of(bytes) != Kind::Fills);
+    net.connect(&(0..12).collect::<Vec<_>>());
+    net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    assert_eq!(tm(&net), manager);
+    net.run_for(Duration::from_millis(590));
+    assert!(net.devices[manager].machine.fillable_parents() > 0, "what rests on another's fill lacks it");
+    net.filter = Box::new(|_, _, _| true);
+    net.run_until_true(Duration::from_secs(10), |net| net.devices[manager].machine.fillable_parents() == 0);
+}
+
 #[test]
 fn a_snapshot_carries_fills() {
     let mut net = group(9);
