@@ -470,17 +470,17 @@ fn run(command: &mut Command) -> Answer {
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let mut build = Command::new(env!("CARGO"));
-        // As `./test` builds it: the program alone would have its dependencies built again, with other features.
-        build.args(["test", "--no-run", "--quiet", "--workspace", "--manifest-path"]);
-        build.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
         // target/<profile>/deps/<this test> or target/<profile>/<this benchmark>
         let own = std::env::current_exe().expect("the own path");
         let folder = own.parent().expect("target/<profile> or deps in it");
         let target = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
-        if target.ends_with("release") {
-            build.arg("--release");
-        }
+        let mut build = Command::new(env!("CARGO"));
+        match target.ends_with("release") {
+            true => build.args(["build", "--release", "--package", "muster"]),
+            // As `./test` builds it: the program alone would have its dependencies built again, with other features.
+            false => build.args(["test", "--no-run", "--workspace"]),
+        };
+        build.args(["--quiet", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")]);
         assert!(build.status().expect("cargo runs").success(), "the program does not build");
         target.join("muster")
     })
