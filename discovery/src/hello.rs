@@ -24,6 +24,8 @@ pub(crate) struct Schedule {
     /// For a change.
     triggered: Option<Time>,
     last: Option<Time>,
+    /// The last one to all, and its datagram.
+    said: Option<(Hello, Vec<u8>)>,
     /// The newest first.
     nonces: VecDeque<Nonce>,
 }
@@ -32,7 +34,7 @@ impl Schedule {
     pub(crate) fn new(now: Time, rng: &mut impl Rng) -> Self {
         let mut nonce = [0; 16];
         rng.fill_bytes(&mut nonce);
-        Self { periodic: now, triggered: None, last: None, nonces: VecDeque::from([Nonce(nonce)]) }
+        Self { periodic: now, triggered: None, last: None, said: None, nonces: VecDeque::from([Nonce(nonce)]) }
     }
 
     pub(crate) fn due(&self) -> Time {
@@ -89,19 +91,21 @@ impl Discovery {
         }
         self.schedule.triggered = None;
         self.schedule.last = Some(now);
-        self.say_hello(Destination::Group, group);
+        let hello = self.hello(group);
+        let Ok(bytes) = self.author.seal(&hello) else { return };
+        self.send_bytes(Destination::Group, bytes.clone());
+        self.schedule.said = Some((hello, bytes));
     }
 
-    fn say_hello(&mut self, to: Destination, group: GroupState) {
-        let hello = Hello {
+    fn hello(&mut self, group: GroupState) -> Hello {
+        Hello {
             interval_ms: u32::try_from(self.config.hello_interval.as_millis()).unwrap_or(u32::MAX),
             nonce: self.schedule.nonces[0],
             public: self.key.public(),
             salt: self.salt,
             group,
             crls: self.name_lists(),
-        };
-        self.send(to, &hello);
+        }
     }
 
     pub(crate) fn handle_hello(&mut self, now: Time, greeting: Greeting) -> Result<(), Dropped> {
@@ -144,12 +148,15 @@ impl Discovery {
         });
     }
 
-    /// A neighbour has come up that may not have heard us: the hello goes to it alone, for all others would only have
-    /// another signature to check.
-    pub(crate) fn answer_newcomer(&mut self, to: SocketAddr) {
+    /// A device that is being asked may not have heard us. The hello goes to it alone, for all others would only have
+    /// another signature to check; and it is the last one once more where nothing has changed, for signing costs, too.
+    pub(crate) fn greet(&mut self, to: SocketAddr) {
         // Before the first hello there is none that it could have missed.
-        if let Some(group) = self.group.filter(|_| self.schedule.has_begun()) {
-            self.say_hello(Destination::Unicast(to), group);
+        let Some(group) = self.group.filter(|_| self.schedule.has_begun()) else { return };
+        let hello = self.hello(group);
+        match &self.schedule.said {
+            Some((said, bytes)) if *said == hello => self.send_bytes(Destination::Unicast(to), bytes.clone()),
+            _ => self.send(Destination::Unicast(to), &hello),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use muster_certs::{CertError, Identity};
 use muster_wire::idp::{Probe, ProbeAnswer};
@@ -57,6 +58,11 @@ impl Answers {
         }
         self.last.insert(address, (startup, now));
     }
+
+    /// A device in this run has asked us from there within the last `interval`: it has heard us.
+    fn has_asked(&self, address: IpAddr, startup: u64, now: Time, interval: Duration) -> bool {
+        self.last.get(&address).is_some_and(|(run, at)| *run == startup && now.since(*at) < interval)
+    }
 }
 
 impl Discovery {
@@ -75,7 +81,7 @@ impl Discovery {
         let nonce = self.draw_nonce();
         let random = self.rng.next_u64();
         self.candidates.insert(key, Candidate::new(now, greeting, nonce, stranger), random);
-        self.ask(&key);
+        self.ask(now, &key);
         Ok(())
     }
 
@@ -99,7 +105,7 @@ impl Discovery {
         let fresh = self.draw_nonce();
         if let Some(candidate) = self.candidates.get_mut(&key) {
             candidate.ask_again(now, fresh, stranger);
-            self.ask(&key);
+            self.ask(now, &key);
         }
         Ok(())
     }
@@ -109,11 +115,15 @@ impl Discovery {
         limiter.take(*address, now)
     }
 
-    fn ask(&mut self, key: &Key) {
+    fn ask(&mut self, now: Time, key: &Key) {
         let Some(Candidate { asked, nonce, want_chain, .. }) = self.candidates.get(key) else { return };
         let probe = Probe { hello_nonce: asked.hello.nonce, nonce: *nonce, want_chain: *want_chain };
-        let to = Destination::Unicast(asked.from);
-        self.send(to, &probe);
+        let (to, startup) = (asked.from, asked.envelope.header().startup);
+        self.send(Destination::Unicast(to), &probe);
+        // It asks us meanwhile, and a join costs two round trips instead of three.
+        if !self.answers.has_asked(to.ip(), startup, now, self.config.hello_interval) {
+            self.greet(to);
+        }
     }
 
     /// Answers who repeats a nonce of our recent hellos, known or not.
@@ -234,9 +244,8 @@ impl Discovery {
             _ => (JoinKind::Join, Run::new(startup), None),
         };
         let interval = self.config.hello_interval;
-        // It has asked us itself: it needs no hello, and is about to have us up.
-        let asked_us = self.answers.last.get(&address.ip());
-        let knows_us = asked_us.is_some_and(|(run, at)| *run == startup && now.since(*at) < interval);
+        // It has asked us itself, and is about to have us up.
+        let knows_us = self.answers.has_asked(address.ip(), startup, now, interval);
         let mut up = Up {
             identity: identity.clone(),
             chain,
@@ -258,9 +267,6 @@ impl Discovery {
         self.report_heard(member);
         self.compare_lists(now, member);
         self.review_prefixes(member, kind == JoinKind::Restore);
-        if !knows_us {
-            self.answer_newcomer(address);
-        }
         if let Some(later) = later
             && later.envelope.header().startup == startup
             && later.envelope.header().sequence > hello_header.sequence
