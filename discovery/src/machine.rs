@@ -276,7 +276,8 @@ impl Discovery {
     fn forgive_own_sleep(&mut self, now: Time) {
         let late = self.poll_timeout().map_or(Duration::ZERO, |due| now.since(due));
         if late >= MIN_INTERVAL {
-            self.peers.ups_mut().for_each(|(_, up)| up.last_life = up.last_life + late);
+            // Who was heard before this was noticed needs no pardon.
+            self.peers.ups_mut().for_each(|(_, up)| up.last_life = (up.last_life + late).min(now));
         }
     }
 

@@ -103,6 +103,21 @@ fn a_machine_that_slept_does_not_call_the_others_silent() {
 }
 
 #[test]
+fn who_is_heard_after_a_sleep_is_not_pardoned_for_the_time_of_it() {
+    let mut net = Net::of(&[200, 200]);
+    net.run(ms(1000));
+    let asleep = net.nodes[0].machine.take();
+    net.run(ms(20_000));
+    let hello = net.last(1, Kind::Hello).bytes;
+    net.nodes[0].machine = asleep;
+    net.deliver(0, address(1), &hello);
+    net.with(0, |machine, now| machine.handle_timeout(now));
+    net.kill(1);
+    net.run(ms(1000));
+    assert_eq!(net.news(0), ["join 1", "gone 1 silent"]);
+}
+
+#[test]
 fn a_fifth_of_all_datagrams_may_be_lost() {
     for (interval, minutes) in [(1000, 10), (50, 1)] {
         let mut net = Net::of(&[interval; 10]);
