@@ -48,6 +48,7 @@ pub(crate) fn status(status: &Value) -> String {
         ("member id", short(&status["member_id"])),
         ("version", text(&status["version"])),
         ("up", milliseconds(&status["uptime_ms"])),
+        ("certificate", until(&status["certificate"])),
         ("black address", text(&status["black_address"])),
         ("state", text(&status["state"])),
         ("group", text(&group["name"])),
@@ -58,8 +59,20 @@ pub(crate) fn status(status: &Value) -> String {
         ("data plane", format!("{}, {} SAs", text(&plane["backend"]), text(&plane["sas"]))),
         ("packets", format!("{} received, {} sent", text(&plane["rx_packets"]), text(&plane["tx_packets"]))),
         ("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }),
+        ("stands by", stands_by(plane)),
         ("revocations", if lists.is_empty() { "no lists".into() } else { lists.join(", ") }),
     ])
+}
+
+fn until(certificate: &Value) -> String {
+    let warning = if certificate["expiring"] == true { ", soon: put another one in its place" } else { "" };
+    format!("ends {}{warning}", text(&certificate["not_after"]))
+}
+
+/// For which own prefixes another router of the LAN carries the multicast.
+fn stands_by(plane: &Value) -> String {
+    let prefixes: Vec<String> = lines(&plane["stands_by"]).map(text).collect();
+    if prefixes.is_empty() { "no".into() } else { format!("for multicast of {}", prefixes.join(" ")) }
 }
 
 pub(crate) fn members(members: &Value) -> String {
