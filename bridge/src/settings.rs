@@ -347,8 +347,20 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if file.dataplane.hop_limit == 0 {
         return value("dataplane.hop_limit", "is 0: no packet would leave; use 64".into());
     }
-    if file.red.interfaces.contains(&file.black.interface) {
-        return value("red.interfaces", format!("{} is the black interface", file.black.interface));
+    let named = [("black.interface", &file.black.interface), ("dataplane.device", &file.dataplane.device)];
+    let reds = file.red.interfaces.iter().map(|red| ("red.interfaces", red));
+    for (key, name) in named.into_iter().chain(reds.clone()) {
+        if let Err(error) = muster_dataplane::check_interface_name(name) {
+            return value(key, error.to_string());
+        }
+    }
+    for (key, name) in named.into_iter().skip(1).chain(reds) {
+        if *name == file.black.interface {
+            return value(key, format!("{name} is the black interface"));
+        }
+    }
+    if let Err(error) = muster_discovery::check_prefixes(&file.red.prefixes) {
+        return value("red.prefixes", error.to_string());
     }
     if file.red.multicast.iter().any(|net| !net.addr().is_multicast()) {
         return value("red.multicast", "holds a network that is not multicast".into());

@@ -57,8 +57,9 @@ impl EspConfig {
     }
 }
 
-/// As the kernel checks it (`dev_valid_name`); the name becomes a path below /proc/sys too.
-pub(crate) fn check_interface_name(name: &str) -> Result<(), Error> {
+/// Whether this can be an interface's name, as the kernel checks it (`dev_valid_name`); it becomes a path below /proc/sys
+/// too.
+pub fn check_interface_name(name: &str) -> Result<(), Error> {
     let bad = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
     if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
         return Err(Error::Config(format!("{name:?} is no interface name: 1 to 15 octets, none of / : % or space")));

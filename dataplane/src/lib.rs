@@ -29,7 +29,7 @@ mod stop;
 mod sysctl;
 
 pub use block::{BlockConfig, Blocked, block, is_blocked, unblock};
-pub use config::EspConfig;
+pub use config::{EspConfig, check_interface_name};
 pub use error::Error;
 pub use esp::Userspace;
 pub use forwarding::enable_forwarding;

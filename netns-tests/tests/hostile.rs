@@ -152,6 +152,8 @@ fn what_cannot_work_ends_with_one_clear_line() {
     run(&good.replace("ff05::6d75", "192.0.2.3"), "discovery.group");
     run(&good.replace("[group]", "[group]\naddress = \"239.1.2.3\""), "group.address");
     run(&good.replace("[dataplane]", "[dataplane]\ninstance = 16"), "instance");
+    run(&good.replace("[dataplane]", "[dataplane]\ndevice = \"a-name-too-long0\""), "dataplane.device");
+    run(&good.replace("prefixes = [", "prefixes = [\"fe80::/64\", "), "red.prefixes");
     under(&["setpriv", "--bounding-set=-net_raw"], &good, "CAP_NET_RAW");
     under(&["setpriv", "--bounding-set=-net_admin"], &good, "CAP_NET_ADMIN");
     let without_tun = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$0\" \"$@\""];
