@@ -164,7 +164,7 @@ pub(crate) fn work(engine: &Engine) -> [(&'static str, &'static str, u64); 10] {
         ("epochs", "Epochs entered", counters.epochs),
         ("commits", "Commits made as transaction manager", counters.commits),
         ("claims", "Claims to the place of a transaction manager that was gone", counters.claims),
-        ("joins", "Hand-overs of other groups taken in", counters.joins),
+        ("joins", "Members taken in by hand-overs", counters.joins),
         ("recoveries", "Snapshots that brought this device back", counters.recoveries),
         ("repairs", "Parts of messages asked for again", counters.repairs),
         ("fills", "Blank parents keyed between commits", counters.fills),

@@ -79,7 +79,7 @@ pub struct Counters {
     pub commits: u64,
     /// Claims made.
     pub claims: u64,
-    /// Hand-overs taken in.
+    /// Members taken in by hand-overs.
     pub joins: u64,
     /// Snapshots that brought us back.
     pub recoveries: u64,

@@ -77,10 +77,14 @@ mod tests {
             if length > 14 {
                 frame[12..14].copy_from_slice(&[0x86, 0xdd]);
             }
+            let before = frame.clone();
             complete(&mut frame);
+            assert_eq!(frame, before);
             if length > 20 {
                 frame[20] = UDP;
+                let before = frame.clone();
                 complete(&mut frame);
+                assert_eq!(frame, before);
             }
         }
     }

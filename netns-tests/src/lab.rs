@@ -104,7 +104,7 @@ impl Lab {
         }
         for router in 0..routers {
             lab.issue(router);
-            lab.configure(router, |_| {});
+            lab.configure_as_usual(router);
         }
         lab
     }
@@ -157,6 +157,23 @@ impl Lab {
 
     /// Writes a router's configuration; `change` may replace parts of the text.
     pub fn configure(&self, router: usize, change: impl FnOnce(&mut String)) {
+        let usual = self.usual_configuration(router);
+        let mut text = usual.clone();
+        change(&mut text);
+        assert_ne!(text, usual, "the change fits the usual configuration");
+        self.write_configuration(router, &text);
+    }
+
+    /// The same without a change.
+    pub fn configure_as_usual(&self, router: usize) {
+        self.write_configuration(router, &self.usual_configuration(router));
+    }
+
+    fn write_configuration(&self, router: usize, text: &str) {
+        fs::write(self.path(&format!("{}.toml", self.name(router))), text).expect("the configuration is written");
+    }
+
+    fn usual_configuration(&self, router: usize) -> String {
         let name = self.name(router);
         let plan = &self.coalition.routers()[router].plan;
         let anchors: Vec<String> = self.nations().iter().map(|nation| format!("\"{nation}/ca.pem\"")).collect();
@@ -196,8 +213,7 @@ allow_key_export = true
             plan.red_v4(),
         )
         .expect("a string takes everything");
-        change(&mut text);
-        fs::write(self.path(&format!("{name}.toml")), text).expect("the configuration is written");
+        text
     }
 
     /// Starts a router's daemon.

@@ -82,7 +82,7 @@ fn what_can_change_changes_without_a_rekey() {
     lab.wait_for_group(&[0, 1, 2]);
 
     // And back: nobody listens any more.
-    lab.configure(0, |_| {});
+    lab.configure_as_usual(0);
     reload(&mut lab, 0, "reloaded");
     assert!(scrape(&lab, 0).is_none());
     lab.wait(SOON, "the old prefixes", || !line(&lab, "members")["prefixes"].to_string().contains("9999"));
