@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_wire::mike::{Ack, Activate};
+use muster_wire::mike::{Ack, Activate, MAX_HANDOVERS, MAX_TAGS};
 use muster_wire::{Destination, Hash, MemberId, Time};
 
 use crate::epoch::Epoch;
@@ -12,14 +12,23 @@ use crate::{Event, KeyAgreement, Refusal};
 const MAX_ACKNOWLEDGING: usize = 64;
 /// Acknowledgements wait up to this for each member, so that they do not all come at once.
 const ACKNOWLEDGE_SPREAD: Duration = Duration::from_micros(20);
-/// Of 4,095 tags some must stay free.
+/// Epochs that are received under at once. An honest group makes one in a batch window at most, and has long switched
+/// to one of so many.
+pub(crate) const MAX_LIVE: usize = 256;
 const MAX_REPORTED_TAGS: usize = 1024;
+/// Of 4,095 tags at least a third is free, whatever others report and however fast epochs follow each other.
+const _: () = assert!(MAX_LIVE + MAX_REPORTED_TAGS + MAX_HANDOVERS * MAX_TAGS <= 4095 * 2 / 3);
 
 /// An epoch whose SAs are installed.
 pub(crate) struct LiveEpoch {
     pub(crate) header: Hash,
+    pub(crate) number: u64,
     pub(crate) spi_tag: u16,
     pub(crate) installed: bool,
+    /// When it is sent under at the latest; `None`: it is, or a later one is.
+    pub(crate) switch_at: Option<Time>,
+    /// How long the epochs before it are received under after the switch to it.
+    pub(crate) retire_after: Duration,
     pub(crate) retire_at: Option<Time>,
 }
 
@@ -51,7 +60,6 @@ impl KeyAgreement {
         let was_instance = self.epoch.instance();
         self.filling = self.filling.carried(&epoch, &self.roster);
         self.epoch = epoch;
-        self.retire_after = retire_after;
         self.transaction = None;
         self.claim = None;
         self.recovery = None;
@@ -62,7 +70,7 @@ impl KeyAgreement {
             self.roster.forget_astray();
         }
         self.note_reported_tags(now);
-        self.announce_epoch(now);
+        self.announce_epoch(now, retire_after);
         if self.epoch.tm() != old_tm {
             self.events.push_back(Event::Election { tm: self.epoch.tm(), epoch: self.epoch.number() });
         }
@@ -86,19 +94,26 @@ impl KeyAgreement {
     }
 
     /// Tells the driver of the current epoch.
-    pub(crate) fn announce_epoch(&mut self, now: Time) {
+    pub(crate) fn announce_epoch(&mut self, now: Time, retire_after: Duration) {
         let spi_tag = self.epoch.public.header.spi_tag;
         let displaces_outbound = self.displace(spi_tag);
         let public = &self.epoch.public;
         self.seen.remember(public.signed.clone());
         self.entered.insert(public.hash);
         self.entered_at = now;
-        self.live.push(LiveEpoch { header: public.hash, spi_tag, installed: false, retire_at: None });
+        self.live.push(LiveEpoch {
+            header: public.hash,
+            number: public.header.epoch,
+            spi_tag,
+            installed: false,
+            switch_at: Some(now + self.config.activation_delay),
+            retire_after,
+            retire_at: None,
+        });
         if let Some(own) = public.tree.leaf(self.epoch.slot) {
             self.own.entered(&own.leaf.public, now);
         }
         self.acknowledge_at = None;
-        self.switch_at = Some(now + self.config.activation_delay);
         self.counters.epochs += 1;
         self.events.push_back(Event::Epoch(self.epoch.keys(&self.config.name)));
         self.events.push_back(Event::State(self.group_state()));
@@ -109,31 +124,42 @@ impl KeyAgreement {
     }
 
     /// No two live SAs have one SPI: older epochs with this tag go before the new one comes. (Who drew it did not know
-    /// that we still hold them, or did not care.) Says whether we send under one of them: then it must be the new one
-    /// at once.
+    /// that we still hold them, or did not care.) So do the oldest when there are too many. Says whether we send under
+    /// one of them: then it must be the new one at once.
     fn displace(&mut self, tag: u16) -> bool {
-        let (displaced, live): (Vec<LiveEpoch>, Vec<LiveEpoch>) =
-            std::mem::take(&mut self.live).into_iter().partition(|live| live.spi_tag == tag);
+        let surplus = (self.live.len() + 1).saturating_sub(MAX_LIVE);
+        let (mut displaced, mut live) = (Vec::new(), Vec::new());
+        for (age, epoch) in std::mem::take(&mut self.live).into_iter().enumerate() {
+            if age < surplus || epoch.spi_tag == tag { &mut displaced } else { &mut live }.push(epoch);
+        }
         self.live = live;
         self.events.extend(displaced.iter().map(|live| Event::Retire { header: live.header }));
         displaced.iter().any(|live| self.outbound == live.header)
     }
 
-    /// Sends under the current epoch from now on; all older ones retire.
+    /// Sends under the current epoch from now on.
     pub(crate) fn activate(&mut self, now: Time) {
-        if self.is_active() {
-            return;
+        if !self.is_active() {
+            self.switch(now, self.live.len() - 1);
         }
-        let current = self.epoch.public.hash;
-        self.outbound = current;
-        self.switch_at = None;
-        let retire_at = now + self.retire_after;
-        for live in self.live.iter_mut().filter(|live| live.header != current) {
+    }
+
+    /// Sends under a live epoch from now on; all older ones retire.
+    fn switch(&mut self, now: Time, to: usize) {
+        let (older, rest) = self.live.split_at_mut(to);
+        let Some(epoch) = rest.first_mut() else { return };
+        epoch.switch_at = None;
+        let retire_at = now + epoch.retire_after;
+        for live in older {
+            live.switch_at = None;
             live.retire_at = Some(live.retire_at.map_or(retire_at, |earlier| earlier.min(retire_at)));
         }
-        self.events.push_back(Event::Activate { header: current, epoch: self.epoch.number() });
-        self.events.push_back(Event::State(self.group_state()));
-        self.consider_filling(now);
+        self.outbound = epoch.header;
+        self.events.push_back(Event::Activate { header: epoch.header, epoch: epoch.number });
+        if self.is_active() {
+            self.events.push_back(Event::State(self.group_state()));
+            self.consider_filling(now);
+        }
     }
 
     /// So many acknowledgements at once would be a flood; the next hello says it too.
@@ -161,8 +187,9 @@ impl KeyAgreement {
             self.acknowledge_at = None;
             self.acknowledge();
         }
-        if self.switch_at.is_some_and(|at| at <= now) {
-            self.activate(now);
+        // Each has its own time: those who make epochs without end keep nobody under an old one.
+        if let Some(due) = self.live.iter().rposition(|live| live.switch_at.is_some_and(|at| at <= now)) {
+            self.switch(now, due);
         }
         let (retired, live) =
             std::mem::take(&mut self.live).into_iter().partition(|live| live.retire_at.is_some_and(|at| at <= now));
@@ -172,8 +199,8 @@ impl KeyAgreement {
     }
 
     pub(crate) fn next_activation_timer(&self) -> Option<Time> {
-        let retire = self.live.iter().filter_map(|live| live.retire_at).min();
-        [self.acknowledge_at, self.switch_at, retire].into_iter().flatten().min()
+        let live = self.live.iter().flat_map(|live| [live.switch_at, live.retire_at]);
+        live.chain([self.acknowledge_at]).flatten().min()
     }
 
     fn acknowledge(&mut self) {

@@ -65,16 +65,12 @@ pub struct KeyAgreement {
     pub(crate) own: OwnLeaves,
     /// The current epoch.
     pub(crate) epoch: Epoch,
-    /// The header of the epoch that we send under; the current one's when it is active.
+    /// The header of the epoch that we send under, one of the live; the current one's when it is active.
     pub(crate) outbound: Hash,
-    /// When we shall at the latest.
-    pub(crate) switch_at: Option<Time>,
     /// When the current epoch was entered.
     pub(crate) entered_at: Time,
     /// When its transaction manager became ours.
     pub(crate) reign_since: Time,
-    /// How long the epochs before it are received under after the switch.
-    pub(crate) retire_after: Duration,
     /// All epochs whose SAs are installed, the current one last.
     pub(crate) live: Vec<LiveEpoch>,
     /// SPI tags that devices reported when they joined, and until when these may still receive under them.
@@ -121,7 +117,6 @@ impl KeyAgreement {
         let mut own = OwnLeaves::default();
         let roster = Roster::new(author.group(), author.member(), author.key().public());
         let epoch = Epoch::of_one(&config, &author, &mut own, (&mut secrets, &mut rng), 1, BTreeSet::new())?;
-        let retire_after = config.deactivation_delay;
         let mut machine = Self {
             config,
             author,
@@ -130,10 +125,8 @@ impl KeyAgreement {
             roster,
             own,
             outbound: Hash::NONE,
-            switch_at: None,
             entered_at: now,
             reign_since: now,
-            retire_after,
             live: Vec::new(),
             reported_tags: Vec::new(),
             entered: BTreeSet::new(),
@@ -163,7 +156,7 @@ impl KeyAgreement {
             events: VecDeque::new(),
             counters: Counters::default(),
         };
-        machine.announce_epoch(now);
+        machine.announce_epoch(now, Duration::ZERO);
         machine.activate(now);
         Ok(machine)
     }

@@ -456,7 +456,7 @@ impl Draft {
     }
 }
 
-/// A tag from 1 to 4095 that is not in use. About half are at most.
+/// A tag from 1 to 4095 that is not in use. A third is not, at least: what is in use is bounded (`activation.rs`).
 fn free_tag(tags: &BTreeSet<u16>, rng: &mut impl Rng) -> u16 {
     loop {
         let tag = (rng.next_u32() % 4095 + 1) as u16;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
-use crate::activation::LiveEpoch;
+use crate::activation::{LiveEpoch, MAX_LIVE};
 use crate::tree::Slot;
 
 pub(super) fn group(count: usize) -> Net {
@@ -297,9 +297,53 @@ fn who_is_alone_again_takes_no_spi_tag_that_it_still_receives_under() {
     let taken: BTreeSet<u16> = live.iter().map(|live| live.spi_tag).collect();
     let free = (1..=4095).find(|tag| !taken.contains(tag)).unwrap();
     let more = (1..=4095).filter(|tag| *tag != free && !taken.contains(tag));
-    live.splice(0..0, more.map(|spi_tag| LiveEpoch { header, spi_tag, installed: true, retire_at: None }));
+    live.splice(
+        0..0,
+        more.map(|spi_tag| LiveEpoch {
+            spi_tag,
+            header,
+            number: 0,
+            installed: true,
+            switch_at: None,
+            retire_after: HELLO,
+            retire_at: None,
+        }),
+    );
     net.command(1, |machine, now| machine.excluded(now, member(0), 10));
     assert_eq!(net.devices[1].machine.epoch.public.header.spi_tag, free);
+}
+
+/// A manager that makes epochs without end, and sends under none of them.
+fn endless_epochs(net: &mut Net, every: Duration, count: usize) {
+    for _ in 0..count {
+        net.command(0, |machine, now| {
+            machine.commit(now, machine.instance(), vec![], vec![], false).unwrap();
+            machine.transaction = None;
+        });
+        net.run_for(every);
+    }
+}
+
+#[test]
+fn epochs_that_follow_each_other_faster_than_they_are_switched_to_keep_nobody_under_an_old_one() {
+    let mut net = group(3);
+    net.run_for(HELLO * 3);
+    endless_epochs(&mut net, Duration::from_millis(20), 50);
+    let machine = &net.devices[1].machine;
+    assert!(!machine.is_active());
+    let behind = machine.live.iter().rev().position(|live| live.header == machine.outbound).unwrap();
+    assert!(behind <= 10, "{behind} epochs behind");
+    assert_eq!(net.devices[1].outbound, Some(machine.outbound));
+}
+
+#[test]
+fn epochs_without_end_are_not_all_kept_and_leave_tags_free() {
+    let mut net = group(3);
+    endless_epochs(&mut net, DELAY, 2 * MAX_LIVE);
+    let machine = &net.devices[1].machine;
+    assert_eq!(machine.live.len(), MAX_LIVE);
+    assert!(machine.live.iter().any(|live| live.header == machine.outbound));
+    assert!(machine.tags(net.now).count() < 4095 / 2);
 }
 
 #[test]
