@@ -20,9 +20,10 @@ const FETCH_AGAIN: Duration = Duration::from_millis(5);
 const MAX_FETCHES: u32 = 8;
 /// When it is here and waits for a certificate, it is asked for again only after this: it grows old.
 const CERTIFICATES_COME: Duration = Duration::from_millis(250);
-/// A target that refused is left alone this long, then twice as long, up to a hello interval: what it refused for (it
-/// does not hear all of us yet, it was joining another) is over by the next hellos.
+/// A transaction manager that did not take us in, or shut us out, is left alone this long, then twice as long …
 const LEAVE_ALONE: Duration = Duration::from_millis(25);
+/// … up to this; one that says that it refuses, for a hello interval at most.
+pub(crate) const LEAVE_ALONE_MOST: Duration = Duration::from_secs(25);
 
 /// A greater group that we, a transaction manager, are bringing our members into.
 pub(crate) struct Join {
@@ -33,8 +34,8 @@ pub(crate) struct Join {
 }
 
 enum Stage {
-    /// Its snapshot is being asked for.
-    Fetching { at: Time, tries: u32 },
+    /// Its snapshot was asked for so often, the last time then, and is to be asked for again.
+    Fetching { asked: Time, at: Time, tries: u32 },
     /// It has our hand-over.
     Offered { message: Message, at: Time, backoff: Duration, expires: Time },
 }
@@ -61,7 +62,7 @@ impl KeyAgreement {
             return;
         }
         let Some(target) = self.greatest(now) else { return };
-        self.join = Some(Join { target, observed: None, stage: Stage::Fetching { at: now, tries: 0 } });
+        self.join = Some(Join { target, observed: None, stage: Stage::Fetching { asked: now, at: now, tries: 0 } });
         self.handle_join_timers(now);
     }
 
@@ -110,12 +111,13 @@ impl KeyAgreement {
         }
     }
 
-    /// A snapshot from `sender` is here and waits for certificates: to ask for it again would bring the same.
-    pub(crate) fn observe_later(&mut self, now: Time, sender: &MemberId) {
-        if let Some(Join { target, stage: Stage::Fetching { at, .. }, .. }) = &mut self.join
+    /// A snapshot from `sender` is here and waits for certificates: to ask for it again would bring the same. Counted
+    /// from when it was asked for: who sends it again and again does not hold us up.
+    pub(crate) fn observe_later(&mut self, sender: &MemberId) {
+        if let Some(Join { target, stage: Stage::Fetching { asked, at, .. }, .. }) = &mut self.join
             && target.tm == *sender
         {
-            *at = (*at).max(now + CERTIFICATES_COME);
+            *at = (*at).max(*asked + CERTIFICATES_COME);
         }
     }
 
@@ -123,7 +125,7 @@ impl KeyAgreement {
     fn offer(&mut self, now: Time) -> Result<(), Refusal> {
         const LARGE: Refusal = Refusal::Rule("larger than a hand-over may be");
         let Some(target) = self.join.as_ref().map(|join| join.target) else { return Ok(()) };
-        let Some(to) = self.roster.get(&target.tm).map(|tm| (tm.address, tm.interval)) else { return Ok(()) };
+        let Some(to) = self.roster.get(&target.tm).map(|tm| tm.address) else { return Ok(()) };
         // A fresh key of our own: the greater group's secrets rest on nothing that the lesser's did.
         let (own, _) = self.own.fresh(&self.author, &mut self.secrets)?;
         let me = self.me();
@@ -145,9 +147,9 @@ impl KeyAgreement {
         let signed = self.author.key().sign_value(&handover)?;
         let message = Message::new(MessageKind::Handover, self.epoch.public.hash, codec::encode(&signed)?);
         self.sent.remember(message.clone());
-        self.send_message(Destination::Unicast(to.0), &message, None);
+        self.send_message(Destination::Unicast(to), &message, None);
         if let Some(join) = &mut self.join {
-            let expires = now + self.config.hello_interval.max(to.1) * 2;
+            let expires = now + self.config.hello_interval * 2;
             join.stage = Stage::Offered { message, at: now + RETRY, backoff: RETRY, expires };
         }
         Ok(())
@@ -214,7 +216,10 @@ impl KeyAgreement {
         let Some(Join { target, stage: Stage::Offered { message, .. }, .. }) = &self.join else { return Ok(()) };
         let signed: Signed<Handover> = codec::decode(&message.bytes)?;
         if target.tm == *sender && handover_hash(&signed) == refused.handover {
-            self.give_up_join(now);
+            // What it refuses for (it does not hear all of us yet, it was joining another) is over by the next hellos.
+            let most = self.config.hello_interval;
+            self.join = None;
+            self.leave_alone(now, *sender, most);
         }
         Ok(())
     }
@@ -256,8 +261,9 @@ impl KeyAgreement {
         self.left_alone.expire(now);
         let Some(join) = &mut self.join else { return };
         match &mut join.stage {
-            Stage::Fetching { at, tries } if *at <= now => {
+            Stage::Fetching { asked, at, tries } if *at <= now => {
                 *tries += 1;
+                *asked = now;
                 *at = now + FETCH_AGAIN * 2_u32.pow(*tries - 1);
                 let (tm, target, tries) = (join.target.tm, join.target, *tries);
                 if tries > MAX_FETCHES || !self.manages(&tm, &target) {
@@ -291,14 +297,14 @@ impl KeyAgreement {
     /// Not this one now; perhaps another, or later.
     pub(crate) fn give_up_join(&mut self, now: Time) {
         if let Some(join) = self.join.take() {
-            self.leave_alone(now, join.target.tm);
+            self.leave_alone(now, join.target.tm, LEAVE_ALONE_MOST);
         }
     }
 
-    pub(crate) fn leave_alone(&mut self, now: Time, tm: MemberId) {
-        let wait = self.left_alone.next_wait(now, &tm, LEAVE_ALONE).min(self.config.hello_interval.max(LEAVE_ALONE));
+    pub(crate) fn leave_alone(&mut self, now: Time, tm: MemberId, most: Duration) {
+        let wait = self.left_alone.next_wait(now, &tm, LEAVE_ALONE, most);
         let until = now + wait + self.random_below(wait);
-        self.left_alone.leave_alone(now, tm, until);
+        self.left_alone.leave_alone(now, tm, wait, until);
     }
 }
 

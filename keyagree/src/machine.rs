@@ -424,7 +424,7 @@ impl KeyAgreement {
             self.deferred.pop_front();
         }
         if message.kind == MessageKind::Snapshot {
-            self.observe_later(now, &sender);
+            self.observe_later(&sender);
         }
         self.deferred.push_back(Deferred { since: now, sender, message, lacks });
     }

@@ -5,6 +5,7 @@ use muster_wire::{MemberId, Signed, Time, codec};
 
 use crate::commit::{Changes, body_hash, put_path};
 use crate::epoch::{Epoch, MAX_EPOCH_JOINED, MAX_LEAP, Public, check_header, header_hash};
+use crate::joining::LEAVE_ALONE_MOST;
 use crate::message::Message;
 use crate::tree::Tree;
 use crate::{Event, KeyAgreement, Refusal};
@@ -246,7 +247,7 @@ impl KeyAgreement {
         }
         self.events.push_back(Event::Excluded { by });
         self.start_alone(now, epoch.max(self.epoch.number()) + 1);
-        self.leave_alone(now, by);
+        self.leave_alone(now, by, LEAVE_ALONE_MOST);
     }
 
     /// A fresh group of one; the epoch's number still rises.

@@ -26,6 +26,8 @@ const REPEAT: Duration = Duration::from_millis(20);
 const REPEAT_EACH: Duration = Duration::from_micros(500);
 /// A member whose hellos name another group is removed after this many of its intervals.
 const ASTRAY_INTERVALS: u32 = 3;
+/// Who joins and does not acknowledge waits so many times as long in the end.
+const MAX_SLUGGISH: u32 = 1024;
 
 /// What waits for the next commit.
 #[derive(Default)]
@@ -225,8 +227,9 @@ impl KeyAgreement {
             let silent = std::mem::take(&mut transaction.awaiting);
             // Who joins and never acknowledges waits a doubling time before it is taken in again.
             for member in silent.intersection(&transaction.newcomers) {
-                let wait = self.sluggish.next_wait(now, member, self.config.hello_interval * ASTRAY_INTERVALS);
-                self.sluggish.leave_alone(now, *member, now + wait);
+                let first = self.config.hello_interval * ASTRAY_INTERVALS;
+                let wait = self.sluggish.next_wait(now, member, first, first * MAX_SLUGGISH);
+                self.sluggish.leave_alone(now, *member, wait, now + wait);
             }
             self.pending.unresponsive.extend(silent);
             self.finish_if_acknowledged(now);

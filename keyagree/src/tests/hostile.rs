@@ -319,3 +319,65 @@ fn drawn_secrets_are_not_drawn_again() {
     let drawn: std::collections::BTreeSet<Hash> = (0..100).map(|_| source.draw().to_hash()).collect();
     assert_eq!(drawn.len(), 100);
 }
+
+/// Devices 0 and 2 are a group, and device 1 is about to join it. What 0 tells of it passes `filter`.
+fn about_to_join(filter: impl FnMut(usize, usize, &[u8]) -> bool + 'static) -> Net {
+    let mut net = Net::new(3);
+    net.connect(&[0, 2]);
+    net.run_until_true(Duration::from_secs(3), |net| net.devices[2].machine.members().count() == 2);
+    net.filter = Box::new(filter);
+    net
+}
+
+fn kind(bytes: &[u8]) -> Kind {
+    Envelope::parse(bytes).unwrap().header().kind
+}
+
+#[test]
+fn a_target_that_never_gives_its_snapshot_is_asked_less_and_less() {
+    let asked = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = asked.clone();
+    let mut net = about_to_join(move |from, to, bytes| {
+        count.set(count.get() + u32::from(from == 1 && kind(bytes) == Kind::Request));
+        (from, to) != (0, 1)
+    });
+    net.connect(&[0, 1, 2]);
+    net.run_for(Duration::from_secs(120));
+    // Eight times each, and the waits double up to 25 to 50 seconds: a dozen attempts. Else there would be fifty.
+    assert!((60..=120).contains(&asked.get()), "asked {} times", asked.get());
+}
+
+#[test]
+fn a_target_that_does_not_answer_holds_a_hand_over_for_two_of_our_intervals_whatever_its_own_is() {
+    let mut net = about_to_join(|from, to, bytes| (from, to) != (1, 0) || kind(bytes) != Kind::Chunk);
+    net.connect(&[0, 1, 2]);
+    let state = net.devices[0].machine.group_state();
+    let minute = Duration::from_secs(60);
+    net.run_for(DELAY * 2);
+    net.command(1, |machine, now| machine.neighbour_heard(now, member(0), address(0), nonce(0), minute, state));
+    net.run_for(HELLO);
+    let offered = |net: &Net| net.devices[1].machine.join.as_ref().is_some_and(|join| join.is_offered());
+    assert!(offered(&net));
+    net.run_until_true(HELLO * 2, |net| !offered(net));
+}
+
+#[test]
+fn a_target_that_sends_what_lacks_a_certificate_again_and_again_does_not_hold_a_join_up() {
+    let mut net = about_to_join(|from, to, _| (from, to) != (0, 1));
+    // Of device 2 the newcomer knows nothing.
+    net.connect(&[0, 1]);
+    let bytes = net.devices[0].machine.snapshot_message().unwrap().bytes;
+    net.run_for(Duration::from_millis(5));
+    let (start, mut last) = (net.now, net.now);
+    for n in 0..100 {
+        let message = Message::new(MessageKind::Snapshot, Hash([n; 32]), bytes.clone());
+        net.command(1, |machine, now| machine.handle_message(now, member(0), message));
+        if !net.devices[1].machine.is_joining() {
+            break;
+        }
+        last = net.now;
+        net.run_for(Duration::from_millis(100));
+    }
+    assert!(last > start, "it joins");
+    assert!(last.since(start) < Duration::from_secs(4), "{:?}", last.since(start));
+}
