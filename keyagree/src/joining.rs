@@ -1,6 +1,6 @@
 //! The lesser group joins the greater: joining, cold start, healing and coming back are all this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use muster_wire::mike::{Commit, EpochHeader, Handover, HandoverRefused, MAX_TAGS, MessageKind};
@@ -155,49 +155,68 @@ impl KeyAgreement {
         Ok(())
     }
 
-    /// A lesser group wants in.
+    /// A lesser group wants in. Says whether that is done with: what is refused or comes too soon is looked at again
+    /// when it is repeated.
     pub(crate) fn handle_handover(
         &mut self,
         now: Time,
         sender: MemberId,
         signed: Signed<Handover>,
-    ) -> Result<(), Refusal> {
-        let claimed = signed.decode()?;
-        if claimed.group != self.author.group() || claimed.from.tm != sender || claimed.epoch >= MAX_EPOCH {
+    ) -> Result<bool, Refusal> {
+        let handover = signed.decode()?;
+        if handover.group != self.author.group() || handover.from.tm != sender || handover.epoch >= MAX_EPOCH {
             return Err(Refusal::Rule("a hand-over is its sender's own"));
         }
         // Less than a header may leap: whoever misses the commit that takes it in must still follow later ones.
-        if claimed.epoch > self.epoch.number().saturating_add(MAX_HANDOVER_LEAP) {
+        if handover.epoch > self.epoch.number().saturating_add(MAX_HANDOVER_LEAP) {
             return Err(Refusal::Rule("an epoch too far ahead"));
         }
-        let handover = self.roster.key(&sender)?.verify(&signed)?.into_inner();
-        if self.epoch.public.handovers.contains(&signed) {
-            return Ok(());
+        if self.epoch.public.handovers.contains(&signed) || self.pending.handovers.contains(&signed) {
+            return Ok(true);
         }
-        if handover.target != self.epoch.instance() {
-            // The reign that it was for is over: who waits for an answer is to look for another at once.
+        // What costs nothing comes first: no leaf's signature is looked at for who could not come in anyway.
+        let leaves = handover.leaves.iter().map(Signed::decode).collect::<Result<Vec<_>, _>>()?;
+        let members: BTreeSet<MemberId> = leaves.iter().map(|leaf| leaf.member).collect();
+        if !members.contains(&sender) || members.len() < leaves.len() {
+            return Err(Refusal::Rule("a transaction manager hands over its members, itself among them, once each"));
+        }
+        if handover.target != self.epoch.instance() || !self.may_take_in(now, &sender, leaves.len()) {
             self.refuse_handover(&sender, &signed);
-            return Ok(());
+            return Ok(false);
         }
-        let leaves = handover_leaves(&handover, &mut self.roster)?;
-        if !leaves.iter().any(|node| node.leaf.member == sender) {
-            return Err(Refusal::Rule("a transaction manager is a member"));
-        }
-        let own: Greatness = (self.epoch.tree().len(), std::cmp::Reverse(self.me()));
-        let greater = own > (leaves.len(), std::cmp::Reverse(sender));
-        let offered = self.join.as_ref().is_some_and(Join::is_offered);
+        // A stranger's certificate may be about to come.
+        members.iter().try_for_each(|member| self.roster.leaf_key(member).map(drop))?;
         // Who is not heard here would be excluded at once, join again, and so on without end.
-        let heard = leaves.iter().all(|node| self.roster.is_there(&node.leaf));
-        // Who joined and never acknowledged costs two epochs each time.
-        let welcome = heard && self.sluggish.is_over(now, &sender);
-        if !self.is_tm() || self.departure.is_some() || !greater || offered || !welcome {
+        if !leaves.iter().all(|leaf| self.roster.is_there(leaf)) {
             self.refuse_handover(&sender, &signed);
-            return Ok(());
+            return Ok(false);
         }
+        let Some(peer) = self.roster.get_mut(&sender) else { return Ok(false) };
+        if peer.group.is_none_or(|group| group.instance != handover.from) {
+            // The hello that tells of this group is on its way, or the hand-over is late and its sender elsewhere.
+            return Ok(false);
+        }
+        // Many leaves are much work, and in the end an epoch.
+        if !peer.may_ask_for_key(now) {
+            self.refuse_handover(&sender, &signed);
+            return Ok(false);
+        }
+        self.roster.key(&sender)?.verify(&signed)?;
+        handover_leaves(&handover, &mut self.roster)?;
         self.pending.handovers.retain(|waiting| waiting.decode().is_ok_and(|h| h.from.tm != sender));
         self.pending.handovers.push_back(signed);
         self.consider(now);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether a group of so many under `tm` may come in, as far as that hangs on us.
+    fn may_take_in(&self, now: Time, tm: &MemberId, size: usize) -> bool {
+        let own: Greatness = (self.epoch.tree().len(), std::cmp::Reverse(self.me()));
+        let greater = own > (size, std::cmp::Reverse(*tm));
+        let offered = self.join.as_ref().is_some_and(Join::is_offered);
+        // Who joined and never acknowledged costs two epochs each time.
+        let welcome = self.sluggish.is_over(now, tm);
+        self.is_tm() && self.departure.is_none() && greater && !offered && welcome
     }
 
     fn refuse_handover(&mut self, sender: &MemberId, signed: &Signed<Handover>) {

@@ -52,7 +52,12 @@ impl KeyAgreement {
                 .and_then(|snapshot| self.handle_snapshot(now, &snapshot)),
             MessageKind::Handover => codec::decode(&message.bytes)
                 .map_err(Refusal::from)
-                .and_then(|handover| self.handle_handover(now, sender, handover)),
+                .and_then(|handover| self.handle_handover(now, sender, handover))
+                .map(|done| {
+                    if !done {
+                        self.handled.retain(|hash| *hash != message.hash);
+                    }
+                }),
         };
         match result {
             Err(Refusal::UnknownMember(lacks)) => self.defer(now, sender, message, lacks),

@@ -137,6 +137,49 @@ fn a_hand_over_for_a_reign_that_is_over_is_refused_at_once() {
 }
 
 /// ```text
+///  2 ──hand-over──► 1        late, as above
+///  1 ──refused──► 2          lost
+///  2 ──hand-over──► 1        the repetition
+///  1 ──refused──► 2
+/// ```
+#[test]
+fn a_refusal_that_is_lost_is_said_again() {
+    let mut net = Net::new(3);
+    let lost = Rc::new(RefCell::new(0));
+    let count = lost.clone();
+    let held = hold(&mut net, |from, to, bytes| (from, to) == (2, 1) && is(bytes, MessageKind::Handover));
+    net.connect(&[1, 2]);
+    net.run_until_true(Duration::from_secs(1), |_| !held.borrow().is_empty());
+    net.connect(&[0, 1]);
+    net.run_until_true(Duration::from_secs(1), |net| tm(net, 1) == member(0));
+    net.filter = Box::new(move |from, to, bytes| {
+        let refusal = (from, to) == (1, 2) && Envelope::parse(bytes).unwrap().header().kind == Kind::HandoverRefused;
+        *count.borrow_mut() += u32::from(refusal);
+        !refusal || *count.borrow() > 1
+    });
+    net.run_until_true(Duration::from_millis(400), |net| !net.devices[2].machine.is_joining());
+    assert_eq!(*lost.borrow(), 2);
+}
+
+/// ```text
+///  2 ──hand-over──► 1        before the hello that names 2's group: not yet
+///  2 ──hello──► 1
+///  2 ──hand-over──► 1        the repetition
+/// ```
+#[test]
+fn a_hand_over_that_runs_ahead_of_its_hello_is_taken_at_its_repetition() {
+    let mut net = Net::new(2);
+    net.connect(&[0, 1]);
+    let state = GroupState { instance: net.devices[0].machine.instance(), ..net.devices[1].machine.group_state() };
+    net.run_for(DELAY * 2);
+    net.command(0, |machine, now| machine.neighbour_heard(now, member(1), address(1), nonce(1), HELLO, state));
+    net.run_for(Duration::from_millis(20));
+    assert!(net.devices[1].machine.is_joining() && net.devices[0].machine.pending.handovers.is_empty());
+    net.hello(1);
+    net.run_until_true(Duration::from_millis(100), Net::is_one_group);
+}
+
+/// ```text
 ///  2 ──hand-over──► 1        taken, and the commit does not arrive
 ///  1 ──hand-over──► 0        with 2 in it, whose licence was for 1's group
 ///  2 ──hand-over──► 0        a fresh one: nobody need be excluded first

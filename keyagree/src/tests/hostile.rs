@@ -3,11 +3,12 @@
 use muster_wire::mike::{
     Ack, Activate, CHUNK_LEN, Chunk, Commit, EpochHeader, Handover, Leave, MessageKind, RekeyRequest, Request, Snapshot,
 };
-use muster_wire::{Envelope, Kind, List, codec};
+use muster_wire::{Envelope, Kind, List, Signed, codec};
 use proptest::prelude::*;
 
 use super::agreement::group;
 use super::*;
+use crate::Refusal;
 use crate::epoch::{MAX_EPOCH_JOINED, MAX_HANDOVER_LEAP, MAX_LEAP};
 use crate::message::Message;
 
@@ -282,6 +283,81 @@ fn an_epoch_far_ahead_is_refused() {
     }
 }
 
+/// What a device says that has a group of its own, by its hello and in fact, and brings it into device 0's.
+fn hands_itself_over(net: &mut Net, device: usize) -> Message {
+    let from = muster_wire::Instance { tm: member(device), startup: 1, random: 7 };
+    let state = GroupState { instance: from, size: 1, ..net.devices[device].machine.group_state() };
+    net.command(0, |machine, now| {
+        machine.neighbour_heard(now, member(device), address(device), nonce(device), HELLO, state);
+    });
+    let target = net.devices[0].machine.instance();
+    let machine = &mut net.devices[device].machine;
+    let (own, _) = machine.own.fresh(&machine.author, &mut machine.secrets).unwrap();
+    handover(
+        machine,
+        Handover {
+            group: GroupTag([9; 16]),
+            from,
+            epoch: 1,
+            header: Hash([1; 32]),
+            target,
+            tags: List::default(),
+            leaves: List::new(vec![own.signed.clone()]).unwrap(),
+        },
+    )
+}
+
+fn handover(machine: &KeyAgreement, handover: Handover) -> Message {
+    let signed = machine.author.key().sign_value(&handover).unwrap();
+    Message::new(MessageKind::Handover, handover.header, codec::encode(&signed).unwrap())
+}
+
+#[test]
+fn who_hands_itself_over_without_end_costs_an_epoch_a_second_at_most() {
+    let mut net = group(4);
+    net.run_for(HELLO);
+    let before = net.devices[0].machine.epoch.number();
+    for _ in 0..250 {
+        let message = hands_itself_over(&mut net, 3);
+        net.command(0, |machine, now| machine.handle_message(now, member(3), message));
+        net.run_for(Duration::from_millis(20));
+    }
+    let made = net.devices[0].machine.epoch.number() - before;
+    assert!((4..=12).contains(&made), "{made} epochs in five seconds");
+}
+
+#[test]
+fn no_signature_is_checked_for_who_cannot_come_in() {
+    let mut net = group(3);
+    net.run_for(HELLO * 3);
+    let sent = hands_itself_over(&mut net, 2);
+    let signed: Signed<Handover> = codec::decode(&sent.bytes).unwrap();
+    let good = signed.decode().unwrap();
+    let (leaf, other) = (good.leaves.to_vec().remove(0), net.devices[1].machine.epoch.tree());
+    let other = other.leaf(net.devices[1].machine.epoch.slot).unwrap().signed.clone();
+    let wrong = Signed::new(&leaf.decode().unwrap(), |_, _| muster_wire::Signature([7; 64])).unwrap();
+    let wrongly =
+        |handover: &Handover| Handover { leaves: List::new(vec![wrong.clone()]).unwrap(), ..handover.clone() };
+    let mut try_it = |handover_: Handover| {
+        let message = handover(&net.devices[2].machine, handover_);
+        let signed = codec::decode(&message.bytes).unwrap();
+        let mut result = Ok(false);
+        net.command(0, |machine, now| result = machine.handle_handover(now, member(2), signed));
+        result
+    };
+    let stranger = muster_wire::Instance { tm: member(2), startup: 1, random: 8 };
+    // For another reign, or from one that its hellos do not name: it does not matter what is in it.
+    assert_eq!(try_it(Handover { target: stranger, ..wrongly(&good) }), Ok(false));
+    assert_eq!(try_it(Handover { from: stranger, ..wrongly(&good) }), Ok(false));
+    // The same leaf many times would be as many checks.
+    let twice = List::new(vec![leaf.clone(), leaf.clone()]).unwrap();
+    assert!(matches!(try_it(Handover { leaves: twice, ..good.clone() }), Err(Refusal::Rule(_))));
+    let not_itself = List::new(vec![other]).unwrap();
+    assert!(matches!(try_it(Handover { leaves: not_itself, ..good.clone() }), Err(Refusal::Rule(_))));
+    assert!(matches!(try_it(wrongly(&good)), Err(Refusal::Signature(_))));
+    assert_eq!(try_it(good), Ok(true));
+}
+
 #[test]
 fn who_is_expelled_does_not_come_back_by_the_commit_that_expels_it() {
     let mut net = group(4);
@@ -289,19 +365,7 @@ fn who_is_expelled_does_not_come_back_by_the_commit_that_expels_it() {
     // There was a commit just now, so that what comes waits for the next.
     net.command(0, KeyAgreement::rekey);
     net.run_for(DELAY);
-    let machine = &mut net.devices[2].machine;
-    let (own, _) = machine.own.fresh(&machine.author, &mut machine.secrets).unwrap();
-    let handover = Handover {
-        group: GroupTag([9; 16]),
-        from: muster_wire::Instance { tm: member(2), startup: 1, random: 7 },
-        epoch: 1,
-        header: Hash([1; 32]),
-        target: machine.instance(),
-        tags: List::default(),
-        leaves: List::new(vec![own.signed.clone()]).unwrap(),
-    };
-    let signed = machine.author.key().sign_value(&handover).unwrap();
-    let message = Message::new(MessageKind::Handover, Hash([1; 32]), codec::encode(&signed).unwrap());
+    let message = hands_itself_over(&mut net, 2);
     net.command(0, |machine, now| machine.handle_message(now, member(2), message));
     assert_eq!(net.devices[0].machine.pending.handovers.len(), 1);
     net.command(0, |machine, now| machine.certificate_refused(now, member(2)));

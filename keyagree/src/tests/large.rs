@@ -86,14 +86,16 @@ impl Crowd {
 
     /// Devices that do not run join the group of `tm`, many at a time.
     fn crowd(&mut self, tm: usize, devices: impl Iterator<Item = usize>) {
-        let target = self.state(tm).instance;
+        let state = self.state(tm);
+        let target = state.instance;
         for device in devices {
             let public =
                 Secret::from_bytes([device as u8 ^ 0x5a; 32]).derive("test", &[&device.to_be_bytes()]).public();
             let leaf = Leaf { mode: 1, group: GROUP, member: id(device), startup: 1, generation: 1, public };
+            let from = Instance { tm: id(device), startup: 1, random: 7 };
             let handover = Handover {
                 group: GROUP,
-                from: Instance { tm: id(device), startup: 1, random: 7 },
+                from,
                 epoch: 1,
                 header: Hash([1; 32]),
                 target,
@@ -102,7 +104,10 @@ impl Crowd {
             };
             let signed = key(device).sign_value(&handover).unwrap();
             let message = Message::new(MessageKind::Handover, Hash([1; 32]), codec::encode(&signed).unwrap());
-            self.machines.get_mut(&tm).unwrap().handle_message(self.now, id(device), message);
+            let alone = GroupState { instance: from, size: 1, ..state };
+            let machine = self.machines.get_mut(&tm).unwrap();
+            machine.neighbour_heard(self.now, id(device), at(device), nonce(device), HELLO, alone);
+            machine.handle_message(self.now, id(device), message);
         }
         self.drain();
     }
