@@ -7,9 +7,10 @@ use muster_wire::mike::{Commit, EpochHeader, Handover, HandoverRefused, MAX_TAGS
 use muster_wire::{Destination, Hash, Instance, List, MemberId, Signed, Time, codec};
 
 use crate::commit::handover_leaves;
-use crate::epoch::{MAX_EPOCH, MAX_HANDOVER_LEAP, Public};
+use crate::epoch::{MAX_EPOCH, MAX_EPOCH_JOINED, MAX_HANDOVER_LEAP, Public};
 use crate::message::Message;
 use crate::secret::hash;
+use crate::tree::Slot;
 use crate::{KeyAgreement, Refusal};
 
 /// The hand-over is said again after this, doubling.
@@ -59,6 +60,13 @@ impl KeyAgreement {
     /// Begins to join the greatest group in sight, if it is greater than ours.
     pub(crate) fn consider_joining(&mut self, now: Time) {
         if self.join.is_some() || self.transaction.is_some() {
+            return;
+        }
+        if self.epoch.number() >= MAX_EPOCH_JOINED {
+            // Not even who is alone would follow.
+            if let Err(reason) = self.come_down(now) {
+                self.refuse(self.me(), reason);
+            }
             return;
         }
         let Some(target) = self.greatest(now) else { return };
@@ -124,7 +132,11 @@ impl KeyAgreement {
     /// Hands our members over.
     fn offer(&mut self, now: Time) -> Result<(), Refusal> {
         const LARGE: Refusal = Refusal::Rule("larger than a hand-over may be");
-        let Some(target) = self.join.as_ref().map(|join| join.target) else { return Ok(()) };
+        let Some(Join { target, observed: Some(observed), .. }) = &self.join else { return Ok(()) };
+        let (target, theirs) = (*target, observed.header.epoch);
+        if self.epoch.number() > theirs.saturating_add(MAX_HANDOVER_LEAP) {
+            return self.come_down(now);
+        }
         let Some(to) = self.roster.get(&target.tm).map(|tm| tm.address) else { return Ok(()) };
         // A fresh key of our own: the greater group's secrets rest on nothing that the lesser's did.
         let (own, _) = self.own.fresh(&self.author, &mut self.secrets)?;
@@ -152,6 +164,20 @@ impl KeyAgreement {
             let expires = now + self.config.hello_interval * 2;
             join.stage = Stage::Offered { message, at: now + RETRY, backoff: RETRY, expires };
         }
+        Ok(())
+    }
+
+    /// Somebody has driven our numbers so far up that no honest group takes us in any more, or nobody can come in here:
+    /// who is alone begins again as after a start, and a group parts first, since no member follows to a lower number.
+    fn come_down(&mut self, now: Time) -> Result<(), Refusal> {
+        let others: Vec<Slot> =
+            self.epoch.tree().members().map(|(slot, _)| slot).filter(|slot| *slot != self.epoch.slot).collect();
+        if !others.is_empty() {
+            return self.commit(now, self.epoch.instance(), others, Vec::new(), true);
+        }
+        self.start_alone(now, 1);
+        // That numbers rise has kept us from going back into an epoch of the past. Without the leaves we cannot.
+        self.own.forget_all_but_current();
         Ok(())
     }
 

@@ -84,6 +84,11 @@ impl OwnLeaves {
         }
     }
 
+    /// Erases all others than the one in the tree.
+    pub(crate) fn forget_all_but_current(&mut self) {
+        self.leaves.retain(|leaf| leaf.in_use);
+    }
+
     /// Erases what was superseded longer than `keep` ago.
     pub(crate) fn expire(&mut self, now: Time, keep: Duration) {
         self.leaves.retain(|leaf| leaf.in_use || leaf.superseded.is_none_or(|since| now.since(since) < keep));

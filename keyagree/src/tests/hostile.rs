@@ -445,3 +445,47 @@ fn a_target_that_sends_what_lacks_a_certificate_again_and_again_does_not_hold_a_
     assert!(last > start, "it joins");
     assert!(last.since(start) < Duration::from_secs(4), "{:?}", last.since(start));
 }
+
+/// Devices as a group of their own in an epoch that only a rogue group gets to, while 0, 2 and 4 are an honest one.
+fn driven_up(devices: &[usize]) -> Net {
+    let mut net = Net::new(5);
+    net.command(devices[0], |machine, now| machine.start_alone(now, 1 << 60));
+    for group in [devices, &[0, 2, 4]] {
+        net.connect(group);
+        net.run_until_true(Duration::from_secs(3), |net| {
+            group.iter().all(|device| net.devices[*device].machine.members().count() == group.len())
+        });
+    }
+    net.run_for(HELLO * 3);
+    assert!(devices.iter().all(|device| net.devices[*device].machine.epoch.number() >= 1 << 60));
+    net
+}
+
+#[test]
+fn who_was_carried_far_up_comes_back_into_an_honest_group() {
+    let mut net = driven_up(&[1]);
+    let old = net.devices[1].machine.epoch.tree().members().next().unwrap().1.leaf.public;
+    net.connect(&[0, 1, 2, 4]);
+    net.devices[3].up = false;
+    net.run_until_true(HELLO, Net::is_one_group);
+    assert!(net.devices[0].machine.epoch.number() < 100);
+    assert!(net.devices[1].machine.own.secret(&old).is_none(), "no epoch of before is open to it");
+}
+
+#[test]
+fn a_group_that_was_carried_far_up_parts_and_comes_back() {
+    let mut net = driven_up(&[1, 3]);
+    net.connect(&[0, 1, 2, 3, 4]);
+    net.run_until_true(HELLO * 2, Net::is_one_group);
+    assert!(net.devices[0].machine.epoch.number() < 100);
+    assert_eq!(net.devices[0].excluded + net.devices[2].excluded + net.devices[4].excluded, 0);
+}
+
+#[test]
+fn who_was_carried_to_where_nobody_follows_begins_again() {
+    let mut net = Net::new(2);
+    net.command(0, |machine, now| machine.start_alone(now, MAX_EPOCH_JOINED));
+    net.connect(&[0, 1]);
+    net.run_until_true(HELLO, Net::is_one_group);
+    assert!(net.devices[0].machine.epoch.number() < 100);
+}
