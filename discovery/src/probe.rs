@@ -80,8 +80,13 @@ impl Discovery {
         }
         let nonce = self.draw_nonce();
         let random = self.rng.next_u64();
+        let (to, startup) = (greeting.from, greeting.envelope.header().startup);
         self.candidates.insert(key, Candidate::new(now, greeting, nonce, stranger), random);
-        self.ask(now, &key);
+        self.ask(&key);
+        // It asks us meanwhile: a join costs two round trips instead of three.
+        if !self.answers.has_asked(to.ip(), startup, now, self.config.hello_interval) {
+            self.greet(to);
+        }
         Ok(())
     }
 
@@ -105,7 +110,7 @@ impl Discovery {
         let fresh = self.draw_nonce();
         if let Some(candidate) = self.candidates.get_mut(&key) {
             candidate.ask_again(now, fresh, stranger);
-            self.ask(now, &key);
+            self.ask(&key);
         }
         Ok(())
     }
@@ -115,15 +120,11 @@ impl Discovery {
         limiter.take(*address, now)
     }
 
-    fn ask(&mut self, now: Time, key: &Key) {
+    fn ask(&mut self, key: &Key) {
         let Some(Candidate { asked, nonce, want_chain, .. }) = self.candidates.get(key) else { return };
         let probe = Probe { hello_nonce: asked.hello.nonce, nonce: *nonce, want_chain: *want_chain };
-        let (to, startup) = (asked.from, asked.envelope.header().startup);
-        self.send(Destination::Unicast(to), &probe);
-        // It asks us meanwhile, and a join costs two round trips instead of three.
-        if !self.answers.has_asked(to.ip(), startup, now, self.config.hello_interval) {
-            self.greet(to);
-        }
+        let to = Destination::Unicast(asked.from);
+        self.send(to, &probe);
     }
 
     /// Answers who repeats a nonce of our recent hellos, known or not.

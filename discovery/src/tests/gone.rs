@@ -61,6 +61,23 @@ fn a_goodbye_is_gone_at_once_and_for_good() {
 }
 
 #[test]
+fn a_goodbye_just_behind_the_answer_that_makes_a_neighbour_counts() {
+    let mut net = Net::of(&[1000, 1000]);
+    while net.count(1, Kind::ProbeAnswer, Time(0)) == 0 {
+        net.run(Duration::from_micros(50));
+    }
+    net.with(1, |machine, now| machine.shutdown(now));
+    let (answer, goodbye, now) = (net.last(1, Kind::ProbeAnswer), net.last(1, Kind::Goodbye), net.now);
+    net.wire.clear();
+    // Both are there before the first is looked at.
+    let machine = net.machine(0);
+    [answer, goodbye].iter().for_each(|sent| machine.handle_datagram(now, address(1), &sent.bytes));
+    while machine.process(now) {}
+    net.drive(0);
+    assert_eq!(net.news(0), ["join 1", "gone 1 goodbye"]);
+}
+
+#[test]
 fn a_certificate_ends_and_its_device_with_it() {
     let mut net = Net::of(&[1000]);
     let short = net.add(issue(9, "short", UNIX + 10), 1000);

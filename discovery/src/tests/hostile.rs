@@ -114,6 +114,42 @@ fn a_flood_of_invented_ids_costs_few_probes_and_keeps_nobody_out() {
     }
 }
 
+/// Hellos in a stranger's name; those with another number have another nonce.
+fn stranger_says_hello(net: &mut Net, number: u64) {
+    let template = Envelope::parse(&net.last(1, Kind::Hello).bytes).unwrap();
+    let mut nonce = [0; 16];
+    nonce[..8].copy_from_slice(&number.to_be_bytes());
+    let hello = Hello { nonce: Nonce(nonce), ..template.decode().unwrap() };
+    let header = Header { sender: MemberId([99; 32]), sequence: 1000 + number, ..*template.header() };
+    let forged = SigningKey::from_seed(&[99; 32]).seal(&header, &muster_wire::codec::encode(&hello).unwrap()).unwrap();
+    net.deliver(0, "10.0.0.1:4860".parse().unwrap(), &forged);
+}
+
+#[test]
+fn what_a_hello_of_somebody_who_does_not_answer_costs() {
+    let mut net = settled();
+    let mut cost = |number: u64, pause: u64| {
+        let since = net.now;
+        stranger_says_hello(&mut net, number);
+        net.run(ms(pause));
+        net.count(0, Kind::Probe, since)
+    };
+    assert_eq!(cost(0, 10_000), 6, "the first");
+    assert_eq!(cost(0, 10_000), 1, "the same again");
+    for number in 1..10 {
+        assert_eq!(cost(number, 10_000), 4, "a further one");
+    }
+    assert!((10..30).all(|number| cost(number, 100) <= 1), "one of many");
+    // And never more than the limit for the address.
+    let since = net.now;
+    for number in 30..250 {
+        stranger_says_hello(&mut net, number);
+        net.run(ms(50));
+    }
+    let seconds = net.now.since(since).as_secs() as usize;
+    assert!(net.count(0, Kind::Probe, since) <= 16 + 8 * (seconds + 1));
+}
+
 #[test]
 fn a_flood_fills_the_queue_of_its_own_address_only() {
     let mut net = settled();
