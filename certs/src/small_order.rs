@@ -1,5 +1,7 @@
 //! The eight points of edwards25519 whose order divides the cofactor, as RFC 8032 encodes them.
 
+use muster_wire::hex;
+
 pub(crate) const SMALL_ORDER: [[u8; 32]; 8] = [
     hex("0000000000000000000000000000000000000000000000000000000000000000"),
     hex("0000000000000000000000000000000000000000000000000000000000000080"),
@@ -10,18 +12,6 @@ pub(crate) const SMALL_ORDER: [[u8; 32]; 8] = [
     hex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa"),
     hex("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
 ];
-
-const fn hex(text: &str) -> [u8; 32] {
-    const fn digit(byte: u8) -> u8 {
-        if byte <= b'9' { byte - b'0' } else { byte - b'a' + 10 }
-    }
-    let (text, mut bytes, mut at) = (text.as_bytes(), [0; 32], 0);
-    while at < 32 {
-        bytes[at] = digit(text[2 * at]) << 4 | digit(text[2 * at + 1]);
-        at += 1;
-    }
-    bytes
-}
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use hkdf::Hkdf;
-use muster_wire::{GroupTag, Hash};
+use muster_wire::{GroupTag, Hash, hex};
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -23,18 +23,6 @@ const LOW_ORDER: [[u8; 32]; 7] = [
     hex("edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
     hex("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
 ];
-
-const fn hex(text: &str) -> [u8; 32] {
-    const fn digit(byte: u8) -> u8 {
-        if byte <= b'9' { byte - b'0' } else { byte - b'a' + 10 }
-    }
-    let (text, mut bytes, mut at) = (text.as_bytes(), [0; 32], 0);
-    while at < 32 {
-        bytes[at] = digit(text[2 * at]) << 4 | digit(text[2 * at + 1]);
-        at += 1;
-    }
-    bytes
-}
 
 /// 32 bytes that only some may know. Erased when dropped; has no `Debug`.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]

@@ -6,6 +6,7 @@
 
 pub mod codec;
 mod envelope;
+mod hex;
 pub mod idp;
 mod ids;
 mod list;
@@ -16,6 +17,7 @@ mod transmit;
 
 pub use codec::WireError;
 pub use envelope::{Body, Envelope, HEADER_LEN, Header, Kind, MAX_DATAGRAM, SIGNATURE_LEN, VERSION};
+pub use hex::hex;
 pub use ids::{GroupTag, Hash, Instance, MemberId, Nonce, Signature};
 pub use list::{Bytes, List};
 pub use signed::{Signable, Signed};
