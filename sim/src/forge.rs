@@ -2,7 +2,7 @@
 
 use muster_certs::SigningKey;
 use muster_wire::mike::{CHUNK_LEN, Chunk, Commit, EpochHeader, Handover, Leaf, MessageKind, Snapshot};
-use muster_wire::{Bytes, Envelope, Hash, Header, Kind, List, MemberId, Signed, codec};
+use muster_wire::{Body, Bytes, Envelope, Hash, Header, Instance, Kind, List, MemberId, Signed, codec};
 use sha2::{Digest, Sha256};
 
 use crate::Input;
@@ -107,19 +107,40 @@ impl Insider {
         second().map(|message| self.send(header, message)).unwrap_or_default()
     }
 
-    fn send(&mut self, model: &Header, message: Message) -> Vec<Vec<u8>> {
-        message.chunks().into_iter().filter_map(|chunk| self.seal(model, &codec::encode(&chunk).ok()?)).collect()
+    /// Anything, in the insider's name.
+    pub fn say<T: Body>(&mut self, model: &Header, body: &T) -> Option<Vec<u8>> {
+        self.seal(model, T::KIND, &codec::encode(body).ok()?)
     }
 
-    fn seal(&mut self, model: &Header, body: &[u8]) -> Option<Vec<u8>> {
-        self.sequence += 1;
-        let header = Header {
-            kind: Kind::Chunk,
-            group: model.group,
-            sender: self.member,
-            startup: self.startup,
-            sequence: self.sequence,
+    /// A hand-over of a group in which it is alone, right in all but that it holds no secret to its leaf.
+    pub fn hand_over(&mut self, model: &Header, from: Instance, target: Instance, public: [u8; 32]) -> Vec<Vec<u8>> {
+        let handover = || {
+            let (member, startup, generation) = (self.member, self.startup, u64::MAX / 2 + self.sequence);
+            let leaf = Leaf { mode: 1, group: model.group, member, startup, generation, public };
+            let leaves = List::new(vec![self.key.sign_value(&leaf).ok()?])?;
+            let header = Hash(public);
+            let handover =
+                Handover { group: model.group, from, epoch: 1, header, target, tags: List::default(), leaves };
+            let bytes = codec::encode(&self.key.sign_value(&handover).ok()?).ok()?;
+            Some(Message { kind: MessageKind::Handover, header, bytes })
         };
+        handover().map(|message| self.send(model, message)).unwrap_or_default()
+    }
+
+    /// A message of somebody else under a name that nobody has handled yet.
+    pub fn repeat(&mut self, model: &Header, message: &Message) -> Vec<Vec<u8>> {
+        let header = hash("repeated", &[&self.sequence.to_be_bytes()]);
+        self.send(model, Message { header, ..message.clone() })
+    }
+
+    fn send(&mut self, model: &Header, message: Message) -> Vec<Vec<u8>> {
+        message.chunks().into_iter().filter_map(|chunk| self.say(model, &chunk)).collect()
+    }
+
+    fn seal(&mut self, model: &Header, kind: Kind, body: &[u8]) -> Option<Vec<u8>> {
+        self.sequence += 1;
+        let header =
+            Header { kind, group: model.group, sender: self.member, startup: self.startup, sequence: self.sequence };
         self.key.seal(&header, body).ok()
     }
 

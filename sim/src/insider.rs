@@ -1,8 +1,9 @@
 //! A member in hostile hands: its process goes on, and somebody else signs with its key, too.
 
 use muster_bridge::Port;
+use muster_wire::idp::{GroupState, Hello};
 use muster_wire::mike::{Chunk, MessageKind};
-use muster_wire::{Destination, Envelope, Header, Kind, Transmit};
+use muster_wire::{Destination, Envelope, Header, Instance, Kind, Transmit};
 
 use crate::devices::device;
 use crate::forge::{Insider, Message};
@@ -11,6 +12,8 @@ use crate::{Fact, Input, Node, World};
 
 /// Messages that it remembers.
 const OVERHEARD: usize = 12;
+/// Hand-overs at once.
+const FLOOD: usize = 8;
 
 /// Whole messages that were sent by anybody.
 #[derive(Default)]
@@ -62,14 +65,15 @@ impl World {
         insider.startup = self.nodes[node].startup();
         let noise: Vec<u8> = (0..4).flat_map(|_| self.mischief.seed()).collect();
         let mut input = Input::new(&noise);
-        let forged = match input.below(4) {
-            0 | 1 => self.forged_datagram(&mut insider, &mut input).into_iter().collect(),
-            2 => self.forged_message(&mut insider, &mut input),
-            _ => self.second_header(&mut insider, &mut input),
-        };
         let to = match self.mischief.below(self.nodes.len() + 1) {
             all if all == self.nodes.len() => None,
             other => Some(other),
+        };
+        let forged = match input.below(5) {
+            0 | 1 => self.forged_datagram(&mut insider, &mut input).into_iter().collect(),
+            2 => self.forged_message(&mut insider, &mut input),
+            3 => self.flood(&mut insider, to.unwrap_or(node), &mut input),
+            _ => self.second_header(&mut insider, &mut input),
         };
         for (port, bytes) in forged {
             self.tally.totals.forgeries += 1;
@@ -91,6 +95,34 @@ impl World {
         let Some((header, message)) = messages.get(input.below(messages.len())) else { return Vec::new() };
         let forged = insider.forge_message(header, message, input);
         forged.into_iter().map(|bytes| (Port::KeyAgreement, bytes)).collect()
+    }
+
+    /// A group of its own that it says it manages, handed over to a node's again and again, and snapshots that it has
+    /// heard: each makes work.
+    fn flood(&mut self, insider: &mut Insider, to: usize, input: &mut Input<'_>) -> Vec<(Port, Vec<u8>)> {
+        let hello = |bytes: &[u8]| {
+            let envelope = Envelope::parse(bytes).ok().filter(|envelope| envelope.header().sender == insider.member)?;
+            Some((*envelope.header(), envelope.decode::<Hello>().ok()?))
+        };
+        let hello = self.captured.iter().rev().find_map(|(_, (_, _, bytes))| hello(bytes));
+        let (Some((header, hello)), Some(view)) = (hello, self.nodes[to].view(self.now)) else { return Vec::new() };
+        insider.sequence = insider.sequence.max(header.sequence);
+        let from = Instance { tm: insider.member, startup: insider.startup, random: u64::from(input.word()) };
+        let group = GroupState { instance: from, size: 1, ..hello.group };
+        let says = insider.say(&header, &Hello { group, ..hello });
+        let mut flood: Vec<_> = says.into_iter().map(|bytes| (Port::Discovery, bytes)).collect();
+        for _ in 0..FLOOD {
+            let public = self.mischief.seed();
+            let handed_over = insider.hand_over(&header, from, view.instance, public);
+            flood.extend(handed_over.into_iter().map(|bytes| (Port::KeyAgreement, bytes)));
+        }
+        let snapshots = self.overheard.messages.iter().filter(|(_, message)| message.kind == MessageKind::Snapshot);
+        for (header, snapshot) in snapshots {
+            let again = insider.repeat(header, snapshot);
+            flood.extend(again.into_iter().map(|bytes| (Port::KeyAgreement, bytes)));
+        }
+        self.tally.totals.floods += 1;
+        flood
     }
 
     /// A transaction manager that signs a second header for an epoch.

@@ -72,6 +72,8 @@ totals! {
     forgeries,
     /// Second headers for an epoch.
     equivocations,
+    /// Many hand-overs of one member at once, and snapshots once more.
+    floods,
 }
 
 impl fmt::Display for Totals {
