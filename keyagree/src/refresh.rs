@@ -41,6 +41,10 @@ impl KeyAgreement {
         if self.refreshing.offer.as_ref().is_some_and(|offer| Some(offer.public) == public) {
             self.refreshing.offer = None;
         }
+        // Somebody has copied its key and come in first: it never will.
+        if let Some(copied) = self.refreshing.offer.take_if(|offer| self.epoch.tree().has_public(&offer.public)) {
+            self.offer_leaf(now, copied.urgent);
+        }
         if public != self.refreshing.current {
             let part = self.config.leaf_refresh / BATCHES;
             // Not all at once.

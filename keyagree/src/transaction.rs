@@ -298,7 +298,9 @@ impl KeyAgreement {
             })
             .collect();
         taken.sort_by_key(|(slot, _)| *slot);
-        taken.dedup_by(|a, b| a.1.leaf.public == b.1.leaf.public);
+        // One copy among them would void the whole commit.
+        let mut publics = BTreeSet::new();
+        taken.retain(|(_, node)| publics.insert(node.leaf.public));
         taken.into_iter().map(|(_, node)| node).collect()
     }
 

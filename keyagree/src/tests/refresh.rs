@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use muster_wire::mike::Leaf;
+
 use super::agreement::group;
 use super::*;
+use crate::tree::LeafNode;
 
 const REFRESH: Duration = Duration::from_secs(3600);
 
@@ -117,4 +120,48 @@ fn who_joins_and_stays_silent_waits_longer_each_time() {
     let made = net.devices[0].machine.epoch.number() - before;
     assert!(made >= 2, "it was taken in and shut out");
     assert!(made <= 14, "{made} epochs in a minute");
+}
+
+/// A leaf of a device's with this public key.
+fn copied(net: &Net, device: usize, public: [u8; 32]) -> LeafNode {
+    let machine = &net.devices[device].machine;
+    let current = machine.epoch.tree().leaf(machine.epoch.slot).unwrap().leaf.clone();
+    let leaf = Leaf { generation: current.generation + 1000, public, ..current };
+    LeafNode { signed: machine.author.key().sign_value(&leaf).unwrap(), leaf }
+}
+
+#[test]
+fn of_two_fresh_leaves_with_one_key_one_comes_in_and_the_commit_stands() {
+    let mut net = group(5);
+    net.run_for(HELLO);
+    let by_slot: Vec<usize> = net.devices[0].machine.members().map(|(_, id)| usize::from(id.0[0]) - 1).collect();
+    let leaves = [(by_slot[1], [5; 32]), (by_slot[2], [6; 32]), (by_slot[3], [5; 32])];
+    let leaves = leaves.map(|(device, public)| (member(device), copied(&net, device, public)));
+    net.command(0, |machine, now| {
+        machine.pending.refreshes.extend(leaves.clone());
+        machine.rekey(now);
+    });
+    net.run_for(DELAY);
+    let tree = publics(&net);
+    let came_in = leaves.map(|(member, node)| tree[&member] == node.leaf.public);
+    assert_eq!(came_in, [true, true, false]);
+}
+
+#[test]
+fn whose_fresh_key_somebody_has_copied_offers_another() {
+    let mut net = group(4);
+    let (device, thief) = (2, 1);
+    let old = publics(&net)[&member(device)];
+    net.command(device, |machine, now| machine.offer_leaf(now, false));
+    net.run_for(DELAY * 2);
+    let offered = net.devices[0].machine.pending.refreshes.remove(&member(device)).unwrap();
+    let copy = copied(&net, thief, offered.leaf.public);
+    net.command(0, |machine, now| {
+        machine.pending.refreshes.insert(member(thief), copy);
+        machine.rekey(now);
+    });
+    net.run_for(DELAY * 10);
+    net.command(0, KeyAgreement::rekey);
+    net.run_for(Duration::from_millis(300));
+    assert_ne!(publics(&net)[&member(device)], old);
 }
