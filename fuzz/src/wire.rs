@@ -6,7 +6,7 @@ use muster_wire::mike::{
     Ack, Activate, Chunk, Commit, CommitBody, EpochHeader, Exposure, Fill, Fills, FillsWanted, Handover,
     HandoverRefused, Leaf, Leave, Objection, Parent, Refresh, RekeyRequest, Request, SealedSecrets, Snapshot,
 };
-use muster_wire::{Envelope, Kind, Signed};
+use muster_wire::{Envelope, Kind, Signed, Voucher};
 
 /// What decodes as this type, encodes to the same bytes.
 macro_rules! canonical {
@@ -36,12 +36,22 @@ const DECODERS: &[fn(&[u8])] = &[
     signed::<Leaf>,
     signed::<EpochHeader>,
     signed::<Handover>,
+    datagram,
 ];
 
 /// The first byte chooses the decoder.
 pub(crate) fn decoders(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else { return };
     DECODERS[usize::from(*which) % DECODERS.len()](bytes);
+}
+
+fn datagram(bytes: &[u8]) {
+    let (voucher, inside) = Voucher::split(bytes);
+    match voucher {
+        Some(voucher) => assert_eq!(voucher.before(inside), bytes, "a voucher is not canonical"),
+        None => assert_eq!(inside, bytes),
+    }
+    envelope(inside);
 }
 
 fn envelope(bytes: &[u8]) {

@@ -1,4 +1,4 @@
-//! The envelope around every datagram.
+//! The envelope around every message.
 //!
 //! ```text
 //!  0      4   5   6        22       54        62         70              len-64
@@ -17,7 +17,7 @@ pub const VERSION: u8 = 1;
 pub const HEADER_LEN: usize = 70;
 /// Bytes after the body.
 pub const SIGNATURE_LEN: usize = 64;
-/// No datagram of ours is larger. Larger messages go in chunks ([`crate::mike::Chunk`]); only a certificate chain with
+/// No envelope of ours is larger; before it a voucher may stand. Larger messages go in chunks ([`crate::mike::Chunk`]); only a certificate chain with
 /// intermediates comes near, and relies on fragmentation by IP.
 pub const MAX_DATAGRAM: usize = 8192;
 

@@ -14,6 +14,7 @@ pub mod mike;
 mod signed;
 mod time;
 mod transmit;
+mod voucher;
 
 pub use codec::WireError;
 pub use envelope::{Body, Envelope, HEADER_LEN, Header, Kind, MAX_DATAGRAM, SIGNATURE_LEN, VERSION};
@@ -23,3 +24,4 @@ pub use list::{Bytes, List};
 pub use signed::{Signable, Signed};
 pub use time::Time;
 pub use transmit::{Destination, Transmit};
+pub use voucher::{MAC_LEN, VOUCHER_LEN, Voucher};

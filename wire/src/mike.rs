@@ -18,8 +18,8 @@ pub const MAX_HANDOVERS: usize = 64;
 pub const MAX_CIPHERTEXTS: usize = 4096;
 /// Live SPI tags reported in a hand-over.
 pub const MAX_TAGS: usize = 16;
-/// Bytes of a message in one chunk: what a 1,280-byte link carries whole, with IPv6 and UDP headers and the envelope.
-pub const CHUNK_LEN: usize = 1016;
+/// Bytes of a message in one chunk: what a 1,280-byte link carries whole, with IPv6 and UDP headers, voucher and envelope.
+pub const CHUNK_LEN: usize = 992;
 /// Chunks asked for in one request.
 pub const MAX_MISSING: usize = 256;
 /// Fills in one datagram.

@@ -17,7 +17,7 @@ use muster_wire::mike::{
 use muster_wire::mike::{HandoverRefused, MessageKind, Parent, ParentKind, RekeyRequest, Request, SealedSecrets};
 use muster_wire::mike::{Side, Snapshot};
 use muster_wire::{Body, Bytes, Envelope, GroupTag, Hash, Header, Instance, Kind, List, MemberId, Nonce, Signable};
-use muster_wire::{Signature, Signed};
+use muster_wire::{Signature, Signed, Voucher};
 
 const INSTANCE: &str = "10+32 0000000000000102 030405060708090a";
 const LEAF: &str = "01 20+16 30+32 0000000000001112 0000000000001314 40+32";
@@ -274,6 +274,14 @@ fn envelope() {
     let envelope = Envelope::parse(&datagram).unwrap();
     assert_eq!((envelope.header(), envelope.signature()), (&header, Signature(run(0xf0))));
     assert_eq!(envelope.decode::<PrefixesAck>().unwrap(), ack);
+}
+
+#[test]
+fn voucher() {
+    let datagram = from_hex("4d535456 0fed f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff 4d535452 01");
+    let voucher = Voucher { tag: 0x0fed, mac: run(0xf0) };
+    assert_eq!(Voucher::split(&datagram), (Some(voucher), b"MSTR\x01".as_slice()));
+    assert_eq!(voucher.before(b"MSTR\x01"), datagram);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use muster_wire::idp::{
 use muster_wire::mike::{self, Ack, Activate, Chunk, Commit, EpochHeader, Handover, HandoverRefused, Leaf, Leave};
 use muster_wire::mike::{Exposure, Fills, FillsWanted, Objection, Refresh, RekeyRequest, Request, Snapshot};
 use muster_wire::{Body, Bytes, Envelope, HEADER_LEN, Kind, List, MAX_DATAGRAM, SIGNATURE_LEN, Signed, WireError};
+use muster_wire::{VOUCHER_LEN, Voucher};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -131,6 +132,35 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn vouchers_come_off_as_they_were_put_before(
+        tag in any::<u16>(),
+        mac in any::<[u8; 16]>(),
+        envelope in vec(any::<u8>(), 0..300),
+    ) {
+        let voucher = Voucher { tag, mac };
+        let datagram = voucher.before(&envelope);
+        prop_assert_eq!(datagram.len(), VOUCHER_LEN + envelope.len());
+        prop_assert_eq!(Voucher::split(&datagram), (Some(voucher), envelope.as_slice()));
+    }
+
+    #[test]
+    fn what_has_no_whole_voucher_stays_as_it_is(mut bytes in vec(any::<u8>(), 0..300), magic in any::<bool>()) {
+        if magic {
+            bytes.splice(..bytes.len().min(4), *b"MSTV");
+        }
+        match Voucher::split(&bytes) {
+            (Some(voucher), envelope) => prop_assert_eq!(voucher.before(envelope), bytes),
+            (None, rest) => {
+                prop_assert_eq!(rest, bytes.as_slice());
+                prop_assert!(!bytes.starts_with(b"MSTV") || bytes.len() < VOUCHER_LEN);
+                prop_assert!(!bytes.starts_with(b"MSTV") || Envelope::parse(&bytes).is_err());
+            }
+        }
+    }
+}
+
 #[test]
 fn envelopes_of_the_wrong_form_are_refused() {
     let least = HEADER_LEN + SIGNATURE_LEN;
@@ -241,6 +271,6 @@ fn every_body_fits_into_a_datagram() {
     fits(&largest_crl_part());
     // IPv6 and UDP headers beside it on a link of 1,280 bytes (RFC 8200, section 5).
     for length in [encode(&largest_chunk()).unwrap().len(), encode(&largest_crl_part()).unwrap().len()] {
-        assert!(HEADER_LEN + length + SIGNATURE_LEN + 40 + 8 <= 1280);
+        assert!(VOUCHER_LEN + HEADER_LEN + length + SIGNATURE_LEN + 40 + 8 <= 1280);
     }
 }
