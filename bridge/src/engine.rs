@@ -13,6 +13,7 @@ use muster_wire::{Hash, MemberId, Time, Transmit};
 
 use crate::event::{EventKind, Record};
 use crate::pairing::{Pairing, UnicastChange};
+use crate::vouching::Vouching;
 
 /// Which of the two ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +95,7 @@ pub struct Engine {
     /// Since when refusals are counted, and how many there were.
     refusals: (Time, u32),
     pairing: Pairing,
+    vouching: Vouching,
     /// When another hello key that was asked for is made, and when the last one was.
     renewal: (Option<Time>, Option<Time>),
     /// The old unicast SAs are gone, and the next hello key may come.
@@ -155,6 +157,7 @@ impl Engine {
             patience,
             refusals: (now, 0),
             pairing: Pairing::new(linger),
+            vouching: Vouching::default(),
             renewal: (None, None),
             linger,
             actions: VecDeque::new(),
@@ -167,9 +170,10 @@ impl Engine {
 
     /// A datagram from one of the two sockets.
     pub fn handle_datagram(&mut self, now: Time, port: Port, from: SocketAddr, bytes: &[u8]) {
+        let (envelope, vouched) = self.vouching.unwrap(bytes);
         match port {
-            Port::Discovery => self.discovery.handle_datagram(now, from, bytes),
-            Port::KeyAgreement => self.keyagree.handle_datagram(from, bytes),
+            Port::Discovery => self.discovery.handle_datagram(now, from, envelope, vouched),
+            Port::KeyAgreement => self.keyagree.handle_datagram(from, envelope, vouched),
         }
     }
 
@@ -213,7 +217,8 @@ impl Engine {
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<(Port, Transmit)> {
         let discovery = self.discovery.poll_transmit().map(|transmit| (Port::Discovery, transmit));
-        discovery.or_else(|| self.keyagree.poll_transmit().map(|transmit| (Port::KeyAgreement, transmit)))
+        let next = discovery.or_else(|| self.keyagree.poll_transmit().map(|transmit| (Port::KeyAgreement, transmit)));
+        next.map(|(port, Transmit { to, bytes })| (port, Transmit { to, bytes: self.vouching.wrap(bytes) }))
     }
 
     /// The next thing to do.
@@ -435,13 +440,18 @@ impl Engine {
             Event::Epoch(keys) => {
                 let detail = format!("{} members", keys.members.len());
                 self.record_in(keys.epoch, EventKind::Epoch, Some(keys.instance.tm), detail);
+                self.vouching.enter(&keys);
                 self.actions.push_back(Action::Install(keys));
             }
             Event::Activate { header, epoch } => {
+                self.vouching.activate(header);
                 self.actions.push_back(Action::Activate { header });
                 self.record_in(epoch, EventKind::Activated, None, String::new());
             }
-            Event::Retire { header } => self.actions.push_back(Action::Retire { header }),
+            Event::Retire { header } => {
+                self.vouching.retire(&header);
+                self.actions.push_back(Action::Retire { header });
+            }
             Event::State(state) => self.discovery.set_group_state(now, state),
             Event::Acknowledge => self.discovery.tell_group_state(now),
             Event::Election { tm, epoch } => {

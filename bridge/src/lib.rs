@@ -27,6 +27,7 @@ mod sockets;
 mod startup;
 mod status;
 mod trust;
+mod vouching;
 mod watch;
 
 #[cfg(feature = "fuzzing")]

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use muster_wire::{Destination, MAX_DATAGRAM, Transmit};
+use muster_wire::{Destination, MAX_DATAGRAM, Transmit, VOUCHER_LEN};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
@@ -45,7 +45,7 @@ impl Sockets {
         let index = interface_index(place.interface)?;
         let pair = |port| open_pair(place, index, port).map_err(|error| named(error, place, port));
         let pairs = Some([pair(place.port)?, pair(place.port + 1)?]);
-        Ok(Sockets { index, pairs, buffer: vec![0; MAX_DATAGRAM + 1] })
+        Ok(Sockets { index, pairs, buffer: vec![0; VOUCHER_LEN + MAX_DATAGRAM + 1] })
     }
 
     /// The number of the interface that they are bound to; one that was deleted and made again has another.

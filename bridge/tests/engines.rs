@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use muster_bridge::{Action, Engine, EventKind, Port, Record, Start};
 use muster_certs::{Author, Device, TrustStore, certificates_from_pem, crls_from_pem, pki};
-use muster_wire::{Destination, Hash, MemberId, Time};
+use muster_wire::{Destination, Hash, MemberId, Time, VOUCHER_LEN, Voucher};
 
 const UNIX: u64 = 1_800_000_000;
 const DELAY: Duration = Duration::from_micros(300);
@@ -235,6 +235,61 @@ fn other_prefixes_are_announced_anew() {
     net.run(Duration::from_secs(2));
     assert_eq!(of(&net, 1), Some(vec![net_of(51)]), "nothing has changed");
     assert_eq!((net.epoch(), net.size()), (epoch, 3));
+}
+
+/// A hello of one engine on its way to another: the port, the source, the datagram.
+fn hello_from(net: &mut Net, from: usize, to: usize) -> (Port, SocketAddr, Vec<u8>) {
+    net.command(from, |engine, now| engine.announce(now));
+    let mut sent = std::mem::take(&mut net.wire).into_iter();
+    let (_, _, port, from, bytes) = sent.find(|(_, receiver, ..)| *receiver == to).unwrap();
+    (port, from, bytes)
+}
+
+fn dropped(engine: &Engine, reason: &str) -> u64 {
+    engine.discovery().counters().iter().filter(|(name, _)| name.name() == reason).map(|(_, count)| count).sum()
+}
+
+#[test]
+fn members_vouch_for_what_they_send_and_a_flood_in_their_name_displaces_none_of_it() {
+    let mut net = Net::of(3);
+    net.run(Duration::from_secs(3));
+    let (port, from, hello) = hello_from(&mut net, 1, 0);
+    let now = net.now;
+    let engine = net.nodes[0].engine.as_mut().unwrap();
+    for n in 0..1000_u64 {
+        let mut forged = hello.clone();
+        forged[VOUCHER_LEN + 62..VOUCHER_LEN + 70].copy_from_slice(&(1 << 40 | n).to_be_bytes());
+        *forged.last_mut().unwrap() ^= 1;
+        engine.handle_datagram(now, port, from, &forged);
+        engine.handle_datagram(now, port, from, &forged[VOUCHER_LEN..]);
+    }
+    assert!(dropped(engine, "queue_full") > 1900);
+    engine.handle_datagram(now, port, from, &hello);
+    (0..3).for_each(|_| assert!(engine.process(now)));
+    assert_eq!(dropped(engine, "replayed"), 0);
+    engine.handle_datagram(now, port, from, &hello);
+    engine.handle_datagram(now, port, from, &hello[VOUCHER_LEN..]);
+    assert_eq!(dropped(engine, "replayed"), 2, "it has been looked at, before the flood");
+    assert!(dropped(engine, "bad_signature") <= 2);
+}
+
+#[test]
+fn vouchers_follow_the_epoch_that_is_sent_under() {
+    let mut net = Net::of(3);
+    net.run(Duration::from_secs(3));
+    let tag = |net: &Net| net.nodes[1].engine.as_ref().unwrap().keyagree().keys().spi_tag;
+    let before = tag(&net);
+    assert_eq!(Voucher::split(&hello_from(&mut net, 1, 0).2).0.unwrap().tag, before);
+    net.command(0, |engine, now| engine.rekey(now));
+    net.run(Duration::from_secs(3));
+    assert_ne!(tag(&net), before);
+    assert_eq!(Voucher::split(&hello_from(&mut net, 1, 0).2).0.unwrap().tag, tag(&net));
+    // Alone there is nobody to recognise it.
+    net.nodes[0].engine = None;
+    net.nodes[2].engine = None;
+    net.wait("it is alone", |net| net.size() == 1);
+    net.run(Duration::from_secs(3));
+    assert_eq!(Voucher::split(&hello_from(&mut net, 1, 0).2).0, None);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Datagrams that wait for the work of checking their signature.
+//! One queue of datagrams that wait for the work of checking their signature.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,7 @@ use muster_wire::Envelope;
 
 /// A bounded queue that serves its sources in turn, so that one that floods delays only itself.
 #[derive(Debug)]
-pub struct Intake {
+pub(crate) struct Intake {
     queues: BTreeMap<IpAddr, VecDeque<(SocketAddr, Envelope)>>,
     turns: VecDeque<IpAddr>,
     per_source: usize,
@@ -16,12 +16,12 @@ pub struct Intake {
 
 impl Intake {
     /// Room for `per_source` datagrams of each of `sources` addresses.
-    pub fn new(per_source: usize, sources: usize) -> Self {
+    pub(crate) fn new(per_source: usize, sources: usize) -> Self {
         Self { queues: BTreeMap::new(), turns: VecDeque::new(), per_source, sources }
     }
 
     /// Queues a datagram; `false` when there is no room for it.
-    pub fn push(&mut self, from: SocketAddr, envelope: Envelope) -> bool {
+    pub(crate) fn push(&mut self, from: SocketAddr, envelope: Envelope) -> bool {
         let source = from.ip();
         if !self.queues.contains_key(&source) {
             if self.queues.len() >= self.sources {
@@ -38,7 +38,7 @@ impl Intake {
     }
 
     /// The oldest datagram of the source whose turn it is.
-    pub fn pop(&mut self) -> Option<(SocketAddr, Envelope)> {
+    pub(crate) fn pop(&mut self) -> Option<(SocketAddr, Envelope)> {
         let source = self.turns.pop_front()?;
         let queue = self.queues.get_mut(&source)?;
         let item = queue.pop_front();
@@ -48,11 +48,6 @@ impl Intake {
             self.turns.push_back(source);
         }
         item
-    }
-
-    /// Nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.turns.is_empty()
     }
 }
 
@@ -78,7 +73,6 @@ mod tests {
         assert!(!intake.push("[fe80::3]:1".parse().unwrap(), datagram(0)), "a third source finds no room");
         let order: Vec<u64> = std::iter::from_fn(|| intake.pop()).map(|(_, e)| e.header().sequence).collect();
         assert_eq!(order, [0, 1000, 1, 2, 3]);
-        assert!(intake.is_empty());
         assert!(intake.push("[fe80::3]:1".parse().unwrap(), datagram(0)), "room again");
     }
 }

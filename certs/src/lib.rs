@@ -14,14 +14,15 @@ mod revocation;
 mod sequence;
 mod small_order;
 mod trust;
+mod waiting;
 
 pub use author::Author;
 pub use certificate::{Description, certificates_from_pem, crls_from_pem, describe};
 pub use error::CertError;
 pub use identity::{Device, Identity};
-pub use intake::Intake;
 pub use keys::{PublicKey, SigningKey, Verified};
 pub use muster_wire::{Signable, Signed};
 pub use revocation::RevocationList;
 pub use sequence::SequenceWindow;
 pub use trust::TrustStore;
+pub use waiting::{Queued, Standing, Waiting};

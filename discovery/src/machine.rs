@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use muster_certs::{Author, Identity, Intake, TrustStore};
+use muster_certs::{Author, Identity, Queued, Standing, TrustStore, Waiting};
 use muster_wire::idp::{GroupState, MAX_CERTIFICATE, MAX_CHAIN, ProbeAnswer};
-use muster_wire::{Body, Bytes, Destination, Envelope, List, MemberId, Nonce, Time, Transmit};
+use muster_wire::{Body, Bytes, Destination, Envelope, Header, List, MemberId, Nonce, Time, Transmit};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -54,10 +54,7 @@ pub struct Discovery {
     pub(crate) answers: Answers,
     pub(crate) fetches: Fetches,
 
-    /// Datagrams from neighbours' addresses: nobody can take the room of those.
-    familiar: Intake,
-    unfamiliar: Intake,
-    familiar_next: bool,
+    waiting: Waiting,
     transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) counters: Counters,
@@ -114,9 +111,7 @@ impl Discovery {
             prefixes: OwnPrefixes::default(),
             peers: Peers::default(),
             candidates: Candidates::default(),
-            familiar: Intake::new(64, 1024),
-            unfamiliar: Intake::new(32, 256),
-            familiar_next: true,
+            waiting: Waiting::new((64, 1024), (32, 256)),
             transmits: VecDeque::new(),
             events: VecDeque::from([Event::SelfJoined]),
             counters: Counters::default(),
@@ -126,12 +121,13 @@ impl Discovery {
         Ok(discovery)
     }
 
-    /// Takes a datagram from the socket: checks what costs nothing, and queues it for [`Discovery::process`].
-    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) {
+    /// Takes an envelope from the socket: checks what costs nothing, and queues it for [`Discovery::process`].
+    /// `vouched`: a member of the group has sent it. That says what is looked at first, and nothing else.
+    pub fn handle_datagram(&mut self, now: Time, from: SocketAddr, bytes: &[u8], vouched: bool) {
         if self.stopped {
             return;
         }
-        if let Err(reason) = self.queue(now, from, bytes) {
+        if let Err(reason) = self.queue(now, from, bytes, vouched) {
             self.counters.count(reason);
         }
     }
@@ -139,12 +135,7 @@ impl Discovery {
     /// Handles one queued datagram; `false` when there is none. The driver takes turns between this and receiving, so
     /// that a flood fills the queue of its own address and no other.
     pub fn process(&mut self, now: Time) -> bool {
-        self.familiar_next = !self.familiar_next;
-        let popped = match self.familiar_next {
-            true => self.familiar.pop().or_else(|| self.unfamiliar.pop()),
-            false => self.unfamiliar.pop().or_else(|| self.familiar.pop()),
-        };
-        let Some((from, envelope)) = popped else { return false };
+        let Some((from, envelope)) = self.waiting.pop() else { return false };
         if !self.stopped
             && let Err(reason) = self.handle(now, from, envelope)
         {
@@ -199,16 +190,29 @@ impl Discovery {
 
 /// Inside.
 impl Discovery {
-    fn queue(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) -> Result<(), Dropped> {
+    fn queue(&mut self, now: Time, from: SocketAddr, bytes: &[u8], vouched: bool) -> Result<(), Dropped> {
         let envelope = Envelope::parse(bytes).map_err(|_| Dropped::Malformed)?;
         match self.admit(now, from, &envelope) {
             // The answer that makes it a neighbour may wait just before this.
             Err(Dropped::UnknownSender) if self.candidates.is_asked(from, envelope.header()) => {}
             admitted => drop(admitted?),
         }
-        let familiar = self.peers.up(&envelope.header().sender).is_some_and(|up| up.address.ip() == from.ip());
-        let intake = if familiar { &mut self.familiar } else { &mut self.unfamiliar };
-        if intake.push(from, envelope) { Ok(()) } else { Err(Dropped::QueueFull) }
+        match self.waiting.push(self.standing(from, envelope.header(), vouched), from, envelope) {
+            Queued::Waits => Ok(()),
+            Queued::Repeated => Err(Dropped::Replayed),
+            Queued::Full => Err(Dropped::QueueFull),
+        }
+    }
+
+    fn standing(&self, from: SocketAddr, header: &Header, vouched: bool) -> Standing {
+        // Of another run than the one that we know nothing says what was here before.
+        let known = self.peers.run(&header.sender).is_some_and(|run| run.startup == header.startup);
+        let familiar = || self.peers.up(&header.sender).is_some_and(|up| up.address.ip() == from.ip());
+        match vouched && known {
+            true => Standing::Vouched,
+            false if familiar() => Standing::Familiar,
+            false => Standing::Unfamiliar,
+        }
     }
 
     fn handle(&mut self, now: Time, from: SocketAddr, envelope: Envelope) -> Result<(), Dropped> {

@@ -113,8 +113,8 @@ impl Machine for Node {
     /// Not who is suspect: whatever else a neighbour says, that it has signed something shows that it is there.
     type View = Vec<(MemberId, Vec<String>)>;
 
-    fn receive(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) {
-        self.machine.handle_datagram(now, from, bytes);
+    fn receive(&mut self, now: Time, from: SocketAddr, bytes: &[u8], vouched: bool) {
+        self.machine.handle_datagram(now, from, bytes, vouched);
     }
 
     fn process(&mut self, now: Time) -> bool {

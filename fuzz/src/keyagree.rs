@@ -240,11 +240,11 @@ impl Machine for Node {
     /// Not whether it is joining: a snapshot that shows a member that it does not trust is refused, and ends the attempt.
     type View = (GroupState, Vec<(u32, MemberId)>, String, bool);
 
-    fn receive(&mut self, now: Time, from: SocketAddr, bytes: &[u8]) {
+    fn receive(&mut self, now: Time, from: SocketAddr, bytes: &[u8], vouched: bool) {
         if self.has_left {
             return;
         }
-        let Some(heard) = bytes.strip_prefix(HEARD) else { return self.machine.handle_datagram(from, bytes) };
+        let Some(heard) = bytes.strip_prefix(HEARD) else { return self.machine.handle_datagram(from, bytes, vouched) };
         let Ok((other, state)) = codec::decode::<(u8, GroupState)>(heard) else { return };
         let other = usize::from(other);
         self.machine.neighbour_heard(now, at(other).member, address(other), nonce(other), HELLO, state);

@@ -23,7 +23,7 @@ pub(crate) trait Machine {
     /// What a refused message must not change.
     type View: PartialEq + Debug;
 
-    fn receive(&mut self, now: Time, from: SocketAddr, bytes: &[u8]);
+    fn receive(&mut self, now: Time, from: SocketAddr, bytes: &[u8], vouched: bool);
     fn process(&mut self, now: Time) -> bool;
     fn handle_timeout(&mut self, now: Time);
     fn poll_timeout(&self) -> Option<Time>;
@@ -140,7 +140,8 @@ impl<M: Machine> Network<M> {
         self.serve(to);
         let machine = &mut self.machines[to];
         let (before, refused, timer) = (machine.view(now), machine.refused(), machine.poll_timeout());
-        machine.receive(now, address(datagram.sender), &datagram.bytes);
+        // Nobody vouches for what was changed on the way.
+        machine.receive(now, address(datagram.sender), &datagram.bytes, !is_forged);
         let mut queued = 0;
         while machine.process(now) {
             queued += 1;
@@ -163,12 +164,12 @@ impl<M: Machine> Network<M> {
         self.send(to, sent);
     }
 
-    /// A burst from one address, more than any machine queues.
+    /// A burst of a member's from one address, more than any machine queues.
     pub(crate) fn flood(&mut self, to: usize, from: usize, datagrams: impl Iterator<Item = Vec<u8>>) {
         let now = self.now;
         self.serve(to);
         let machine = &mut self.machines[to];
-        datagrams.for_each(|bytes| machine.receive(now, address(from), &bytes));
+        datagrams.for_each(|bytes| machine.receive(now, address(from), &bytes, true));
         let mut queued = 0;
         while machine.process(now) {
             queued += 1;

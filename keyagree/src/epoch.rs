@@ -282,6 +282,13 @@ impl EpochKeys {
         key
     }
 
+    /// Of what vouchers are made. Who knows it knows no sender's key.
+    pub(crate) fn voucher_secret(&self) -> Zeroizing<[u8; 32]> {
+        let mut key = Zeroizing::new([0; 32]);
+        self.key.expand("voucher", &[], key.as_mut());
+        key
+    }
+
     /// 16 hex digits: equal on two devices if and only if they hold the same key; reveals nothing of it.
     pub fn fingerprint(&self) -> String {
         self.key.derive("fingerprint", &[]).to_hash().to_string()[..16].to_owned()

@@ -26,6 +26,7 @@ mod succession;
 mod transaction;
 mod tree;
 mod view;
+mod voucher;
 
 #[cfg(test)]
 mod tests;
@@ -37,3 +38,4 @@ pub use machine::KeyAgreement;
 pub use refusal::Refusal;
 pub use secret::group_tag;
 pub use view::{ParentView, TreeView};
+pub use voucher::VoucherKey;

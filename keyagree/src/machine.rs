@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use muster_certs::{Author, Intake, PublicKey};
+use muster_certs::{Author, PublicKey, Queued, Standing, Waiting};
 use muster_wire::idp::GroupState;
 use muster_wire::mike::{CHUNK_LEN, Chunk, MessageKind};
 use muster_wire::{Destination, Envelope, Hash, Instance, Kind, MemberId, Nonce, Time, Transmit};
@@ -27,7 +27,8 @@ use crate::succession::{Claim, Departure};
 use crate::transaction::{Pending, Transaction};
 use crate::{Config, Counters, Event, Refusal};
 
-/// Waiting datagrams of one source and sources that wait: those at whose address a neighbour was heard, and all others.
+/// Waiting datagrams of one source and sources that wait: those at whose address a neighbour was heard, or of whose
+/// datagrams a voucher says that a member has sent them; and all others.
 const FAMILIAR: (usize, usize) = (64, 1024);
 const UNFAMILIAR: (usize, usize) = (16, 64);
 /// No datagram of ours is larger: a chunk, its place and the envelope.
@@ -94,10 +95,7 @@ pub struct KeyAgreement {
     pub(crate) recovery: Option<Recovery>,
     pub(crate) departure: Option<Departure>,
 
-    /// Nobody can take the room of a neighbour's datagrams without its address.
-    familiar: Intake,
-    unfamiliar: Intake,
-    familiar_next: bool,
+    waiting: Waiting,
     pub(crate) assembly: Assembly,
     pub(crate) sent: Sent,
     pub(crate) handled: VecDeque<Hash>,
@@ -144,9 +142,7 @@ impl KeyAgreement {
             claim: None,
             recovery: None,
             departure: None,
-            familiar: Intake::new(FAMILIAR.0, FAMILIAR.1),
-            unfamiliar: Intake::new(UNFAMILIAR.0, UNFAMILIAR.1),
-            familiar_next: true,
+            waiting: Waiting::new(FAMILIAR, UNFAMILIAR),
             assembly: Assembly::default(),
             sent: Sent::default(),
             handled: VecDeque::new(),
@@ -163,15 +159,22 @@ impl KeyAgreement {
 
     // --- What the network brings ---
 
-    /// Takes a datagram: the cheap checks at once, the rest in [`process`](Self::process).
-    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
+    /// Takes an envelope: the cheap checks at once, the rest in [`process`](Self::process). `vouched`: a member of the
+    /// group has sent it. That says what is looked at first, and nothing else.
+    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], vouched: bool) {
         match self.admit(bytes) {
             Ok(envelope) => {
                 let sender = self.roster.get(&envelope.header().sender);
-                let familiar = sender.is_some_and(|peer| peer.address.ip() == from.ip());
-                let intake = if familiar { &mut self.familiar } else { &mut self.unfamiliar };
-                if !intake.push(from, envelope) {
-                    self.counters.queue_full += 1;
+                let standing = match sender.is_some_and(|peer| peer.address.ip() == from.ip()) {
+                    // admit() lets nothing through of another run than the one whose sequence numbers we know.
+                    _ if vouched => Standing::Vouched,
+                    true => Standing::Familiar,
+                    false => Standing::Unfamiliar,
+                };
+                match self.waiting.push(standing, from, envelope) {
+                    Queued::Waits => {}
+                    Queued::Repeated => self.counters.replayed += 1,
+                    Queued::Full => self.counters.queue_full += 1,
                 }
             }
             Err(counter) => *counter(&mut self.counters) += 1,
@@ -180,13 +183,7 @@ impl KeyAgreement {
 
     /// Checks and handles one waiting datagram; `false` when none waits.
     pub fn process(&mut self, now: Time) -> bool {
-        // In turn, so that neither starves the other.
-        let (first, second) = match self.familiar_next {
-            true => (&mut self.familiar, &mut self.unfamiliar),
-            false => (&mut self.unfamiliar, &mut self.familiar),
-        };
-        let Some((_, envelope)) = first.pop().or_else(|| second.pop()) else { return false };
-        self.familiar_next = !self.familiar_next;
+        let Some((_, envelope)) = self.waiting.pop() else { return false };
         let sender = envelope.header().sender;
         if let Err(reason) = self.open(now, envelope) {
             self.refuse(sender, reason);

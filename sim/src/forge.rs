@@ -2,7 +2,7 @@
 
 use muster_certs::SigningKey;
 use muster_wire::mike::{CHUNK_LEN, Chunk, Commit, EpochHeader, Handover, Leaf, MessageKind, Snapshot};
-use muster_wire::{Body, Bytes, Envelope, Hash, Header, Instance, Kind, List, MemberId, Signed, codec};
+use muster_wire::{Body, Bytes, Envelope, Hash, Header, Instance, Kind, List, MemberId, Signed, Voucher, codec};
 use sha2::{Digest, Sha256};
 
 use crate::Input;
@@ -59,7 +59,7 @@ pub struct Insider {
 impl Insider {
     /// A datagram like `model`, in the insider's name and properly signed.
     pub fn forge_datagram(&mut self, model: &[u8], input: &mut Input<'_>) -> Option<Vec<u8>> {
-        let envelope = Envelope::parse(model).ok()?;
+        let envelope = Envelope::parse(Voucher::split(model).1).ok()?;
         let mut header = Header { sender: self.member, startup: self.startup, ..*envelope.header() };
         let own = header.sender == envelope.header().sender;
         if own {

@@ -3,7 +3,7 @@
 use muster_bridge::Port;
 use muster_wire::idp::{GroupState, Hello};
 use muster_wire::mike::{Chunk, MessageKind};
-use muster_wire::{Destination, Envelope, Header, Instance, Kind, Transmit};
+use muster_wire::{Destination, Envelope, Header, Instance, Kind, Transmit, Voucher};
 
 use crate::devices::device;
 use crate::forge::{Insider, Message};
@@ -25,7 +25,7 @@ pub(crate) struct Overheard {
 
 impl Overheard {
     pub(crate) fn listen(&mut self, datagram: &[u8]) {
-        let Ok(envelope) = Envelope::parse(datagram) else { return };
+        let Ok(envelope) = Envelope::parse(Voucher::split(datagram).1) else { return };
         let Ok(chunk) = envelope.decode::<Chunk>() else { return };
         if self.chunks.first().is_none_or(|first| first.message != chunk.message) || chunk.index == 0 {
             self.chunks.clear();

@@ -7,7 +7,7 @@ use muster_sim::checks::{self, Attack, Check, Reaction};
 use muster_sim::{
     Conditions, Defect, Disturbance, Fact, Fault, NodeView, Plan, Scheduled, Scope, View, World, run_plan,
 };
-use muster_wire::{Envelope, Hash, Kind, Time};
+use muster_wire::{Envelope, Hash, Kind, Time, Voucher};
 
 /// Five nodes without faults, on a good network.
 fn calm() -> Plan {
@@ -286,7 +286,8 @@ impl Defect for Lossy {
     }
 
     fn drops(&mut self, _to: usize, datagram: &[u8]) -> bool {
-        let chunk = Envelope::parse(datagram).is_ok_and(|envelope| envelope.header().kind == Kind::Chunk);
+        let chunk =
+            Envelope::parse(Voucher::split(datagram).1).is_ok_and(|envelope| envelope.header().kind == Kind::Chunk);
         chunk && self.0 > Time(4_000_000)
     }
 

@@ -160,7 +160,7 @@ fn a_flood_fills_the_queue_of_its_own_address_only() {
     for n in 0..1000 {
         let header = Header { sequence: n + 10_000, ..*template.header() };
         let forged = thief.seal(&header, template.body()).unwrap();
-        net.machine(0).handle_datagram(now, flooder, &forged);
+        net.machine(0).handle_datagram(now, flooder, &forged, false);
     }
     assert!(net.dropped(0, Dropped::QueueFull) >= 900);
     let manager = net.member(1);
@@ -168,10 +168,78 @@ fn a_flood_fills_the_queue_of_its_own_address_only() {
     net.nodes[0].events.clear();
     let (_, (_, from, bytes)) = net.wire.pop_first().unwrap();
     let machine = net.machine(0);
-    machine.handle_datagram(now, from, &bytes);
+    machine.handle_datagram(now, from, &bytes, false);
     assert!(machine.process(now) && machine.process(now));
     let heard = std::iter::from_fn(|| machine.poll_event()).any(|event| matches!(event, Event::Heard { .. }));
     assert!(heard, "the neighbour waits for one of the flood at most");
+}
+
+/// Hellos in a neighbour's name and from its address, with wrong signatures, as many as come.
+fn flood_under(net: &mut Net, neighbour: usize) {
+    let now = net.now;
+    let template = Envelope::parse(&net.last(neighbour, Kind::Hello).bytes).unwrap();
+    let thief = SigningKey::from_seed(&[99; 32]);
+    for n in 0..1000 {
+        let header = Header { sequence: n + 10_000, ..*template.header() };
+        let forged = thief.seal(&header, template.body()).unwrap();
+        net.machine(0).handle_datagram(now, address(neighbour), &forged, false);
+    }
+    assert!(net.dropped(0, Dropped::QueueFull) >= 900);
+}
+
+#[test]
+fn a_flood_under_a_members_own_address_does_not_displace_what_is_vouched_for() {
+    let mut net = settled();
+    net.cut(0, 1);
+    net.run(ms(1100));
+    let hello = net.last(1, Kind::Hello).bytes;
+    flood_under(&mut net, 1);
+    let now = net.now;
+    let machine = net.machine(0);
+    machine.handle_datagram(now, address(1), &hello, false);
+    machine.handle_datagram(now, address(1), &hello, true);
+    assert!((0..3).all(|_| machine.process(now)));
+    let heard = std::iter::from_fn(|| machine.poll_event()).any(|event| matches!(event, Event::Heard { .. }));
+    assert!(heard, "it waits for two of the flood at most");
+}
+
+#[test]
+fn copies_of_what_is_vouched_for_take_no_room_before_and_after_it_is_handled() {
+    let mut net = settled();
+    net.cut(0, 1);
+    net.run(ms(1100));
+    let hello = net.last(1, Kind::Hello).bytes;
+    let now = net.now;
+    let machine = net.machine(0);
+    // Each may come from anywhere.
+    (0..100).for_each(|n| machine.handle_datagram(now, address(n), &hello, true));
+    assert!(machine.process(now));
+    assert!(!machine.process(now), "one of them waited");
+    (0..100).for_each(|n| machine.handle_datagram(now, address(n), &hello, true));
+    assert!(!machine.process(now));
+    assert_eq!(net.dropped(0, Dropped::Replayed), 199);
+}
+
+#[test]
+fn what_another_run_has_sent_does_not_go_by_its_voucher() {
+    let mut net = settled();
+    net.run(ms(100_000));
+    let old: Vec<Vec<u8>> = net.sent.iter().filter(|sent| sent.from == 1).map(|sent| sent.bytes.clone()).collect();
+    net.kill(1);
+    net.start(1, 2);
+    net.run(ms(1100));
+    net.cut(0, 1);
+    net.run(ms(1100));
+    let hello = net.last(1, Kind::Hello).bytes;
+    let now = net.now;
+    let machine = net.machine(0);
+    machine.poll_event();
+    // Nothing tells whether these have been here, and there are more of them than have room.
+    old.iter().for_each(|bytes| machine.handle_datagram(now, address(1), bytes, true));
+    machine.handle_datagram(now, address(1), &hello, true);
+    assert!((0..3).all(|_| machine.process(now)));
+    let heard = std::iter::from_fn(|| machine.poll_event()).any(|event| matches!(event, Event::Heard { .. }));
+    assert!(heard);
 }
 
 #[test]
@@ -283,15 +351,15 @@ fn what_is_queued_twice_counts_once_and_forged_addresses_take_no_neighbours_room
         let header = Header { sequence: 10_000, ..*template.header() };
         let forged = thief.seal(&header, template.body()).unwrap();
         let from = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + n).into(), 4860);
-        net.machine(0).handle_datagram(now, from, &forged);
+        net.machine(0).handle_datagram(now, from, &forged, false);
     }
     let manager = net.member(1);
     net.with(1, |machine, now| machine.set_group_state(now, own_state(manager, 2)));
     let hello = net.last(1, Kind::Hello).bytes;
     let replayed = net.dropped(0, Dropped::Replayed);
     let machine = net.machine(0);
-    machine.handle_datagram(now, address(1), &hello);
-    machine.handle_datagram(now, address(1), &hello);
+    machine.handle_datagram(now, address(1), &hello, false);
+    machine.handle_datagram(now, address(1), &hello, false);
     while machine.process(now) {}
     let heard = std::iter::from_fn(|| machine.poll_event()).filter(|event| matches!(event, Event::Heard { .. }));
     assert_eq!(heard.count(), 1);

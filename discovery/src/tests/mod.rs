@@ -185,7 +185,7 @@ impl Net {
     fn deliver(&mut self, to: usize, from: SocketAddr, bytes: &[u8]) {
         let now = self.now;
         let Some(machine) = &mut self.nodes[to].machine else { return };
-        machine.handle_datagram(now, from, bytes);
+        machine.handle_datagram(now, from, bytes, false);
         while machine.process(now) {}
         self.drive(to);
     }

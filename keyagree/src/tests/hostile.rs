@@ -143,16 +143,53 @@ fn a_request_without_a_recent_nonce_is_not_answered() {
         let request = Request { hello_nonce: nonce, message: Hash::NONE, missing: List::default() };
         let bytes = insider.0.seal(&request).unwrap();
         let machine = &mut net.devices[0].machine;
-        machine.handle_datagram(address(1), &bytes);
+        machine.handle_datagram(address(1), &bytes, false);
         while machine.process(net.now) {}
         assert_eq!(machine.poll_transmit().is_some(), answered);
         while machine.poll_transmit().is_some() {}
         // Another at once is one too many.
         let bytes = insider.0.seal(&request).unwrap();
-        machine.handle_datagram(address(1), &bytes);
+        machine.handle_datagram(address(1), &bytes, false);
         while machine.process(net.now) {}
         assert!(machine.poll_transmit().is_none());
     }
+}
+
+#[test]
+fn a_flood_under_a_members_own_address_does_not_displace_what_is_vouched_for() {
+    let (mut net, _) = group_with_recording();
+    let mut insider = Insider::new(&net);
+    let mut thief = Author::new(net.devices[3].key.clone(), GroupTag([9; 16]), member(1), 1);
+    (0..2_000_000).for_each(|_| _ = thief.next_sequence());
+    let body = RekeyRequest { instance: net.devices[0].machine.instance(), epoch: 0, header: Hash::NONE };
+    let machine = &mut net.devices[0].machine;
+    for _ in 0..1000 {
+        machine.handle_datagram(address(1), &thief.seal(&body).unwrap(), false);
+    }
+    let genuine = insider.0.seal(&body).unwrap();
+    machine.handle_datagram(address(1), &genuine, true);
+    let before = machine.counters();
+    assert!(before.queue_full >= 900);
+    assert!((0..3).all(|_| machine.process(net.now)));
+    // What is here already is refused without a look at its signature, vouched for or not.
+    for copy in 0..100 {
+        machine.handle_datagram(address(copy), &genuine, true);
+    }
+    assert_eq!(machine.counters().replayed, before.replayed + 100);
+}
+
+#[test]
+fn copies_of_what_is_vouched_for_take_no_room() {
+    let (mut net, _) = group_with_recording();
+    let mut insider = Insider::new(&net);
+    let body = RekeyRequest { instance: net.devices[0].machine.instance(), epoch: 0, header: Hash::NONE };
+    let genuine = insider.0.seal(&body).unwrap();
+    let machine = &mut net.devices[0].machine;
+    for copy in 0..100 {
+        machine.handle_datagram(address(copy), &genuine, true);
+    }
+    assert!(machine.process(net.now));
+    assert!(!machine.process(net.now), "one of them waited");
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl Crowd {
                     let (at_, from, to, bytes) = self.wire.pop_front().unwrap();
                     self.now = self.now.max(at_);
                     let machine = self.machines.get_mut(&to).unwrap();
-                    machine.handle_datagram(at(from), &bytes);
+                    machine.handle_datagram(at(from), &bytes, false);
                     while machine.process(self.now) {}
                 }
                 (_, Some((due, device))) => {

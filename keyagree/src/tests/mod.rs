@@ -195,7 +195,7 @@ impl Net {
 
     /// Something from outside at a device, as the wire would bring it.
     pub(super) fn inject(&mut self, to: usize, bytes: &[u8]) {
-        self.devices[to].machine.handle_datagram(address(99), bytes);
+        self.devices[to].machine.handle_datagram(address(99), bytes, false);
         while self.devices[to].machine.process(self.now) {}
         self.drain(to);
     }
@@ -247,7 +247,7 @@ impl Net {
         let machine = &mut self.devices[to].machine;
         match input {
             Input::Datagram(from, bytes) => {
-                machine.handle_datagram(from, &bytes);
+                machine.handle_datagram(from, &bytes, false);
                 while machine.process(now) {}
             }
             Input::Heard(from, group) => {

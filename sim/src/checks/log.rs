@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use muster_wire::mike::{Ack, Chunk, Request};
-use muster_wire::{Destination, Envelope, Kind, MemberId, Time, Transmit};
+use muster_wire::{Destination, Envelope, Kind, MemberId, Time, Transmit, Voucher};
 
 use super::{Attack, Check, Reaction, Verdict};
 use crate::{Fact, Node};
@@ -50,7 +50,7 @@ impl Check for Log {
 
     fn sent(&mut self, at: Time, from: usize, transmit: &Transmit) -> Verdict {
         let at = at.0 as f64 / 1e6;
-        let Ok(envelope) = Envelope::parse(&transmit.bytes) else { return Ok(()) };
+        let Ok(envelope) = Envelope::parse(Voucher::split(&transmit.bytes).1) else { return Ok(()) };
         let kind = envelope.header().kind;
         if kind < Kind::Chunk {
             return Ok(());

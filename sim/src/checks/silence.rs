@@ -1,6 +1,6 @@
 //! Invariant 8: a message that fails a check changes no state and triggers no message larger than itself.
 
-use muster_wire::{Envelope, Kind};
+use muster_wire::{Envelope, Kind, Voucher};
 
 use super::{Check, Verdict};
 use crate::{Dice, NodeView};
@@ -20,6 +20,8 @@ pub enum Attack {
     OtherSender,
     /// Its sender gets it back.
     Reflect,
+    /// It comes again without its voucher.
+    Unvouched,
     /// It comes again.
     Replay,
 }
@@ -41,18 +43,20 @@ pub struct Reaction {
 
 impl Attack {
     /// All.
-    pub const ALL: [Attack; 7] = [
+    pub const ALL: [Attack; 8] = [
         Attack::Flip,
         Attack::Truncate,
         Attack::Extend,
         Attack::OtherGroup,
         Attack::OtherSender,
         Attack::Reflect,
+        Attack::Unvouched,
         Attack::Replay,
     ];
 
     /// The datagram after the attack.
     pub fn forge(self, mut bytes: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
+        let start = bytes.len() - Voucher::split(&bytes).1.len();
         match self {
             Attack::Flip => {
                 let bit = dice.below(bytes.len() * 8);
@@ -60,8 +64,9 @@ impl Attack {
             }
             Attack::Truncate => bytes.truncate(dice.below(bytes.len())),
             Attack::Extend => bytes.extend(&dice.seed()[..1 + dice.below(32)]),
-            Attack::OtherGroup => bytes[6..22].copy_from_slice(&dice.seed()[..16]),
-            Attack::OtherSender => bytes[22..54].copy_from_slice(&dice.seed()),
+            Attack::OtherGroup => bytes[start + 6..start + 22].copy_from_slice(&dice.seed()[..16]),
+            Attack::OtherSender => bytes[start + 22..start + 54].copy_from_slice(&dice.seed()),
+            Attack::Unvouched => drop(bytes.drain(..start)),
             Attack::Reflect | Attack::Replay => {}
         }
         bytes
@@ -71,7 +76,7 @@ impl Attack {
 impl Reaction {
     /// The kind and length of a datagram.
     pub fn describe(bytes: &[u8]) -> (Option<Kind>, usize) {
-        (Envelope::parse(bytes).ok().map(|envelope| envelope.header().kind), bytes.len())
+        (Envelope::parse(Voucher::split(bytes).1).ok().map(|envelope| envelope.header().kind), bytes.len())
     }
 }
 
