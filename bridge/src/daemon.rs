@@ -30,6 +30,7 @@ use crate::expiry::Expiry;
 use crate::lists;
 use crate::metrics;
 use crate::notifier::{Notifier, alive_interval};
+use crate::pace::Pace;
 use crate::plane::Plane;
 use crate::privileges::{drop_all_but_network, forbid_core_dumps};
 use crate::rollback::Rollback;
@@ -45,16 +46,6 @@ mod following;
 mod reloading;
 mod scraping;
 
-/// Datagrams taken from each socket, and handled, before the others get a turn: no more than the machines' queues for
-/// one address hold, so that what one neighbour sends in a row (a snapshot in many parts) is all taken.
-const BURST: usize = 32;
-/// So many times in a row there was more: this is a flood, …
-const FLOOD: u32 = 16;
-/// … and so many are taken from each socket, and handled, at a time. To take one costs a tenth of what it costs to
-/// check its signature. What is too much then fills the queue of its own address, and not the sockets, where all
-/// others would stand in line behind it.
-const FLOOD_TAKEN: usize = 1024;
-const FLOOD_HANDLED: usize = 128;
 /// How often what no event announces is looked at: the data plane's health, the wall clock.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// What the connections' tasks get to write their last lines.
@@ -228,8 +219,7 @@ struct Daemon {
     /// With another certificate: what comes when this member has left.
     successor: Option<Settings>,
     unsent: u64,
-    /// How often in a row the sockets held more than was taken.
-    behind: u32,
+    pace: Pace,
 }
 
 impl Daemon {
@@ -282,7 +272,7 @@ impl Daemon {
             revoked: false,
             successor: None,
             unsent: 0,
-            behind: 0,
+            pace: Pace::default(),
             settings,
         };
         daemon.report(&Record { kind: EventKind::Blocked, member: None, epoch: 0, detail: String::new() });
@@ -305,7 +295,13 @@ impl Daemon {
                 return Ok(self.finish().await);
             }
             self.tell_status();
-            let deadline = self.engine.poll_timeout();
+            let mut deadline = self.engine.poll_timeout();
+            // What is due comes before what others send: a flood is always readable.
+            if deadline.is_some_and(|at| at <= now()) {
+                self.engine.handle_timeout(now());
+                self.act();
+                deadline = self.engine.poll_timeout();
+            }
             if more {
                 // Whoever asks at the control socket is served by tasks beside this one, which would wait for as long as
                 // something is readable.
@@ -381,10 +377,9 @@ impl Daemon {
     /// Receives and handles a bounded number of datagrams; whether more wait.
     fn take_datagrams(&mut self) -> bool {
         let (engine, at) = (&mut self.engine, now());
-        let flood = self.behind >= FLOOD;
-        let (taken, handled) = if flood { (FLOOD_TAKEN, FLOOD_HANDLED) } else { (BURST, BURST) };
+        let (taken, handled) = (self.pace.taken(), self.pace.handled());
         let more = self.sockets.receive(taken, |port, from, bytes| engine.handle_datagram(at, port, from, bytes));
-        self.behind = if more { self.behind.saturating_add(1) } else { 0 };
+        self.pace.note(more);
         let all = (0..handled).all(|_| {
             let waits = self.engine.process(now());
             // An answer does not wait for the work that others make.

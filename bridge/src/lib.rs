@@ -15,6 +15,7 @@ mod expiry;
 mod lists;
 mod metrics;
 mod notifier;
+mod pace;
 mod pairing;
 mod plane;
 mod privileges;
