@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use muster_certs::{SigningKey, describe};
 use muster_netlab::{BRIDGE, Flood, Kind};
 use muster_netns_tests::{Family, Lab, alone, carry, multicast_flow_at, say, skip, wait_until};
-use muster_wire::{Envelope, Header, MemberId};
+use muster_wire::{Envelope, Header, MemberId, Voucher};
 
 /// The routers whose group it is; one more has a certificate.
 const MEMBERS: [usize; 3] = [0, 1, 2];
@@ -15,30 +15,67 @@ const MEMBERS: [usize; 3] = [0, 1, 2];
 const TRAITOR: usize = 2;
 const OUTSIDER: usize = 3;
 
+/// Where the payload of UDP begins.
+const V4: usize = 14 + 20 + 8;
+const V6: usize = 14 + 40 + 8;
+
 /// A captured frame of the two protocols.
 #[derive(Clone)]
 struct Genuine {
     frame: Vec<u8>,
     /// Where its UDP payload begins.
     at: usize,
+    /// How many bytes of that are its voucher.
+    voucher: usize,
 }
 
 impl Genuine {
     fn all(lab: &Lab) -> Vec<Genuine> {
         assert!(lab.capture.settle(Duration::from_secs(5)));
         let own = lab.capture.frames().into_iter().filter(|frame| frame.kind == Kind::Own);
-        let at = |frame: &[u8]| if frame[12..14] == [0x08, 0x00] { 14 + 20 + 8 } else { 14 + 40 + 8 };
-        own.map(|frame| Genuine { at: at(&frame.bytes), frame: frame.bytes }).collect()
+        let at = |frame: &[u8]| if frame[12..14] == [0x08, 0x00] { V4 } else { V6 };
+        let genuine = |frame: Vec<u8>, at: usize| {
+            let voucher = frame.len() - at - Voucher::split(&frame[at..]).1.len();
+            Genuine { frame, at, voucher }
+        };
+        own.map(|frame| genuine(frame.bytes.clone(), at(&frame.bytes))).collect()
     }
 
-    fn payload(&self) -> &[u8] {
-        &self.frame[self.at..]
+    fn envelope(&self) -> &[u8] {
+        &self.frame[self.at + self.voucher..]
     }
 
-    /// With another payload of the same length.
-    fn with_payload(mut self, payload: &[u8]) -> Self {
-        self.frame[self.at..].copy_from_slice(payload);
+    /// With another envelope of the same length, behind the same voucher.
+    fn with_envelope(mut self, envelope: &[u8]) -> Self {
+        self.frame[self.at + self.voucher..].copy_from_slice(envelope);
         self
+    }
+
+    /// Without its voucher.
+    fn unvouched(mut self) -> Self {
+        self.frame.drain(self.at..self.at + self.voucher);
+        // Lengths of UDP (with its header) and IP.
+        let length = (self.frame.len() - self.at + 8) as u16;
+        self.frame[self.at - 4..self.at - 2].copy_from_slice(&length.to_be_bytes());
+        match self.at {
+            V4 => {
+                self.frame[16..18].copy_from_slice(&(length + 20).to_be_bytes());
+                self.sum_header();
+            }
+            _ => self.frame[18..20].copy_from_slice(&length.to_be_bytes()),
+        }
+        self.voucher = 0;
+        self
+    }
+
+    /// The checksum of an IPv4 header.
+    fn sum_header(&mut self) {
+        self.frame[24..26].fill(0);
+        let words = self.frame[14..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+        let sum: u32 = words.sum();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        self.frame[24..26].copy_from_slice(&sum.to_be_bytes());
     }
 
     /// From another address, and from no router's hardware.
@@ -48,12 +85,7 @@ impl Genuine {
             IpAddr::V6(source) => self.frame[22..38].copy_from_slice(&source.octets()),
             IpAddr::V4(source) => {
                 self.frame[26..30].copy_from_slice(&source.octets());
-                self.frame[24..26].fill(0);
-                let words = self.frame[14..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-                let sum: u32 = words.sum();
-                let sum = (sum & 0xffff) + (sum >> 16);
-                let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-                self.frame[24..26].copy_from_slice(&sum.to_be_bytes());
+                self.sum_header();
             }
         }
         self
@@ -61,19 +93,19 @@ impl Genuine {
 
     /// The same in the name of `member`, properly signed, under a sequence number of its own.
     fn signed(self, key: &SigningKey, member: MemberId, startup: u64, sequence: u64) -> Self {
-        let envelope = Envelope::parse(self.payload()).expect("a daemon sent it");
+        let envelope = Envelope::parse(self.envelope()).expect("a daemon sent it");
         let header = Header { sender: member, startup, sequence, ..*envelope.header() };
-        let payload = key.seal(&header, envelope.body()).expect("as long as before");
-        self.with_payload(&payload)
+        let envelope = key.seal(&header, envelope.body()).expect("as long as before");
+        self.with_envelope(&envelope)
     }
 
     /// With a sequence number to come and a signature of nobody.
     fn mutated(self, nth: u64) -> Self {
-        let mut payload = self.payload().to_vec();
-        payload[62..70].copy_from_slice(&(1 << 40 | nth).to_be_bytes());
-        let last = payload.len() - 1;
-        payload[last] ^= 1;
-        self.with_payload(&payload)
+        let mut envelope = self.envelope().to_vec();
+        envelope[62..70].copy_from_slice(&(1 << 40 | nth).to_be_bytes());
+        let last = envelope.len() - 1;
+        envelope[last] ^= 1;
+        self.with_envelope(&envelope)
     }
 }
 
@@ -109,17 +141,21 @@ fn holds_against(what: &str, family: Family, honest: &[usize], junk: impl FnOnce
 
     let heard = &honest[1..];
     let (sender, receivers) = multicast_flow_at(&lab, 0, heard, 1 << 20, 200);
-    let (begun, overflows) = (Instant::now(), overflows());
+    let (begun, overflows, full) = (Instant::now(), overflows(), full_sockets(&lab));
+    let busy = lab.processor(0);
     let flood = Flood::start(lab.coalition.black(), BRIDGE, next).unwrap();
     lab.stays_one(honest, 3);
-    let rate = flood.sent() as f64 / begun.elapsed().as_secs_f64();
+    let elapsed = begun.elapsed().as_secs_f64();
+    let rate = flood.sent() as f64 / elapsed;
     drop(flood);
-    let overflows = self::overflows() - overflows;
+    let busy = (lab.processor(0) - busy).as_secs_f64() / elapsed;
+    let (overflows, full) = (self::overflows() - overflows, full_sockets(&lab) - full);
     let sent = sender.stop();
     wait_until(Duration::from_secs(1), || receivers.iter().all(|receiver| receiver.unique() == sent));
     let lost: Vec<u64> = receivers.iter().map(|receiver| sent - receiver.unique()).collect();
     say(&format!("{what} over {family:?}: {rate:.0} frames a second, {overflows} dropped by this machine's kernel"));
     say(&format!("  of {sent} red datagrams lost {lost:?}; {}", counted(&lab)));
+    say(&format!("  the first router took {:.0} % of a core; its sockets had no room for {full}", busy * 100.0));
     assert!(lost.iter().all(|lost| *lost * 100 <= sent), "more than one of a hundred red datagrams lost");
 
     lab.wait_for_group(honest);
@@ -142,6 +178,16 @@ fn overflows() -> u64 {
     let statistics = fs::read_to_string("/proc/net/softnet_stat").unwrap();
     let dropped = statistics.lines().filter_map(|line| u64::from_str_radix(line.split(' ').nth(1)?, 16).ok());
     dropped.sum()
+}
+
+/// Datagrams for which the first router's sockets had no room.
+fn full_sockets(lab: &Lab) -> u64 {
+    let tables = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
+    let read = || Ok(tables.map(fs::read_to_string));
+    let tables = lab.coalition.routers()[0].namespace.try_run("read the sockets' counters", read).unwrap();
+    let tables = tables.map(Result::unwrap);
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    lines.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
 }
 
 /// The frames over and over.
@@ -167,6 +213,17 @@ fn replayed(family: Family) {
     });
 }
 
+/// What the members have sent, with wrong signatures under wrong vouchers and under none.
+fn mutated(family: Family) {
+    holds_against("mutated, under the members' addresses", family, &MEMBERS, |_, genuine| {
+        let junk = genuine.into_iter().zip(0..).flat_map(|(genuine, n)| {
+            let mutated = genuine.mutated(n);
+            [mutated.frame.clone(), mutated.unvouched().frame]
+        });
+        over_and_over(junk.collect())
+    });
+}
+
 #[test]
 fn what_was_sent_before() {
     if !skip("what_was_sent_before") {
@@ -178,6 +235,20 @@ fn what_was_sent_before() {
 fn what_was_sent_before_over_ipv4() {
     if !skip("what_was_sent_before_over_ipv4") {
         replayed(Family::V4);
+    }
+}
+
+#[test]
+fn wrong_signatures_under_the_members_addresses() {
+    if !skip("wrong_signatures_under_the_members_addresses") {
+        mutated(Family::V6);
+    }
+}
+
+#[test]
+fn wrong_signatures_under_the_members_addresses_over_ipv4() {
+    if !skip("wrong_signatures_under_the_members_addresses_over_ipv4") {
+        mutated(Family::V4);
     }
 }
 
@@ -217,7 +288,7 @@ fn a_member() {
     }
     holds_against("signed by a member", Family::V6, &[0, 1], |lab, genuine| {
         let (key, member, address) = (key_of(lab, TRAITOR), member_of(lab, TRAITOR), lab.black_address(TRAITOR));
-        let headers = genuine.iter().map(|genuine| *Envelope::parse(genuine.payload()).unwrap().header());
+        let headers = genuine.iter().map(|genuine| *Envelope::parse(genuine.envelope()).unwrap().header());
         let last = headers.filter(|header| header.sender == member).max_by_key(|header| header.sequence).unwrap();
         // The last of all: what they say of the group holds.
         let recent: Vec<Genuine> = genuine[genuine.len() - 40..].to_vec();
