@@ -377,8 +377,12 @@ impl Daemon {
     /// Receives and handles a bounded number of datagrams; whether more wait.
     fn take_datagrams(&mut self) -> bool {
         let (engine, at) = (&mut self.engine, now());
-        let (taken, handled) = (self.pace.taken(), self.pace.handled());
-        let more = self.sockets.receive(taken, |port, from, bytes| engine.handle_datagram(at, port, from, bytes));
+        let mut taken = 0;
+        let more = self.sockets.receive(self.pace.taken(), |port, from, bytes| {
+            taken += 1;
+            engine.handle_datagram(at, port, from, bytes);
+        });
+        let handled = self.pace.handled(taken);
         self.pace.note(more);
         let all = (0..handled).all(|_| {
             let waits = self.engine.process(now());
