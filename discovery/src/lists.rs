@@ -155,18 +155,11 @@ impl Discovery {
         envelope: Envelope,
         request: CrlRequest,
     ) -> Result<(), Dropped> {
-        let header = *envelope.header();
-        if !self.answers.take_list(now, from.ip()) {
+        let is_neighbour = self.is_neighbours(now, envelope)?;
+        if !self.answers.take_list(now, from.ip(), is_neighbour) {
             return Err(Dropped::RateLimited);
         }
-        let mut most = PARTS_FOR_STRANGER;
-        if let Some(up) = self.peers.up_mut(&header.sender)
-            && up.run.startup == header.startup
-        {
-            up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
-            up.sign_of_life(now, Kind::CrlRequest, header.sequence);
-            most = PARTS_FOR_NEIGHBOR;
-        }
+        let most = if is_neighbour { PARTS_FOR_NEIGHBOR } else { PARTS_FOR_STRANGER };
         let CrlRequest { list, wanted, .. } = request;
         let is_it = |ours: &RevocationList<'_>| ours.issuer == list.issuer && ours.number == list.number;
         let ours = self.trust.revocation_lists().find(is_it);

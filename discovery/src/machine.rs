@@ -205,13 +205,11 @@ impl Discovery {
     }
 
     fn standing(&self, from: SocketAddr, header: &Header, vouched: bool) -> Standing {
-        // Of another run than the one that we know nothing says what was here before.
-        let known = self.peers.run(&header.sender).is_some_and(|run| run.startup == header.startup);
-        let familiar = || self.peers.up(&header.sender).is_some_and(|up| up.address.ip() == from.ip());
-        match vouched && known {
-            true => Standing::Vouched,
-            false if familiar() => Standing::Familiar,
-            false => Standing::Unfamiliar,
+        match self.peers.up(&header.sender) {
+            // What is handled of an up neighbour's run is marked. Of anybody else nothing says what was here before.
+            Some(up) if vouched && up.run.startup == header.startup => Standing::Vouched,
+            Some(up) if up.address.ip() == from.ip() => Standing::Familiar,
+            _ => Standing::Unfamiliar,
         }
     }
 

@@ -21,12 +21,9 @@ use crate::prefixes::Announcing;
 
 /// Whom we have answered, and how much more we will.
 pub(crate) struct Answers {
-    /// Answers with a chain are larger than the probe.
-    chains: Limiter,
-    /// Those without are smaller; a neighbour that fears for us asks often.
-    short: Limiter,
-    /// Revocation lists: four parts are half as large as a chain may be.
-    lists: Limiter,
+    /// Up neighbours, whose signature is checked before: who asks in their name from their address takes nothing of this.
+    neighbours: Limits,
+    others: Limits,
     /// The run of the device that asked last from an address, and when. Not verified: it saves a hello, no more.
     last: BTreeMap<IpAddr, (u64, Time)>,
 }
@@ -35,21 +32,21 @@ impl Answers {
     const MAX_ADDRESSES: usize = 1024;
 
     pub(crate) fn new(now: Time) -> Self {
-        Self {
-            chains: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 8, per_second: 4 }, now),
-            short: Limiter::new(Rate { burst: 512, per_second: 4000 }, Rate { burst: 64, per_second: 200 }, now),
-            lists: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
-            last: BTreeMap::new(),
-        }
+        Self { neighbours: Limits::new(now), others: Limits::new(now), last: BTreeMap::new() }
     }
 
-    pub(crate) fn take_list(&mut self, now: Time, address: IpAddr) -> bool {
-        self.lists.take(address, now)
+    pub(crate) fn take_list(&mut self, now: Time, address: IpAddr, is_neighbour: bool) -> bool {
+        self.limits(is_neighbour).lists.take(address, now)
     }
 
-    fn take(&mut self, now: Time, address: IpAddr, with_chain: bool) -> bool {
-        let limiter = if with_chain { &mut self.chains } else { &mut self.short };
+    fn take(&mut self, now: Time, address: IpAddr, is_neighbour: bool, with_chain: bool) -> bool {
+        let limits = self.limits(is_neighbour);
+        let limiter = if with_chain { &mut limits.chains } else { &mut limits.short };
         limiter.take(address, now)
+    }
+
+    fn limits(&mut self, is_neighbour: bool) -> &mut Limits {
+        if is_neighbour { &mut self.neighbours } else { &mut self.others }
     }
 
     fn note(&mut self, now: Time, address: IpAddr, startup: u64) {
@@ -62,6 +59,25 @@ impl Answers {
     /// A device in this run has asked us from there within the last `interval`: it has heard us.
     fn has_asked(&self, address: IpAddr, startup: u64, now: Time, interval: Duration) -> bool {
         self.last.get(&address).is_some_and(|(run, at)| *run == startup && now.since(*at) < interval)
+    }
+}
+
+struct Limits {
+    /// Answers with a chain are larger than the probe.
+    chains: Limiter,
+    /// Those without are smaller; a neighbour that fears for us asks often.
+    short: Limiter,
+    /// Revocation lists: four parts are half as large as a chain may be.
+    lists: Limiter,
+}
+
+impl Limits {
+    fn new(now: Time) -> Self {
+        Self {
+            chains: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 8, per_second: 4 }, now),
+            short: Limiter::new(Rate { burst: 512, per_second: 4000 }, Rate { burst: 64, per_second: 200 }, now),
+            lists: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
+        }
     }
 }
 
@@ -135,20 +151,27 @@ impl Discovery {
         envelope: Envelope,
         probe: Probe,
     ) -> Result<(), Dropped> {
-        let header = *envelope.header();
-        if !self.answers.take(now, from.ip(), probe.want_chain) {
+        let startup = envelope.header().startup;
+        let is_neighbour = self.is_neighbours(now, envelope)?;
+        if !self.answers.take(now, from.ip(), is_neighbour, probe.want_chain) {
             return Err(Dropped::RateLimited);
         }
-        if let Some(up) = self.peers.up_mut(&header.sender)
-            && up.run.startup == header.startup
-        {
-            up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
-            up.sign_of_life(now, Kind::Probe, header.sequence);
-        }
-        self.answers.note(now, from.ip(), header.startup);
+        self.answers.note(now, from.ip(), startup);
         let chain = if probe.want_chain { self.chain.clone() } else { Default::default() };
         self.send(Destination::Unicast(from), &ProbeAnswer { nonce: probe.nonce, chain });
         Ok(())
+    }
+
+    /// Whether something that anybody may ask is of an up neighbour, in the run that we know: then its signature has
+    /// been checked, and is a sign of life.
+    pub(crate) fn is_neighbours(&mut self, now: Time, envelope: Envelope) -> Result<bool, Dropped> {
+        let header = *envelope.header();
+        let Some(up) = self.peers.up_mut(&header.sender).filter(|up| up.run.startup == header.startup) else {
+            return Ok(false);
+        };
+        up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
+        up.sign_of_life(now, header.kind, header.sequence);
+        Ok(true)
     }
 
     /// We have asked for this answer, and it repeats our nonce.

@@ -243,6 +243,28 @@ fn what_another_run_has_sent_does_not_go_by_its_voucher() {
 }
 
 #[test]
+fn who_asks_in_a_neighbours_name_takes_none_of_its_answers() {
+    let mut net = settled();
+    let hello: Hello = Envelope::parse(&net.last(0, Kind::Hello).bytes).unwrap().decode().unwrap();
+    let template = *Envelope::parse(&net.last(1, Kind::Hello).bytes).unwrap().header();
+    let probe = Probe { hello_nonce: hello.nonce, nonce: Nonce([1; 16]), want_chain: false };
+    let probe = muster_wire::codec::encode(&probe).unwrap();
+    let (thief, since) = (SigningKey::from_seed(&[99; 32]), net.now);
+    for n in 0..200 {
+        let header = Header { kind: Kind::Probe, sequence: n + 10_000, ..template };
+        net.deliver(0, address(1), &thief.seal(&header, &probe).unwrap());
+        let own = Header { kind: Kind::Probe, sender: MemberId([99; 32]), startup: 1, sequence: n, ..template };
+        net.deliver(0, address(1), &thief.seal(&own, &probe).unwrap());
+    }
+    assert!(net.dropped(0, Dropped::RateLimited) > 100, "who is nobody here is answered so often only");
+    let answered = net.count(0, Kind::ProbeAnswer, since);
+    let header = Header { kind: Kind::Probe, sequence: template.sequence + 1000, ..template };
+    let genuine = net.nodes[1].device.key.seal(&header, &probe).unwrap();
+    net.deliver(0, address(1), &genuine);
+    assert_eq!(net.count(0, Kind::ProbeAnswer, since), answered + 1);
+}
+
+#[test]
 fn a_probe_is_answered_only_with_a_recent_nonce_and_not_often() {
     let mut net = settled();
     let hello: Hello = Envelope::parse(&net.last(0, Kind::Hello).bytes).unwrap().decode().unwrap();
