@@ -12,8 +12,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use ipnet::IpNet;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -101,13 +103,15 @@ impl Keeper {
         let what = || "opening a netlink socket".to_owned();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::io(what))?;
         runtime.block_on(async {
-            let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
-            let (connection, handle, mut links) = opened.map_err(Error::io(what))?;
+            let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+            let opened = rtnetlink::new_multicast_connection(&groups);
+            let (connection, handle, mut announced) = opened.map_err(Error::io(what))?;
             tokio::spawn(connection);
-            // It may have changed before we listened.
-            let mut look_at_mtu = true;
+            // Something may have changed before we listened.
+            let mut look = true;
             loop {
-                if std::mem::take(&mut look_at_mtu) && self.follow_mtu(&handle).await? {
+                if std::mem::take(&mut look) {
+                    self.follow_mtu(&handle).await?;
                     // The own prefixes may have changed meanwhile; that comes next.
                     let own = wanted.borrow().own.clone();
                     self.set(&handle, &own).await?;
@@ -124,12 +128,20 @@ impl Keeper {
                         }
                         self.set(&handle, &own).await?;
                     }
-                    // Whatever it is about: it is seldom, and asking is cheap.
-                    link = links.next() => match link {
-                        // The kernel drops routes by itself when an interface goes down.
-                        Some(_) => (look_at_mtu, self.shape) = (true, None),
-                        None => return Err(Error::Config("the netlink connection has ended".into())),
-                    },
+                    // Whatever it is about: it is seldom, and asking is cheap. Those of one moment count as one.
+                    first = announced.next() => {
+                        let mut next = Some(first);
+                        while let Some(announcement) = next {
+                            let Some((message, _)) = announcement else {
+                                return Err(Error::Config("the netlink connection has ended".into()));
+                            };
+                            if changes_routes(&message) {
+                                self.shape = None;
+                            }
+                            next = announced.next().now_or_never();
+                        }
+                        look = true;
+                    }
                 }
             }
         })
@@ -245,4 +257,11 @@ impl Keeper {
     fn own_table(&self) -> u32 {
         own_table(self.config.instance)
     }
+}
+
+/// Whether the kernel may have changed routes with what it announces: by itself it drops them when an interface goes down,
+/// and takes the source off them when that address goes, though it may be back at once. An address that comes does
+/// neither.
+fn changes_routes(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    !matches!(message.payload, NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_)))
 }

@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -110,6 +112,18 @@ impl Ns {
         self.netlink(async move |handle| {
             let net: ipnet::IpNet = address.parse().unwrap();
             handle.address().add(index, net.addr(), net.prefix_len()).execute().await.unwrap();
+        });
+    }
+
+    pub(crate) fn without_address(&self, name: &'static str, address: &'static str) {
+        let index = self.index(name);
+        self.netlink(async move |handle| {
+            let net: ipnet::IpNet = address.parse().unwrap();
+            let mut message = AddressMessage::default();
+            message.header.family = if net.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            (message.header.index, message.header.prefix_len) = (index, net.prefix_len());
+            message.attributes.push(AddressAttribute::Local(net.addr()));
+            handle.address().del(message).execute().await.unwrap();
         });
     }
 

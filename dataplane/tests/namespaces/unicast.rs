@@ -399,6 +399,27 @@ fn what_was_red_does_not_become_black() {
     });
 }
 
+/// The kernel takes the source off every route when its address goes, though that be back before anybody looks.
+#[test]
+fn a_red_address_that_goes_and_comes_back_is_the_source_again() {
+    if lab::skip() {
+        return;
+    }
+    let Pair { net, a, b } = Pair::new(config, false);
+    // By itself the router would take its black address, which is the nearest.
+    a.set_routes(BTreeMap::from([(BOB, nets(&["fd00:b::/64"]))]));
+    let source = || {
+        let socket = udp(&net.router_a, "[::]:0");
+        socket.connect("[fd00:b::2]:6000").ok().and_then(|()| socket.local_addr().ok()).map(|address| address.ip())
+    };
+    let red: IpAddr = ROUTERS[0][0].parse().unwrap();
+    until("its source", || source() == Some(red));
+    net.router_a.without_address("red0", "2001:db8:a::1/64");
+    net.router_a.address("red0", "2001:db8:a::1/64");
+    until("its source again", || source() == Some(red));
+    drop((a, b));
+}
+
 /// What is lost makes room for what is learned around it; a router that announces the black network itself takes hold
 /// of nothing of ours.
 #[test]
