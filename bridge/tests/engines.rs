@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use muster_bridge::{Action, Engine, EventKind, Port, Record, Start};
 use muster_certs::{Author, Device, TrustStore, certificates_from_pem, crls_from_pem, pki};
-use muster_wire::{Destination, Hash, MemberId, Time, VOUCHER_LEN, Voucher};
+use muster_wire::{Destination, Envelope, Hash, Kind, MemberId, Time, VOUCHER_LEN, Voucher};
 
 const UNIX: u64 = 1_800_000_000;
 const DELAY: Duration = Duration::from_micros(300);
@@ -239,10 +239,21 @@ fn other_prefixes_are_announced_anew() {
 
 /// A hello of one engine on its way to another: the port, the source, the datagram.
 fn hello_from(net: &mut Net, from: usize, to: usize) -> (Port, SocketAddr, Vec<u8>) {
+    let source = net.nodes[from].address;
     net.command(from, |engine, now| engine.announce(now));
-    let mut sent = std::mem::take(&mut net.wire).into_iter();
-    let (_, _, port, from, bytes) = sent.find(|(_, receiver, ..)| *receiver == to).unwrap();
-    (port, from, bytes)
+    loop {
+        let is_hello = |bytes: &[u8]| {
+            Envelope::parse(Voucher::split(bytes).1).is_ok_and(|envelope| envelope.header().kind == Kind::Hello)
+        };
+        let mut sent = net.wire.iter();
+        if let Some((_, _, port, from, bytes)) =
+            sent.find(|(_, receiver, _, from, bytes)| *receiver == to && *from == source && is_hello(bytes))
+        {
+            return (*port, *from, bytes.clone());
+        }
+        // Less than it takes to arrive.
+        net.run(DELAY / 2);
+    }
 }
 
 fn dropped(engine: &Engine, reason: &str) -> u64 {
@@ -266,11 +277,10 @@ fn members_vouch_for_what_they_send_and_a_flood_in_their_name_displaces_none_of_
     assert!(dropped(engine, "queue_full") > 1900);
     engine.handle_datagram(now, port, from, &hello);
     (0..3).for_each(|_| assert!(engine.process(now)));
-    assert_eq!(dropped(engine, "replayed"), 0);
+    let before = dropped(engine, "replayed");
     engine.handle_datagram(now, port, from, &hello);
     engine.handle_datagram(now, port, from, &hello[VOUCHER_LEN..]);
-    assert_eq!(dropped(engine, "replayed"), 2, "it has been looked at, before the flood");
-    assert!(dropped(engine, "bad_signature") <= 2);
+    assert_eq!(dropped(engine, "replayed"), before + 2, "it has been looked at, before the flood");
 }
 
 #[test]
