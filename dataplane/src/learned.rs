@@ -8,12 +8,13 @@
 //! A change costs what it changes: with fifty routers, to set all routes at each prefix that comes or goes took more
 //! time than the key agreement.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
 use ipnet::IpNet;
+use muster_wire::MemberId;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::{Handle, MulticastGroup};
@@ -25,33 +26,33 @@ use crate::block::{own_table, red_links, table};
 use crate::config::EspConfig;
 use crate::esp::device::set_ipv6_mtu;
 use crate::esp::tunnel_mtu;
+use crate::lost::Lost;
 use crate::netlink::{self, Owner, Route};
 use crate::policy::covers;
 use crate::sad::Sad;
 
 /// Metric of the routes that stay: worse than any by the tunnel.
 const LAST: u32 = 0xffff;
-/// Prefixes that are lost and stay unreachable; when there are more, any of them make room.
-const MAX_LOST: usize = 4096;
 
 /// What the thread is told; dropping it ends the thread.
 pub(crate) struct Learned(watch::Sender<Wanted>);
 
 #[derive(Clone, Default)]
 struct Wanted {
-    prefixes: BTreeSet<IpNet>,
+    /// And the router before each.
+    prefixes: BTreeMap<IpNet, MemberId>,
     own: Vec<IpNet>,
 }
 
 impl Learned {
     /// Sets the tunnel's MTU and starts the thread; the device is there.
     pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut crate::stop::Workers) -> Result<Self, Error> {
-        let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeSet::new(), own: config.own_prefixes.clone() });
+        let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeMap::new(), own: config.own_prefixes.clone() });
         let mut keeper = Keeper {
             config: config.clone(),
             sad: sad.clone(),
             mtu: 0,
-            routes: BTreeSet::new(),
+            routes: BTreeMap::new(),
             standing: BTreeSet::new(),
             shape: None,
             lost: None,
@@ -62,8 +63,8 @@ impl Learned {
         Ok(Learned(sender))
     }
 
-    /// All prefixes that are reached through the tunnel.
-    pub(crate) fn set(&self, prefixes: BTreeSet<IpNet>) {
+    /// All prefixes that are reached through the tunnel, and the router before each.
+    pub(crate) fn set(&self, prefixes: BTreeMap<IpNet, MemberId>) {
         self.0.send_if_modified(|wanted| {
             let changes = wanted.prefixes != prefixes;
             wanted.prefixes = prefixes;
@@ -81,13 +82,13 @@ struct Keeper {
     config: EspConfig,
     sad: Arc<Sad>,
     mtu: u16,
-    /// Learned now.
-    routes: BTreeSet<IpNet>,
+    /// Learned now, and from whom.
+    routes: BTreeMap<IpNet, MemberId>,
     /// Those of them whose routes stand as `shape` has them.
     standing: BTreeSet<IpNet>,
     shape: Option<Shape>,
     /// Lost, and unreachable; read from the kernel at first, where an earlier daemon may have left some.
-    lost: Option<BTreeSet<IpNet>>,
+    lost: Option<Lost>,
 }
 
 /// What all routes have in common. When it changes, all are set anew.
@@ -122,9 +123,10 @@ impl Keeper {
                             return Ok(());
                         }
                         let Wanted { prefixes, own } = wanted.borrow_and_update().clone();
-                        let routes = std::mem::replace(&mut self.routes, prefixes);
-                        for lost in routes.difference(&self.routes.clone()) {
-                            self.forget(&handle, *lost).await?;
+                        let mut lost = std::mem::replace(&mut self.routes, prefixes);
+                        lost.retain(|prefix, _| !self.routes.contains_key(prefix));
+                        for (prefix, owner) in lost {
+                            self.forget(&handle, prefix, owner).await?;
                         }
                         self.set(&handle, &own).await?;
                     }
@@ -175,7 +177,9 @@ impl Keeper {
         if self.shape.as_ref() != Some(&shape) {
             self.standing.clear();
         }
-        for prefix in self.routes.difference(&self.standing.clone()) {
+        let missing: Vec<IpNet> =
+            self.routes.keys().filter(|prefix| !self.standing.contains(prefix)).copied().collect();
+        for prefix in &missing {
             let of_family = |address: &IpAddr| address.is_ipv4() == prefix.addr().is_ipv4();
             let source = shape.sources.iter().copied().find(of_family);
             // One that the kernel does not take, whoever announced it, must not cost the others.
@@ -219,10 +223,10 @@ impl Keeper {
         Ok(stand)
     }
 
-    async fn forget(&mut self, handle: &Handle, prefix: IpNet) -> Result<(), Error> {
+    async fn forget(&mut self, handle: &Handle, prefix: IpNet, owner: MemberId) -> Result<(), Error> {
         self.standing.remove(&prefix);
         if let Some(lost) = &mut self.lost {
-            lost.insert(prefix);
+            lost.add(prefix, owner);
         }
         let Some(link) = netlink::link(handle, &self.config.device).await? else { return Ok(()) };
         for table in [self.own_table(), self.red_table()] {
@@ -236,14 +240,11 @@ impl Keeper {
         let table = self.own_table();
         if self.lost.is_none() {
             let routes = netlink::routes(handle, table).await?;
-            self.lost = Some(routes.iter().filter(|route| route.interface.is_none()).map(|r| r.prefix).collect());
+            let lost = routes.iter().filter(|route| route.interface.is_none());
+            self.lost = Some(Lost::left(lost.map(|route| route.prefix)));
         }
         let Some(lost) = &mut self.lost else { return Ok(()) };
-        lost.retain(|prefix| !self.routes.contains(prefix));
-        let (covered, others): (Vec<IpNet>, Vec<IpNet>) =
-            lost.iter().partition(|lost| self.routes.iter().any(|prefix| prefix.contains(*lost)));
-        for prefix in covered.into_iter().chain(others.into_iter().skip(MAX_LOST)) {
-            lost.remove(&prefix);
+        for prefix in lost.make_room(&self.routes) {
             let last = Route { metric: LAST, ..Route::new(table, prefix, None, Owner::Block) };
             last.remove(handle).await?;
         }

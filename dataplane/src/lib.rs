@@ -17,6 +17,7 @@ mod forwarding;
 pub mod fuzzing;
 mod learned;
 mod ledger;
+mod lost;
 mod memory;
 mod mroute;
 mod netlink;

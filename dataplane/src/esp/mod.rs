@@ -115,7 +115,9 @@ impl Dataplane for Userspace {
 
     fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
         self.sad.set_routes(&routes);
-        self.learned.set(routes.into_values().flatten().map(|prefix| prefix.trunc()).collect());
+        let of =
+            |(member, prefixes): (MemberId, Vec<IpNet>)| prefixes.into_iter().map(move |net| (net.trunc(), member));
+        self.learned.set(routes.into_iter().flat_map(of).collect());
     }
 
     fn leave_to_another(&self, prefixes: Vec<IpNet>) {
