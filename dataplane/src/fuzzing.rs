@@ -1,7 +1,9 @@
 //! What a fuzzer calls of the inside: packets from both sides, and the kernel's messages. In no daemon.
+//!
+//! A panic is what the fuzzer looks for: `assert` and `expect` here name what must hold whatever the bytes.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
@@ -16,7 +18,7 @@ use crate::policy::Inner;
 use crate::sad::{Sad, Treatment};
 use crate::{KeyLedger, Sa, SaKey, SaKind};
 
-const GROUP: &str = "ff05::6d76";
+const GROUP: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 0x6d76));
 const SENDER: MemberId = MemberId([0xa; 32]);
 const SPI: u32 = 0x0010_0001;
 
@@ -87,11 +89,12 @@ fn authentic(bytes: &[u8]) {
 fn from_red(inner: &[u8]) {
     let table = table();
     let out = Sa { spi: SPI + 1, key: SaKey::new(&[2; 36]), ..sa() };
+    // The ledger is the table's own, and the one key in it is another.
     table.set_outbound(out).expect("a key not used before");
     let mut buffer = vec![0; HEADER_LEN + inner.len() + 64];
     buffer[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
     if let Some(sealed) = table.seal(&mut buffer, inner.len()) {
-        assert_eq!(sealed.destination, group());
+        assert_eq!(sealed.destination, GROUP);
         let opened = Cipher::new(&SaKey::new(&[2; 36])).open(&mut buffer[..sealed.len]).expect("just sealed");
         let opened = &buffer[opened.inner];
         assert_eq!(*opened, inner[..opened.len()], "something else is sent");
@@ -114,27 +117,24 @@ fn replays(bytes: &[u8]) {
 }
 
 fn open(table: &Sad, packet: &mut [u8]) -> Option<Vec<u8>> {
-    table.open(group(), 0, packet).map(<[u8]>::to_vec)
+    table.open(GROUP, 0, packet).map(<[u8]>::to_vec)
 }
 
 fn table() -> Sad {
     let treatment = Treatment { copy_dscp: true, clear_df: false };
     let table = Sad::new(nets(&["ff1e::/16", "239.10.0.0/16"]), own(), treatment, KeyLedger::new());
+    // Its ledger is new.
     table.install_inbound(vec![sa()]).expect("a key not used before");
     table.set_senders(HashMap::from([(SENDER, accepted())]));
     table
 }
 
 fn sa() -> Sa {
-    Sa { spi: SPI, kind: SaKind::Group, source: None, destination: group(), epoch: 1, sender: SENDER, key: key() }
+    Sa { spi: SPI, kind: SaKind::Group, source: None, destination: GROUP, epoch: 1, sender: SENDER, key: key() }
 }
 
 fn key() -> SaKey {
     SaKey::new(&[1; 36])
-}
-
-fn group() -> IpAddr {
-    GROUP.parse().expect("a constant")
 }
 
 fn accepted() -> Vec<IpNet> {
@@ -146,5 +146,6 @@ fn own() -> Vec<IpNet> {
 }
 
 fn nets(list: &[&str]) -> Vec<IpNet> {
-    list.iter().map(|net| net.parse().expect("a constant")).collect()
+    // Every caller passes networks, written in this file.
+    list.iter().map(|net| net.parse().expect("a network")).collect()
 }
