@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, setsockopt, socket, sockopt,
 };
+use socket2::{SockFilter, SockRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -27,11 +28,14 @@ pub(crate) enum Heard<'a> {
 }
 
 impl Announcements {
-    /// From now on none is missed without a word.
-    pub(crate) fn of(protocol: SockProtocol, groups: u32) -> io::Result<Announcements> {
+    /// From now on none is missed without a word. What `filter` does not let through takes none of the socket's room.
+    pub(crate) fn of(protocol: SockProtocol, groups: u32, filter: Option<&[SockFilter]>) -> io::Result<Announcements> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         setsockopt(&socket, sockopt::RcvBuf, &ROOM)?;
+        if let Some(filter) = filter {
+            SockRef::from(&socket).attach_filter(filter)?;
+        }
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         // What makes it deprecated are inner types whose descriptor may change; a socket's own does not.
         #[expect(deprecated, reason = "the one that replaces it is unsafe")]

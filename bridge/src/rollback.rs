@@ -7,11 +7,23 @@
 use std::io;
 
 use nix::sys::socket::SockProtocol;
+use socket2::SockFilter;
 
 use crate::announcements::{Announcements, Heard};
 
 /// The kernel's own announcements, not those of a device manager.
 const KERNEL: u32 = 1;
+
+/// Lets through what begins with `change@/`, as the event does: devices that come and go do not fill the socket
+/// (`linux/filter.h`: two words are loaded, each compared, and all or nothing returned).
+const CHANGES: [SockFilter; 6] = [
+    SockFilter::new(0x20, 0, 0, 0),
+    SockFilter::new(0x15, 0, 3, u32::from_be_bytes(*b"chan")),
+    SockFilter::new(0x20, 0, 0, 4),
+    SockFilter::new(0x15, 0, 1, u32::from_be_bytes(*b"ge@/")),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+    SockFilter::new(0x06, 0, 0, 0),
+];
 
 /// The kernel's announcements of what happens to devices.
 pub(crate) struct Rollback(Announcements);
@@ -19,13 +31,22 @@ pub(crate) struct Rollback(Announcements);
 impl Rollback {
     /// From now on nothing is missed.
     pub(crate) fn watch() -> io::Result<Rollback> {
-        Announcements::of(SockProtocol::NetlinkKObjectUEvent, KERNEL).map(Rollback)
+        Announcements::of(SockProtocol::NetlinkKObjectUEvent, KERNEL, Some(&CHANGES)).map(Rollback)
     }
 
-    /// Waits until it happens. Dropping the future loses nothing.
+    /// Waits until it happens, or may have happened. Dropping the future loses nothing.
     pub(crate) async fn noticed(&self) -> io::Result<()> {
-        // Lost ones are most likely about other devices; a new start for each would be worse.
-        self.0.hear(|heard| matches!(heard, Heard::One(event) if is_rollback(event))).await
+        self.0.hear(may_be_rollback).await
+    }
+}
+
+/// What was lost may have been it, and the id itself cannot be read. A new start for nothing costs a join, none costs
+/// every key. Events of the right kind fill the socket only while this process stands still, as it does when its machine
+/// is stopped for a snapshot.
+fn may_be_rollback(heard: Heard<'_>) -> bool {
+    match heard {
+        Heard::One(event) => is_rollback(event),
+        Heard::Lost => true,
     }
 }
 
@@ -37,6 +58,12 @@ fn is_rollback(event: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_lost_may_have_been_it() {
+        assert!(may_be_rollback(Heard::Lost));
+        assert!(!may_be_rollback(Heard::One(b"change@/devices/x\0ACTION=change\0")));
+    }
 
     #[test]
     fn only_the_event_itself_counts() {

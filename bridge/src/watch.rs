@@ -16,7 +16,7 @@ pub(crate) struct Watch(Announcements);
 impl Watch {
     /// From now on no change is missed: make it first, then look.
     pub(crate) fn start() -> io::Result<Watch> {
-        Announcements::of(SockProtocol::NetlinkRoute, GROUPS).map(Watch)
+        Announcements::of(SockProtocol::NetlinkRoute, GROUPS, None).map(Watch)
     }
 
     /// Waits for a change; those of one moment count as one. Dropping the future loses none.

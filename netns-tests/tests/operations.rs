@@ -177,6 +177,28 @@ fn a_machine_that_was_rolled_back_starts_anew() {
     lab.terminate(other);
 }
 
+/// What was lost while it stood still may have been that.
+#[test]
+fn a_machine_that_may_have_been_rolled_back_starts_anew() {
+    if skip("a_machine_that_may_have_been_rolled_back_starts_anew") {
+        return;
+    }
+    let mut lab = Lab::group(2);
+    let tell = |lab: &Lab, event: &str| {
+        let namespace = &lab.coalition.routers()[0].namespace;
+        (0..4000).for_each(|_| namespace.announce(event, &["ACTION", &"x".repeat(500)]).unwrap());
+    };
+    for (event, starts) in [("add@/devices/x", 1), ("change@/devices/x", 2)] {
+        lab.signal(0, Signal::SIGSTOP);
+        tell(&lab, event);
+        lab.signal(0, Signal::SIGCONT);
+        lab.wait(SOON, "another process's start", || events(&lab, 0, "started").len() == starts);
+        lab.wait_for_group(&[0, 1]);
+        assert_eq!(events(&lab, 0, "rolled_back").len(), starts - 1, "{event}");
+    }
+    carry(&lab, 0, &[1], 30);
+}
+
 /// The keys of all SAs of a router.
 fn keys_of(lab: &Lab, router: usize) -> Vec<String> {
     let sas = lab.ask(router, &["sas", "--show-keys", "--json"]).json();
