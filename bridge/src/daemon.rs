@@ -9,42 +9,39 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
-use muster_certs::{Author, TrustStore};
-use muster_dataplane::{EspConfig, KeyLedger, SaKind, Userspace, enable_forwarding};
+use muster_dataplane::SaKind;
 use muster_wire::{MemberId, Time};
 use nix::time::{ClockId, clock_gettime};
-use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
-use crate::addresses::{addresses, black_address, duplicates, interface_index, red_prefixes};
 use crate::alarm::Alarm;
-use crate::control::{self, Asked, Request, Server};
-use crate::engine::{Action, Engine, Start, StartError};
-use crate::event::{EventKind, EventLine, EventLog, Record};
+use crate::engine::{Engine, StartError};
+use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
-use crate::lists;
-use crate::metrics;
 use crate::notifier::{Notifier, alive_interval};
 use crate::pace::Pace;
 use crate::plane::Plane;
-use crate::privileges::{drop_all_but_network, forbid_core_dumps};
+use crate::privileges::forbid_core_dumps;
 use crate::rollback::Rollback;
 use crate::settings::{File, Settings, SettingsError};
 use crate::signals::{Signals, Told};
-use crate::sockets::{Sockets, Where};
-use crate::startup::next_stamp;
-use crate::status::{self, Status};
-use crate::trust::{Bounds, Verdict};
+use crate::sockets::Sockets;
+use crate::trust::Bounds;
 use crate::watch::Watch;
+use outside::Outside;
+use starting::{first_address, own_prefixes, place_of, times_of};
 
+mod acting;
+mod answering;
 mod following;
+mod outside;
 mod reloading;
 mod scraping;
+mod starting;
 
 /// How often what no event announces is looked at: the data plane's health, the wall clock.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -121,83 +118,6 @@ pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
     })
 }
 
-/// What stays when the device takes another certificate and becomes another member, or starts anew: what others hold on
-/// to, and what must not be forgotten in a process's life.
-struct Outside {
-    signals: Signals,
-    watch: Watch,
-    rollback: Rollback,
-    notifier: Notifier,
-    asked: mpsc::Receiver<Asked>,
-    scraped: mpsc::Receiver<metrics::Scrape>,
-    scrape: mpsc::Sender<metrics::Scrape>,
-    metrics: Option<metrics::Server>,
-    report: Report,
-    set_level: SetLevel,
-    ledger: KeyLedger,
-    begun: Instant,
-}
-
-impl Outside {
-    /// Opens what others ask at, and gives up what is not needed after that.
-    async fn open(
-        settings: &Settings,
-        signals: Signals,
-        (watch, rollback): (Watch, Rollback),
-        notifier: Notifier,
-        set_level: SetLevel,
-    ) -> Result<Outside, RunError> {
-        let control = settings.resolve(&settings.file.device.control);
-        let server = Server::bind(&control).map_err(io_error("control socket"))?;
-        let (ask, asked) = mpsc::channel(16);
-        let (followers, _) = broadcast::channel(256);
-        tokio::spawn(server.serve(ask, followers.clone()));
-        let (scrape, scraped) = mpsc::channel(1);
-        let metrics = match &settings.file.metrics {
-            Some(section) => Some(metrics::Listener::bind(section.listen).await.map_err(io_error("metrics"))?),
-            None => None,
-        };
-        let metrics = metrics.map(|listener| metrics::Server::start(listener, scrape.clone()));
-        drop_all_but_network()
-            .map_err(|error| RunError::Io { what: "capabilities".into(), error: io::Error::other(error) })?;
-        Ok(Outside {
-            signals,
-            watch,
-            rollback,
-            notifier,
-            asked,
-            scraped,
-            scrape,
-            metrics,
-            report: Report { log: EventLog::default(), followers, counts: BTreeMap::new() },
-            set_level,
-            ledger: KeyLedger::new(),
-            begun: Instant::now(),
-        })
-    }
-}
-
-/// Where events go.
-struct Report {
-    log: EventLog,
-    followers: broadcast::Sender<String>,
-    counts: BTreeMap<EventKind, u64>,
-}
-
-impl Report {
-    fn add(&mut self, record: &Record) {
-        let member = record.member.map(|member| member.to_string()).unwrap_or_default();
-        let short = &member[..member.len().min(12)];
-        // `?`: a detail may hold what others have said, and stays one line.
-        info!(event = ?record.kind, member = short, epoch = record.epoch, detail = ?record.detail);
-        let line = EventLine::new(record, now().0, SystemTime::now());
-        // Nobody may be following.
-        let _ = self.followers.send(control::notification(&line));
-        self.log.push(line);
-        *self.counts.entry(record.kind).or_default() += 1;
-    }
-}
-
 struct Daemon {
     outside: Outside,
     settings: Settings,
@@ -223,62 +143,6 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(settings: Settings, address: IpAddr, outside: Outside) -> Result<Daemon, RunError> {
-        let file = &settings.file;
-        let own = own_prefixes(file)?;
-        let state_dir = settings.resolve(&file.device.state_dir);
-        let stamp = next_stamp(&state_dir, SystemTime::now())
-            .map_err(io_error(&format!("device.state_dir {}", state_dir.display())))?;
-        enable_forwarding(&file.black.interface)?;
-        let sockets =
-            Sockets::open(&place_of(file, address)).map_err(io_error("cannot open the protocols' sockets"))?;
-        let dataplane = Userspace::start(EspConfig {
-            device: file.dataplane.device.clone(),
-            black_interface: file.black.interface.clone(),
-            black_address: address,
-            group_address: file.group_address(),
-            hop_limit: file.dataplane.hop_limit,
-            copy_dscp: file.dataplane.copy_dscp,
-            clear_df: file.red.clear_df,
-            reds: file.red.interfaces.clone(),
-            red_multicast: file.red.multicast.clone(),
-            own_prefixes: own.clone(),
-            instance: file.dataplane.instance,
-            ledger: outside.ledger.clone(),
-        })?;
-        // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
-        muster_dataplane::block(&settings.file.block_config(own.clone()))?;
-        let mut trust = settings.trust()?;
-        lists::restore(&state_dir, &mut trust);
-        let engine = Engine::new(start_of(&settings, trust, stamp, own.clone())?, now(), unix_seconds())?;
-        info!(device = %settings.device.name, member = %settings.device.member, %address, "started");
-        let home = engine.discovery().own_identity().organisation.clone();
-        let bounds = Bounds::new(home, &settings.file.trust, own.clone());
-        let plane = Plane::new(Box::new(dataplane), settings.file.group_address(), own.clone());
-        let mut daemon = Daemon {
-            outside,
-            engine,
-            plane,
-            bounds,
-            sockets,
-            address,
-            adrift: false,
-            own_prefixes: own,
-            expiry: Expiry::default(),
-            member_since: BTreeMap::new(),
-            epoch_since: unix_millis(),
-            left: false,
-            leaving: false,
-            revoked: false,
-            successor: None,
-            unsent: 0,
-            pace: Pace::default(),
-            settings,
-        };
-        daemon.report(&Record { kind: EventKind::Blocked, member: None, epoch: 0, detail: String::new() });
-        Ok(daemon)
-    }
-
     /// Runs until it has left; what is to come after it, if anything.
     async fn run(mut self) -> Result<Option<(Settings, Outside)>, RunError> {
         let mut alarm = Alarm::new().map_err(io_error("timerfd"))?;
@@ -393,111 +257,6 @@ impl Daemon {
         all || more
     }
 
-    /// Does what the engine wants, until it wants nothing more.
-    fn act(&mut self) {
-        loop {
-            if let Some(action) = self.engine.poll_action() {
-                self.carry_out(action);
-                self.share();
-            } else if let Some((port, transmit)) = self.engine.poll_transmit() {
-                if let Err(error) = self.sockets.send(port, &transmit) {
-                    self.unsent += 1;
-                    if self.unsent.is_power_of_two() {
-                        warn!(%error, count = self.unsent, to = ?transmit.to, "a datagram could not be sent");
-                    }
-                }
-            } else {
-                return;
-            }
-        }
-    }
-
-    /// Two routers on one LAN: one of them carries its multicast.
-    fn share(&mut self) {
-        let me = self.settings.device.member;
-        if let Some(left) = self.plane.share(me) {
-            let list: Vec<String> = left.iter().map(IpNet::to_string).collect();
-            let detail = if list.is_empty() { "nothing".into() } else { list.join(" ") };
-            self.engine.record(EventKind::StandsBy, None, detail);
-        }
-    }
-
-    fn carry_out(&mut self, action: Action) {
-        let done = match action {
-            Action::Install(keys) => {
-                let (header, epoch) = (keys.header, keys.epoch);
-                self.note_members(&keys);
-                let engine = &self.engine;
-                let address_of = |member: &MemberId| Some(engine.name(member)?.address?.ip());
-                let installed = self.plane.install(keys, address_of);
-                if installed.is_ok() {
-                    self.report(&Record { kind: EventKind::Installed, member: None, epoch, detail: String::new() });
-                    self.engine.installed(now(), header);
-                }
-                installed
-            }
-            Action::Activate { header } => self.plane.activate(&header, Some(self.address)),
-            Action::Retire { header } => self.plane.retire(&header),
-            Action::Prefixes { member, prefixes } => {
-                let organisation = self.engine.name(&member).map(|name| name.organisation.clone()).unwrap_or_default();
-                let verdict = self.bounds.judge(member, &organisation, prefixes);
-                self.accept(member, verdict);
-                // What it has given up may be what another was refused.
-                for (member, verdict) in self.bounds.review_refused() {
-                    self.accept(member, verdict);
-                }
-                Ok(())
-            }
-            Action::Reach { member, address } => {
-                self.plane.reach(member, address);
-                Ok(())
-            }
-            Action::Unicast(change) => {
-                let own = (self.engine.discovery().own_identity().member, self.address);
-                let changed = self.plane.unicast(change, own);
-                if matches!(changed, Err(muster_dataplane::Error::KeyReused { .. })) {
-                    // A neighbour that was forgotten and came back with the same key.
-                    self.engine.renew_hello_key(now());
-                }
-                changed
-            }
-            Action::Record(record) => {
-                self.report(&record);
-                Ok(())
-            }
-            Action::Keep { issuer, list } => {
-                let folder = self.settings.resolve(&self.settings.file.device.state_dir);
-                if let Err(error) = lists::keep(&folder, &issuer, &list) {
-                    // In force until this process ends; neighbours will bring it again.
-                    warn!(%error, folder = %folder.display(), "a revocation list could not be kept");
-                }
-                Ok(())
-            }
-            Action::Left => {
-                self.left = true;
-                Ok(())
-            }
-            Action::Revoked => {
-                self.revoked = true;
-                Ok(())
-            }
-        };
-        if let Err(error) = done {
-            // Traffic under this epoch fails closed; the next one gets another chance.
-            warn!(%error, "the data plane refused");
-            self.engine.record(EventKind::Refused, None, format!("data plane: {error}"));
-        }
-    }
-
-    /// Takes a verdict on what a member announces to the data plane.
-    fn accept(&mut self, member: MemberId, (accepted, refused): Verdict) {
-        if !refused.is_empty() {
-            let all: Vec<String> = refused.iter().map(|(prefix, why)| format!("{prefix}: {why}")).collect();
-            self.engine.record_refusal(now(), member, format!("prefixes: {}", all.join("; ")));
-        }
-        self.plane.accept(member, accepted);
-    }
-
     fn leave(&mut self) {
         if !self.leaving {
             self.leaving = true;
@@ -530,145 +289,8 @@ impl Daemon {
         Ok(())
     }
 
-    fn answer(&mut self, request: &Request) -> Result<Value, String> {
-        let json = |value: Result<Value, serde_json::Error>| value.map_err(|error| error.to_string());
-        match request {
-            Request::Status => json(serde_json::to_value(self.status())),
-            Request::Members => {
-                let since = |member: &MemberId| self.member_since.get(member).copied().unwrap_or_default();
-                let own = (self.address, self.own_prefixes.as_slice());
-                json(serde_json::to_value(status::members(&self.engine, &self.plane, own, since)))
-            }
-            Request::Neighbors => json(serde_json::to_value(status::neighbors(&self.engine, now()))),
-            Request::Sas { show_keys } if *show_keys && !self.settings.file.dataplane.allow_key_export => {
-                Err("keys are not shown: dataplane.allow_key_export is false in the configuration".into())
-            }
-            Request::Sas { show_keys } => Ok(status::sas(&self.plane, self.address, *show_keys)),
-            Request::Routes => Ok(status::routes(&self.engine, &self.plane)),
-            Request::Events => json(serde_json::to_value(self.outside.report.log.lines().collect::<Vec<_>>())),
-            Request::Rekey => {
-                self.engine.rekey(now());
-                Ok(json!({}))
-            }
-            Request::Leave => {
-                self.successor = None;
-                self.leave();
-                Ok(json!({}))
-            }
-        }
-    }
-
-    fn status(&self) -> Status {
-        let own = self.engine.discovery().own_identity();
-        let members = self.engine.keyagree().members().count();
-        Status {
-            device: own.name.clone(),
-            organisation: own.organisation.clone(),
-            member_id: own.member.to_string(),
-            version: env!("CARGO_PKG_VERSION"),
-            uptime_ms: self.outside.begun.elapsed().as_millis() as u64,
-            state: match members {
-                _ if self.engine.keyagree().is_joining() => "joining",
-                1 => "alone",
-                _ => "member",
-            },
-            black_address: self.address,
-            certificate: status::certificate(own.not_after, unix_seconds()),
-            group: status::group(&self.engine, &self.settings.file.group.name, self.epoch_since),
-            dataplane: status::dataplane(&self.plane),
-            revocation_lists: status::revocation_lists(&self.engine),
-            datagrams: status::datagrams(&self.engine),
-        }
-    }
-
-    fn note_members(&mut self, keys: &muster_keyagree::EpochKeys) {
-        let at = unix_millis();
-        self.epoch_since = at;
-        let members: Vec<MemberId> = keys.members.iter().map(|(_, member)| *member).collect();
-        self.member_since.retain(|member, _| members.contains(member));
-        for member in members {
-            self.member_since.entry(member).or_insert(at);
-        }
-    }
-
     fn report(&mut self, record: &Record) {
         self.outside.report.add(record);
-    }
-}
-
-fn start_of(settings: &Settings, trust: TrustStore, stamp: u64, prefixes: Vec<IpNet>) -> Result<Start, RunError> {
-    let file = &settings.file;
-    let author = Author::new(
-        settings.device.key.clone(),
-        muster_keyagree::group_tag(&file.group.name),
-        settings.device.member,
-        stamp,
-    );
-    let mut seeds = [[0; 32]; 2];
-    for seed in &mut seeds {
-        // The system's own: the library's generator takes 70 ms of a core to begin with.
-        getrandom::fill(seed).map_err(|error| io_error("random numbers")(error.into()))?;
-    }
-    let (discovery, keyagree) = times_of(file);
-    Ok(Start { discovery, keyagree, author, chain: settings.device.chain.clone(), trust, seeds, prefixes })
-}
-
-fn place_of(file: &File, address: IpAddr) -> Where<'_> {
-    Where {
-        interface: &file.black.interface,
-        address,
-        group: file.discovery.group,
-        port: file.discovery.port,
-        hop_limit: file.dataplane.hop_limit,
-    }
-}
-
-/// What the two protocols are told of the configuration.
-fn times_of(file: &File) -> (muster_discovery::Config, muster_keyagree::Config) {
-    let discovery =
-        muster_discovery::Config { hello_interval: file.discovery.hello_interval, key_life: file.group.leaf_refresh };
-    let keyagree = muster_keyagree::Config {
-        name: file.group.name.clone(),
-        hello_interval: file.discovery.hello_interval,
-        batch_window: file.group.batch_window,
-        activation_delay: file.group.activation_delay,
-        deactivation_delay: file.group.deactivation_delay,
-        lifetime: file.group.lifetime,
-        leaf_refresh: file.group.leaf_refresh,
-    };
-    (discovery, keyagree)
-}
-
-/// The own red prefixes: as configured, or those of the red interfaces.
-fn own_prefixes(file: &File) -> Result<Vec<IpNet>, RunError> {
-    let red = &file.red;
-    if !red.prefixes.is_empty() {
-        return Ok(red.prefixes.iter().map(IpNet::trunc).collect());
-    }
-    red_prefixes(&red.interfaces).map_err(io_error("red.interfaces"))
-}
-
-/// Waits for an address on black that duplicate address detection has let through; `None`: told to end before.
-async fn first_address(file: &File, watch: &Watch, signals: &mut Signals) -> Result<Option<IpAddr>, RunError> {
-    let (black, ipv4) = (&file.black, file.discovery.group.is_ipv4());
-    let what = || io_error(&format!("black.interface {}", black.interface));
-    let mut told = None;
-    loop {
-        interface_index(&black.interface).map_err(what())?;
-        let all = addresses(&black.interface).map_err(what())?;
-        if let Some(address) = black_address(&all, black.address, ipv4, None) {
-            return Ok(Some(address));
-        }
-        let why = duplicates(&all);
-        if told.as_ref() != Some(&why) {
-            let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            warn!(interface = %black.interface, "waiting for a usable address{why}");
-        }
-        told = Some(why);
-        tokio::select! {
-            changed = watch.changed() => changed.map_err(io_error("watching the interfaces"))?,
-            () = signals.end() => return Ok(None),
-        }
     }
 }
 
