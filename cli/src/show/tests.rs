@@ -42,7 +42,10 @@ fn a_status_with_nothing_in_it_still_shows() {
     assert!(shown.contains("ends -\n") && shown.contains("stands by      no\n"), "{shown}");
     let certificate = json!({"not_after": "2026-12-01T00:00:00Z", "expiring": true});
     let shown = status(&json!({"certificate": certificate, "dataplane": {"stands_by": ["10.0.0.0/8"]}}));
-    assert!(shown.contains("ends 2026-12-01T00:00:00Z, soon") && shown.contains("multicast of 10.0.0.0/8\n"), "{shown}");
+    assert!(
+        shown.contains("ends 2026-12-01T00:00:00Z, soon") && shown.contains("multicast of 10.0.0.0/8\n"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn a_goodbye_just_behind_the_answer_that_makes_a_neighbour_counts() {
     net.wire.clear();
     // Both are there before the first is looked at.
     let machine = net.machine(0);
-    [answer, goodbye].iter().for_each(|sent| machine.handle_datagram(now, address(1), &sent.bytes));
+    [answer, goodbye].iter().for_each(|sent| machine.handle_datagram(now, address(1), &sent.bytes, false));
     while machine.process(now) {}
     net.drive(0);
     assert_eq!(net.news(0), ["join 1", "gone 1 goodbye"]);

@@ -209,7 +209,7 @@ fn copies_of_what_is_vouched_for_take_no_room_before_and_after_it_is_handled() {
     net.cut(0, 1);
     net.run(ms(1100));
     let hello = net.last(1, Kind::Hello).bytes;
-    let now = net.now;
+    let (now, before) = (net.now, net.dropped(0, Dropped::Replayed));
     let machine = net.machine(0);
     // Each may come from anywhere.
     (0..100).for_each(|n| machine.handle_datagram(now, address(n), &hello, true));
@@ -217,7 +217,7 @@ fn copies_of_what_is_vouched_for_take_no_room_before_and_after_it_is_handled() {
     assert!(!machine.process(now), "one of them waited");
     (0..100).for_each(|n| machine.handle_datagram(now, address(n), &hello, true));
     assert!(!machine.process(now));
-    assert_eq!(net.dropped(0, Dropped::Replayed), 199);
+    assert_eq!(net.dropped(0, Dropped::Replayed), before + 199);
 }
 
 #[test]
