@@ -148,9 +148,9 @@ impl Discovery {
         });
     }
 
-    /// A device that is being asked may not have heard us. The hello goes to it alone, for all others would only have
+    /// A neighbour has come up that may not have heard us: the hello goes to it alone, for all others would only have
     /// another signature to check; and it is the last one once more where nothing has changed, for signing costs, too.
-    pub(crate) fn greet(&mut self, to: SocketAddr) {
+    pub(crate) fn answer_newcomer(&mut self, to: SocketAddr) {
         // Before the first hello there is none that it could have missed.
         let Some(group) = self.group.filter(|_| self.schedule.has_begun()) else { return };
         let hello = self.hello(group);

@@ -96,13 +96,8 @@ impl Discovery {
         }
         let nonce = self.draw_nonce();
         let random = self.rng.next_u64();
-        let (to, startup) = (greeting.from, greeting.envelope.header().startup);
         self.candidates.insert(key, Candidate::new(now, greeting, nonce, stranger), random);
         self.ask(&key);
-        // It asks us meanwhile: a join costs two round trips instead of three.
-        if !self.answers.has_asked(to.ip(), startup, now, self.config.hello_interval) {
-            self.greet(to);
-        }
         Ok(())
     }
 
@@ -268,7 +263,7 @@ impl Discovery {
             _ => (JoinKind::Join, Run::new(startup), None),
         };
         let interval = self.config.hello_interval;
-        // It has asked us itself, and is about to have us up.
+        // It has asked us itself: it needs no hello, and is about to have us up.
         let knows_us = self.answers.has_asked(address.ip(), startup, now, interval);
         let mut up = Up {
             identity: identity.clone(),
@@ -291,6 +286,9 @@ impl Discovery {
         self.report_heard(member);
         self.compare_lists(now, member);
         self.review_prefixes(member, kind == JoinKind::Restore);
+        if !knows_us {
+            self.answer_newcomer(address);
+        }
         if let Some(later) = later
             && later.envelope.header().startup == startup
             && later.envelope.header().sequence > hello_header.sequence

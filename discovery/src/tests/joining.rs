@@ -14,8 +14,8 @@ fn two_find_each_other_in_six_datagrams_and_two_round_trips() {
     let expected = [
         (1, Kind::Hello),
         (0, Kind::Probe),
-        (0, Kind::Hello),
         (1, Kind::ProbeAnswer),
+        (0, Kind::Hello),
         (1, Kind::Probe),
         (0, Kind::ProbeAnswer),
         // The newcomer announces; that it does so shows the other that it is up, too.
@@ -39,6 +39,9 @@ fn two_find_each_other_in_six_datagrams_and_two_round_trips() {
         let starts = net.nodes[node].events.iter().filter(|(_, e)| matches!(e, Event::SelfJoined)).count();
         assert_eq!(starts, 1);
     }
+    let answered = net.sent[first..].iter().find(|s| s.from == 0 && s.kind == Kind::Hello).unwrap().at;
+    let up = net.nodes[0].events.iter().find(|(_, e)| matches!(e, Event::Joined { .. })).unwrap().0;
+    assert!(answered.since(up) <= ms(5));
     assert_eq!((net.news(0), net.news(1)), (vec!["join 1".into()], vec!["join 0".into()]));
     let status = net.status(0);
     assert_eq!(status.len(), 1);
