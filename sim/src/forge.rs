@@ -66,7 +66,7 @@ impl Insider {
             self.sequence = self.sequence.max(header.sequence);
         }
         if !own || input.flag() {
-            self.sequence += 1;
+            self.sequence = self.sequence.saturating_add(1);
             header.sequence = self.sequence;
         }
         match input.below(12) {
@@ -115,7 +115,7 @@ impl Insider {
     /// A hand-over of a group in which it is alone, right in all but that it holds no secret to its leaf.
     pub fn hand_over(&mut self, model: &Header, from: Instance, target: Instance, public: [u8; 32]) -> Vec<Vec<u8>> {
         let handover = || {
-            let (member, startup, generation) = (self.member, self.startup, u64::MAX / 2 + self.sequence);
+            let (member, startup, generation) = (self.member, self.startup, self.sequence.saturating_add(1 << 32));
             let leaf = Leaf { mode: 1, group: model.group, member, startup, generation, public };
             let leaves = List::new(vec![self.key.sign_value(&leaf).ok()?])?;
             let header = Hash(public);
@@ -138,7 +138,7 @@ impl Insider {
     }
 
     fn seal(&mut self, model: &Header, kind: Kind, body: &[u8]) -> Option<Vec<u8>> {
-        self.sequence += 1;
+        self.sequence = self.sequence.saturating_add(1);
         let header =
             Header { kind, group: model.group, sender: self.member, startup: self.startup, sequence: self.sequence };
         self.key.seal(&header, body).ok()
