@@ -54,7 +54,8 @@ pub struct BlockConfig {
 /// What [`block`] could not do yet. Nothing passes that should not; something may not pass that could.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blocked {
-    /// Own prefixes that no red interface that is up has an address in: call again when they are there.
+    /// Own prefixes that no red interface that is up has an address in. A data plane that runs sets their routes when they
+    /// are there; without one, call again.
     pub pending: Vec<IpNet>,
 }
 
@@ -83,6 +84,7 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
             wanted.iter().partition(|rule| RuleFamily::UNICAST.contains(&rule.family) && is_lookup(rule));
         add_rules(handle, &stops).await?;
         let pending = set_routes(handle, config).await?;
+        warn_of(&pending);
         add_rules(handle, &lookups).await?;
         for rule in present_rules(handle, config.instance).await? {
             if !wanted.contains(&rule) {
@@ -212,7 +214,7 @@ async fn present_rules(handle: &Handle, instance: u8) -> Result<Vec<Rule>, Error
 }
 
 /// Brings the block's own routes to the configuration; the own prefixes that have no interface yet.
-async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<Vec<IpNet>, Error> {
+pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<Vec<IpNet>, Error> {
     let table = table(config.instance);
     let route = |prefix, interface| Route::new(table, prefix, interface, Owner::Block);
     let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
@@ -239,10 +241,13 @@ async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<Vec<IpNet>,
             pending.push(new.prefix);
         }
     }
-    if !pending.is_empty() {
-        warn!(?pending, "own prefixes on no red interface that is up: red hosts there are not reached from other reds");
-    }
     Ok(pending)
+}
+
+pub(crate) fn warn_of(pending: &[IpNet]) {
+    if !pending.is_empty() {
+        warn!(?pending, "own prefixes on no red interface that is up: red hosts there are not reached");
+    }
 }
 
 /// Index and networks of the red interfaces that are there and up.

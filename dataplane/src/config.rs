@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::{Error, KeyLedger};
+use crate::{BlockConfig, Error, KeyLedger};
 
 /// For [`Userspace::start`](crate::Userspace::start).
 #[derive(Clone)]
@@ -37,6 +37,17 @@ pub struct EspConfig {
 }
 
 impl EspConfig {
+    /// The block that stands around this data plane.
+    pub(crate) fn block(&self) -> BlockConfig {
+        BlockConfig {
+            instance: self.instance,
+            black: self.black_interface.clone(),
+            reds: self.reds.clone(),
+            device: self.device.clone(),
+            own_prefixes: self.own_prefixes.clone(),
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         for name in [&self.device, &self.black_interface].into_iter().chain(&self.reds) {
             check_interface_name(name)?;

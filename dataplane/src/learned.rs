@@ -1,5 +1,5 @@
-//! Routes to the other routers' red prefixes, and the tunnel's MTU. A thread of its own keeps both: no caller waits for
-//! the kernel.
+//! Routes to the other routers' red prefixes, the block's to the own ones, and the tunnel's MTU. A thread of its own keeps
+//! them, for the kernel drops what an interface had when that goes down: no caller waits for the kernel.
 //!
 //! Each prefix gets three routes: in the table of red, by the tunnel; in that of the router's own packets, by the
 //! tunnel, and behind it, with a worse metric, `unreachable`. That one stays when the prefix is lost or the daemon
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::Error;
-use crate::block::{own_table, red_links, table};
+use crate::block::{BlockConfig, own_table, red_links, set_routes, table, warn_of};
 use crate::config::EspConfig;
 use crate::esp::device::set_ipv6_mtu;
 use crate::esp::tunnel_mtu;
@@ -49,13 +49,15 @@ impl Learned {
     pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut crate::stop::Workers) -> Result<Self, Error> {
         let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeMap::new(), own: config.own_prefixes.clone() });
         let mut keeper = Keeper {
-            config: config.clone(),
+            block: config.block(),
+            ipv4: config.black_address.is_ipv4(),
             sad: sad.clone(),
             mtu: 0,
             routes: BTreeMap::new(),
             standing: BTreeSet::new(),
             shape: None,
             lost: None,
+            pending: Vec::new(),
         };
         // Before the first packet.
         netlink::run(async |handle| keeper.follow_mtu(handle).await)?;
@@ -79,7 +81,10 @@ impl Learned {
 }
 
 struct Keeper {
-    config: EspConfig,
+    /// The interfaces, and the own prefixes.
+    block: BlockConfig,
+    /// Black is.
+    ipv4: bool,
     sad: Arc<Sad>,
     mtu: u16,
     /// Learned now, and from whom.
@@ -89,6 +94,8 @@ struct Keeper {
     shape: Option<Shape>,
     /// Lost, and unreachable; read from the kernel at first, where an earlier daemon may have left some.
     lost: Option<Lost>,
+    /// Own prefixes on no red interface that is up.
+    pending: Vec<IpNet>,
 }
 
 /// What all routes have in common. When it changes, all are set anew.
@@ -113,9 +120,8 @@ impl Keeper {
             loop {
                 if std::mem::take(&mut look) {
                     self.follow_mtu(&handle).await?;
-                    // The own prefixes may have changed meanwhile; that comes next.
-                    let own = wanted.borrow().own.clone();
-                    self.set(&handle, &own).await?;
+                    self.set_own(&handle).await?;
+                    self.set(&handle).await?;
                 }
                 tokio::select! {
                     changed = wanted.changed() => {
@@ -128,7 +134,11 @@ impl Keeper {
                         for (prefix, owner) in lost {
                             self.forget(&handle, prefix, owner).await?;
                         }
-                        self.set(&handle, &own).await?;
+                        if self.block.own_prefixes != own {
+                            self.block.own_prefixes = own;
+                            self.set_own(&handle).await?;
+                        }
+                        self.set(&handle).await?;
                     }
                     // Whatever it is about: it is seldom, and asking is cheap. Those of one moment count as one.
                     first = announced.next() => {
@@ -151,9 +161,9 @@ impl Keeper {
 
     /// The tunnel's MTU follows black's; whether it is another now.
     async fn follow_mtu(&mut self, handle: &Handle) -> Result<bool, Error> {
-        let EspConfig { black_interface, black_address, device, .. } = &self.config;
+        let BlockConfig { black: black_interface, device, .. } = &self.block;
         let Some(link) = netlink::link(handle, black_interface).await? else { return Ok(false) };
-        let mtu = tunnel_mtu(link.mtu, black_address.is_ipv4());
+        let mtu = tunnel_mtu(link.mtu, self.ipv4);
         if mtu == self.mtu {
             return Ok(false);
         }
@@ -164,15 +174,29 @@ impl Keeper {
         Ok(true)
     }
 
-    async fn set(&mut self, handle: &Handle, own: &[IpNet]) -> Result<(), Error> {
+    /// What came in by the tunnel for a red LAN gets there, whenever its interface comes up, and again after it was down.
+    async fn set_own(&mut self, handle: &Handle) -> Result<(), Error> {
+        let pending = set_routes(handle, &self.block).await?;
+        if pending != self.pending {
+            warn_of(&pending);
+            self.pending = pending;
+        }
+        Ok(())
+    }
+
+    async fn set(&mut self, handle: &Handle) -> Result<(), Error> {
         // Deleted: the packet threads say so.
-        let Some(link) = netlink::link(handle, &self.config.device).await? else { return Ok(()) };
-        let sources: Vec<IpAddr> = red_links(handle, &self.config.reds)
+        let Some(link) = netlink::link(handle, &self.block.device).await? else { return Ok(()) };
+        let sources: Vec<IpAddr> = red_links(handle, &self.block.reds)
             .await?
             .iter()
             .flat_map(|(_, networks)| networks.iter().map(IpNet::addr))
-            .filter(|address| covers(own, *address))
+            .filter(|address| covers(&self.block.own_prefixes, *address))
             .collect();
+        if self.shape.is_none() {
+            // The kernel gives it the interface's when that comes up.
+            set_ipv6_mtu(&self.block.device, self.mtu)?;
+        }
         let shape = Shape { tunnel: link.index, mtu: self.mtu, sources };
         if self.shape.as_ref() != Some(&shape) {
             self.standing.clear();
@@ -228,7 +252,7 @@ impl Keeper {
         if let Some(lost) = &mut self.lost {
             lost.add(prefix, owner);
         }
-        let Some(link) = netlink::link(handle, &self.config.device).await? else { return Ok(()) };
+        let Some(link) = netlink::link(handle, &self.block.device).await? else { return Ok(()) };
         for table in [self.own_table(), self.red_table()] {
             Route::new(table, prefix, Some(link.index), Owner::Daemon).remove(handle).await?;
         }
@@ -252,11 +276,11 @@ impl Keeper {
     }
 
     fn red_table(&self) -> u32 {
-        table(self.config.instance)
+        table(self.block.instance)
     }
 
     fn own_table(&self) -> u32 {
-        own_table(self.config.instance)
+        own_table(self.block.instance)
     }
 }
 

@@ -399,6 +399,29 @@ fn what_was_red_does_not_become_black() {
     });
 }
 
+/// The kernel drops an interface's routes, and what was said of its IPv6 packets, when it goes down.
+#[test]
+fn interfaces_that_go_down_and_come_up_have_their_routes_again() {
+    if lab::skip() {
+        return;
+    }
+    let pair = Pair::new(config, false);
+    let router = &pair.net.router_b;
+    router.down("red0");
+    router.up("red0");
+    // IPv4 addresses stay.
+    router.address("red0", "2001:db8:b::1/64");
+    [0, 1].into_iter().for_each(|family| pair.crosses(family, b"red comes up"));
+    for router in [router, &pair.net.router_a] {
+        let mtu = || router.run(|| std::fs::read_to_string("/proc/sys/net/ipv6/conf/muster0/mtu").unwrap());
+        let before = mtu();
+        router.down("muster0");
+        router.up("muster0");
+        [0, 1].into_iter().for_each(|family| pair.crosses(family, b"the tunnel comes up"));
+        until("its largest IPv6 packet again", || mtu() == before);
+    }
+}
+
 /// The kernel takes the source off every route when its address goes, though that be back before anybody looks.
 #[test]
 fn a_red_address_that_goes_and_comes_back_is_the_source_again() {
