@@ -110,8 +110,7 @@ pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
         let mut daemon = Daemon::start(settings, address, outside)?;
         // With another certificate, or after a rollback, it is another daemon, in the same process.
         while let Some((settings, mut outside)) = daemon.run().await? {
-            let address = first_address(&settings.file, &outside.watch, &mut outside.signals).await?;
-            let Some(address) = address else { return Ok(()) };
+            let Some(address) = outside.next_address(&settings.file).await? else { return Ok(()) };
             daemon = Daemon::start(settings, address, outside)?;
         }
         Ok(())
@@ -195,7 +194,8 @@ impl Daemon {
                 }
                 told = self.outside.signals.next() => match told {
                     Told::Reload => self.reload().await,
-                    Told::End if self.leaving => return Ok(None),
+                    // Again: at once. On the way to another certificate it is not again.
+                    Told::End if self.leaving && self.successor.take().is_none() => return Ok(None),
                     Told::End => self.leave(),
                 },
                 _ = housekeeping.tick() => self.keep_house()?,
@@ -258,11 +258,11 @@ impl Daemon {
     }
 
     fn leave(&mut self) {
+        if self.successor.is_none() {
+            self.outside.notifier.stopping();
+        }
         if !self.leaving {
             self.leaving = true;
-            if self.successor.is_none() {
-                self.outside.notifier.stopping();
-            }
             info!("leaving the group");
             self.engine.leave(now());
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use muster_netlab::{BLACK_DEVICE, BRIDGE, Namespace, RED_DEVICE, VethEnd};
 use muster_netns_tests::{Family, Lab, carry, skip};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -98,6 +99,37 @@ fn another_ipv4_address_is_followed_too() {
     }
     everywhere(&lab, 3);
     assert_eq!(lab.state(0).unwrap(), before, "no rekey");
+}
+
+/// Between two certificates there is no member that could wait for an address: the daemon does.
+#[test]
+fn a_certificate_is_renewed_while_black_has_no_address() {
+    if skip("a_certificate_is_renewed_while_black_has_no_address") {
+        return;
+    }
+    let mut lab = Lab::group(3);
+    let router = &lab.coalition.routers()[0];
+    let address = router.plan.black_v6().into();
+    let told = events(&lab, 0, "address").len();
+    router.namespace.set_up(BLACK_DEVICE, false).unwrap();
+    lab.wait(SOON, "no address", || events(&lab, 0, "address").len() > told);
+    lab.reissue(0);
+    lab.signal(0, Signal::SIGHUP);
+    let waits = |lab: &Lab| lab.ask(0, &["status"]).stderr.contains("waiting for an address on black0");
+    lab.wait(SOON, "who asks is told", || waits(&lab));
+    namespace(&lab, 0).set_up(BLACK_DEVICE, true).unwrap();
+    namespace(&lab, 0).add_address(BLACK_DEVICE, address).unwrap();
+    lab.wait_for_group(&[0, 1, 2]);
+    everywhere(&lab, 3);
+
+    // And a wish to end on the way to another certificate is a farewell, not a second wish.
+    let farewells = |lab: &Lab| events(lab, 1, "leave").iter().filter(|why| *why == "goodbye").count();
+    let before = farewells(&lab);
+    lab.reissue(0);
+    lab.signal(0, Signal::SIGHUP);
+    lab.terminate(0);
+    lab.wait(SOON, "its farewell", || farewells(&lab) > before);
+    lab.wait_for_group(&[1, 2]);
 }
 
 #[test]

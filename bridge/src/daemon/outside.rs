@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
 use muster_dataplane::KeyLedger;
 use tokio::sync::{broadcast, mpsc};
 use tracing::info;
 
-use super::{RunError, SetLevel, io_error, now};
+use super::starting::first_address;
+use super::{RunError, SetLevel, every, io_error, now, tick};
 use crate::control::{self, Asked, Server};
 use crate::event::{EventKind, EventLine, EventLog, Record};
 use crate::metrics;
-use crate::notifier::Notifier;
+use crate::notifier::{Notifier, alive_interval};
 use crate::privileges::drop_all_but_network;
 use crate::rollback::Rollback;
-use crate::settings::Settings;
+use crate::settings::{File, Settings};
 use crate::signals::Signals;
 use crate::watch::Watch;
 
@@ -72,6 +74,27 @@ impl Outside {
             ledger: KeyLedger::new(),
             begun: Instant::now(),
         })
+    }
+
+    /// Waits for an address on black between two members, and lets nobody else wait for it meanwhile. `None`: told to
+    /// end before.
+    pub(super) async fn next_address(&mut self, file: &File) -> Result<Option<IpAddr>, RunError> {
+        let interface = &file.black.interface;
+        self.notifier.status(format!("waiting for an address on {interface}"));
+        let mut address = std::pin::pin!(first_address(file, &self.watch, &mut self.signals));
+        let mut alive = alive_interval().map(every);
+        loop {
+            tokio::select! {
+                found = &mut address => return found,
+                Some((_, answer)) = self.asked.recv() => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(Err(format!("no member now: waiting for an address on {interface}")));
+                }
+                // Dropped: there is nothing to tell.
+                Some(_) = self.scraped.recv() => {}
+                () = tick(&mut alive) => self.notifier.alive(),
+            }
+        }
     }
 }
 
