@@ -184,7 +184,7 @@ impl Discovery {
         let due: Vec<MemberId> = self
             .peers
             .ups()
-            .filter(|(_, up)| up.probe_at().min(up.dead_at()) <= now)
+            .filter(|(_, up)| up.silence_due() <= now)
             .map(|(member, _)| member)
             .collect();
         for member in due {

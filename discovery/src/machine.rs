@@ -169,12 +169,16 @@ impl Discovery {
             return None;
         }
         let hello = self.group.map(|_| self.schedule.due());
-        let peers = self.peers.ups().flat_map(|(_, up)| {
-            let expiry = Some(self.when(up.identity.not_after.saturating_add(1)));
-            [Some(up.dead_at()), Some(up.probe_at()), up.announcing.due(), expiry]
-        });
+        // Asked after each datagram, with as many neighbours as there may be: no more than has to be done for each.
+        let (mut silence, mut announcing, mut expiry) = (None, None, None);
+        for (_, up) in self.peers.ups() {
+            silence = earlier(silence, Some(up.silence_due()));
+            announcing = earlier(announcing, up.announcing.due());
+            expiry = earlier(expiry, Some(up.identity.not_after));
+        }
+        let expiry = expiry.map(|not_after| self.when(not_after.saturating_add(1)));
         let asking = [self.candidates.next_timer(), self.fetches.next_timer()];
-        peers.chain(asking).flatten().chain(hello).chain([self.key_due]).min()
+        [silence, announcing, expiry].into_iter().chain(asking).flatten().chain(hello).chain([self.key_due]).min()
     }
 
     /// The next datagram to send.
@@ -313,6 +317,14 @@ impl Discovery {
     #[cfg(test)]
     pub(crate) fn candidate_count(&self) -> usize {
         self.candidates.len()
+    }
+}
+
+/// The lesser of two of which each may be missing.
+fn earlier<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
     }
 }
 

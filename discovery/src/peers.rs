@@ -105,11 +105,12 @@ impl Up {
         self.last_life + self.interval() * DEAD_INTERVALS
     }
 
-    /// When it is to be asked whether it lives, unless it is heard before.
-    pub(crate) fn probe_at(&self) -> Time {
+    /// When something is to be done about its silence, unless it is heard before: to ask it whether it lives, or to give
+    /// it up.
+    pub(crate) fn silence_due(&self) -> Time {
         match self.suspicion {
-            Some(suspicion) => suspicion.next_probe,
-            None => self.last_life + self.interval() * 3 / 2,
+            Some(suspicion) => suspicion.next_probe.min(self.dead_at()),
+            None => Time(self.last_life.0.saturating_add(u64::from(self.hello.interval_ms) * 1500)),
         }
     }
 
