@@ -245,6 +245,10 @@ impl Machine for Node {
             return;
         }
         let Some(heard) = bytes.strip_prefix(HEARD) else { return self.machine.handle_datagram(from, bytes, vouched) };
+        // Discovery reports no hello that somebody without a key has changed.
+        if !vouched {
+            return;
+        }
         let Ok((other, state)) = codec::decode::<(u8, GroupState)>(heard) else { return };
         let other = usize::from(other);
         self.machine.neighbour_heard(now, at(other).member, address(other), nonce(other), HELLO, state);
