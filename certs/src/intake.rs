@@ -20,20 +20,24 @@ impl Intake {
         Self { queues: BTreeMap::new(), turns: VecDeque::new(), per_source, sources }
     }
 
+    /// Whether a datagram from there could be queued.
+    pub(crate) fn has_room(&self, from: SocketAddr) -> bool {
+        match self.queues.get(&from.ip()) {
+            Some(queue) => queue.len() < self.per_source,
+            None => self.queues.len() < self.sources,
+        }
+    }
+
     /// Queues a datagram; `false` when there is no room for it.
     pub(crate) fn push(&mut self, from: SocketAddr, envelope: Envelope) -> bool {
-        let source = from.ip();
-        if !self.queues.contains_key(&source) {
-            if self.queues.len() >= self.sources {
-                return false;
-            }
-            self.turns.push_back(source);
-        }
-        let queue = self.queues.entry(source).or_default();
-        if queue.len() >= self.per_source {
+        if !self.has_room(from) {
             return false;
         }
-        queue.push_back((from, envelope));
+        let source = from.ip();
+        if !self.queues.contains_key(&source) {
+            self.turns.push_back(source);
+        }
+        self.queues.entry(source).or_default().push_back((from, envelope));
         true
     }
 

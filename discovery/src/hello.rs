@@ -181,12 +181,8 @@ impl Discovery {
 
     /// Asks who has been silent for one and a half of its intervals; gives up after four.
     pub(crate) fn look_at_silence(&mut self, now: Time) {
-        let due: Vec<MemberId> = self
-            .peers
-            .ups()
-            .filter(|(_, up)| up.silence_due() <= now)
-            .map(|(member, _)| member)
-            .collect();
+        let due: Vec<MemberId> =
+            self.peers.ups().filter(|(_, up)| up.silence_due() <= now).map(|(member, _)| member).collect();
         for member in due {
             let fresh = self.draw_nonce();
             let Some(up) = self.peers.up_mut(&member) else { continue };

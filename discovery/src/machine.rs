@@ -210,10 +210,11 @@ impl Discovery {
 
     fn standing(&self, from: SocketAddr, header: &Header, vouched: bool) -> Standing {
         match self.peers.up(&header.sender) {
+            Some(up) if up.address.ip() != from.ip() => Standing::Unfamiliar,
             // What is handled of an up neighbour's run is marked. Of anybody else nothing says what was here before.
             Some(up) if vouched && up.run.startup == header.startup => Standing::Vouched,
-            Some(up) if up.address.ip() == from.ip() => Standing::Familiar,
-            _ => Standing::Unfamiliar,
+            Some(_) => Standing::Familiar,
+            None => Standing::Unfamiliar,
         }
     }
 

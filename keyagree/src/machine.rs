@@ -167,7 +167,7 @@ impl KeyAgreement {
                 let sender = self.roster.get(&envelope.header().sender);
                 let standing = match sender.is_some_and(|peer| peer.address.ip() == from.ip()) {
                     // admit() lets nothing through of another run than the one whose sequence numbers we know.
-                    _ if vouched => Standing::Vouched,
+                    true if vouched => Standing::Vouched,
                     true => Standing::Familiar,
                     false => Standing::Unfamiliar,
                 };
