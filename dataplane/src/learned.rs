@@ -11,14 +11,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use ipnet::IpNet;
 use muster_wire::MemberId;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::Error;
@@ -33,6 +36,12 @@ use crate::sad::Sad;
 
 /// Metric of the routes that stay: worse than any by the tunnel.
 const LAST: u32 = 0xffff;
+/// What is announced within this is looked at together: an interface that goes down takes its addresses along.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// The kernel answers within this, or something is wrong.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What could not be set is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What the thread is told; dropping it ends the thread.
 pub(crate) struct Learned(watch::Sender<Wanted>);
@@ -57,7 +66,10 @@ impl Learned {
             standing: BTreeSet::new(),
             shape: None,
             lost: None,
+            leaving: BTreeMap::new(),
+            own_stand: false,
             pending: Vec::new(),
+            reds: BTreeSet::new(),
         };
         // Before the first packet.
         netlink::run(async |handle| keeper.follow_mtu(handle).await)?;
@@ -94,8 +106,14 @@ struct Keeper {
     shape: Option<Shape>,
     /// Lost, and unreachable; read from the kernel at first, where an earlier daemon may have left some.
     lost: Option<Lost>,
+    /// Learned until now, and still to be forgotten.
+    leaving: BTreeMap<IpNet, MemberId>,
+    /// The routes to the own prefixes have been set since these have changed.
+    own_stand: bool,
     /// Own prefixes on no red interface that is up.
     pending: Vec<IpNet>,
+    /// The numbers of the red interfaces that are up, as they were last seen.
+    reds: BTreeSet<u32>,
 }
 
 /// What all routes have in common. When it changes, all are set anew.
@@ -109,54 +127,94 @@ struct Shape {
 impl Keeper {
     fn run(mut self, mut wanted: watch::Receiver<Wanted>) -> Result<(), Error> {
         let what = || "opening a netlink socket".to_owned();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::io(what))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io(what))?;
         runtime.block_on(async {
+            // One to listen and one to ask: announcements that overflow theirs do not take an answer along.
             let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-            let opened = rtnetlink::new_multicast_connection(&groups);
-            let (connection, handle, mut announced) = opened.map_err(Error::io(what))?;
-            tokio::spawn(connection);
+            let (listening, _, mut announced) = rtnetlink::new_multicast_connection(&groups).map_err(Error::io(what))?;
+            let (asking, handle, _) = rtnetlink::new_connection().map_err(Error::io(what))?;
+            tokio::spawn(listening);
+            tokio::spawn(asking);
             // Something may have changed before we listened.
-            let mut look = true;
+            let mut look_at = Some(Instant::now());
             loop {
-                if std::mem::take(&mut look) {
-                    self.follow_mtu(&handle).await?;
-                    self.set_own(&handle).await?;
-                    self.set(&handle).await?;
-                }
                 tokio::select! {
                     changed = wanted.changed() => {
                         if changed.is_err() {
                             return Ok(());
                         }
                         let Wanted { prefixes, own } = wanted.borrow_and_update().clone();
-                        let mut lost = std::mem::replace(&mut self.routes, prefixes);
-                        lost.retain(|prefix, _| !self.routes.contains_key(prefix));
-                        for (prefix, owner) in lost {
-                            self.forget(&handle, prefix, owner).await?;
-                        }
-                        if self.block.own_prefixes != own {
-                            self.block.own_prefixes = own;
-                            self.set_own(&handle).await?;
-                        }
-                        self.set(&handle).await?;
+                        self.take(prefixes, own);
+                        look_at = Some(Instant::now());
                     }
-                    // Whatever it is about: it is seldom, and asking is cheap. Those of one moment count as one.
-                    first = announced.next() => {
-                        let mut next = Some(first);
-                        while let Some(announcement) = next {
-                            let Some((message, _)) = announcement else {
-                                return Err(Error::Config("the netlink connection has ended".into()));
-                            };
+                    announcement = announced.next() => {
+                        let Some((message, _)) = announcement else {
+                            return Err(Error::Config("the netlink connection has ended".into()));
+                        };
+                        if self.concerns(&message) {
                             if changes_routes(&message) {
                                 self.shape = None;
                             }
-                            next = announced.next().now_or_never();
+                            // Those of one moment count as one.
+                            look_at = Some(look_at.unwrap_or_else(|| Instant::now() + TOGETHER));
                         }
-                        look = true;
+                    }
+                    () = reached(look_at), if look_at.is_some() => {
+                        look_at = None;
+                        let done = tokio::time::timeout(PATIENCE, self.follow(&handle)).await;
+                        if let Err(error) = done.unwrap_or_else(|_| Err(Error::Config("the kernel does not answer".into()))) {
+                            warn!(%error, "routes are not as they should be; trying again");
+                            self.shape = None;
+                            look_at = Some(Instant::now() + AGAIN);
+                        }
                     }
                 }
             }
         })
+    }
+
+    /// What is wanted from now on; [`Self::follow`] sets it.
+    fn take(&mut self, prefixes: BTreeMap<IpNet, MemberId>, own: Vec<IpNet>) {
+        let before = std::mem::replace(&mut self.routes, prefixes);
+        self.leaving.retain(|prefix, _| !self.routes.contains_key(prefix));
+        self.leaving.extend(before.into_iter().filter(|(prefix, _)| !self.routes.contains_key(prefix)));
+        if self.block.own_prefixes != own {
+            self.block.own_prefixes = own;
+            self.own_stand = false;
+        }
+    }
+
+    /// Brings the kernel to what is wanted, and the MTU to what black has.
+    async fn follow(&mut self, handle: &Handle) -> Result<(), Error> {
+        self.follow_mtu(handle).await?;
+        while let Some((prefix, owner)) = self.leaving.first_key_value().map(|(prefix, owner)| (*prefix, *owner)) {
+            self.forget(handle, prefix, owner).await?;
+            self.leaving.remove(&prefix);
+        }
+        if !self.own_stand || self.shape.is_none() {
+            self.set_own(handle).await?;
+            self.own_stand = true;
+        }
+        self.set(handle).await
+    }
+
+    /// Whether an announcement is about an interface of ours. About an address it says the interface's number only; one
+    /// that is not known yet may be anybody's.
+    fn concerns(&self, message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+        let BlockConfig { black, reds, device, .. } = &self.block;
+        let NetlinkPayload::InnerMessage(message) = &message.payload else { return true };
+        match message {
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+                link.attributes.iter().any(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => name == black || name == device || reds.contains(name),
+                    _ => false,
+                })
+            }
+            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
+                self.reds.is_empty() || self.reds.contains(&address.header.index)
+            }
+            _ => false,
+        }
     }
 
     /// The tunnel's MTU follows black's; whether it is another now.
@@ -187,8 +245,9 @@ impl Keeper {
     async fn set(&mut self, handle: &Handle) -> Result<(), Error> {
         // Deleted: the packet threads say so.
         let Some(link) = netlink::link(handle, &self.block.device).await? else { return Ok(()) };
-        let sources: Vec<IpAddr> = red_links(handle, &self.block.reds)
-            .await?
+        let reds = red_links(handle, &self.block.reds).await?;
+        self.reds = reds.iter().map(|(index, _)| *index).collect();
+        let sources: Vec<IpAddr> = reds
             .iter()
             .flat_map(|(_, networks)| networks.iter().map(IpNet::addr))
             .filter(|address| covers(&self.block.own_prefixes, *address))
@@ -281,6 +340,12 @@ impl Keeper {
 
     fn own_table(&self) -> u32 {
         own_table(self.block.instance)
+    }
+}
+
+async fn reached(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
     }
 }
 

@@ -304,6 +304,12 @@ impl Route {
     /// Removes it; it may be gone already.
     pub(crate) async fn remove(&self, handle: &Handle) -> Result<(), Error> {
         match handle.route().del(self.message()).execute().await {
+            // Without IPv6 there is none of it.
+            Err(e)
+                if self.prefix.addr().is_ipv6() && matches!(errno(&e), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) =>
+            {
+                Ok(())
+            }
             Err(e) if !matches!(errno(&e), Some(libc::ESRCH | libc::ENODEV)) => {
                 Err(failed(format!("removing the route to {} in table {}", self.prefix, self.table), e))
             }
