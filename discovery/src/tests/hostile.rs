@@ -211,13 +211,34 @@ fn copies_of_what_is_vouched_for_take_no_room_before_and_after_it_is_handled() {
     let hello = net.last(1, Kind::Hello).bytes;
     let (now, before) = (net.now, net.dropped(0, Dropped::Replayed));
     let machine = net.machine(0);
-    // Each may come from anywhere.
-    (0..100).for_each(|n| machine.handle_datagram(now, address(n), &hello, true));
+    (0..100).for_each(|_| machine.handle_datagram(now, address(1), &hello, true));
     assert!(machine.process(now));
     assert!(!machine.process(now), "one of them waited");
-    (0..100).for_each(|n| machine.handle_datagram(now, address(n), &hello, true));
+    (0..100).for_each(|_| machine.handle_datagram(now, address(1), &hello, true));
     assert!(!machine.process(now));
     assert_eq!(net.dropped(0, Dropped::Replayed), before + 199);
+}
+
+/// A member may vouch for what it says in another's name, but not take its room without its address.
+#[test]
+fn a_voucher_counts_from_the_neighbours_own_address_alone() {
+    let mut net = settled();
+    net.cut(0, 1);
+    net.run(ms(1100));
+    let hello = net.last(1, Kind::Hello).bytes;
+    let template = Envelope::parse(&hello).unwrap();
+    let traitor = SigningKey::from_seed(&[99; 32]);
+    let now = net.now;
+    for n in 0..5000_u32 {
+        let header = Header { sequence: 10_000 + u64::from(n), ..*template.header() };
+        let forged = traitor.seal(&header, template.body()).unwrap();
+        let from = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + n / 64).into(), 4860);
+        net.machine(0).handle_datagram(now, from, &forged, true);
+    }
+    let machine = net.machine(0);
+    machine.handle_datagram(now, address(1), &hello, true);
+    assert!((0..3).all(|_| machine.process(now)));
+    assert!(std::iter::from_fn(|| machine.poll_event()).any(|event| matches!(event, Event::Heard { .. })));
 }
 
 #[test]
