@@ -75,7 +75,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ConfigArg {
     /// The configuration (TOML)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/muster/muster.toml")]
     pub(crate) config: PathBuf,
 }
 

@@ -1,19 +1,27 @@
 //! Commands on a configuration: the daemon, the block, the check.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use muster_bridge::{File, Finding, SetLevel, Settings};
 use serde_json::json;
 
 use crate::log;
-use crate::output::{Failure, say};
+use crate::output::{Failure, because, say};
 
 pub(crate) fn block(config: &Path) -> Result<(), Failure> {
     Ok(muster_bridge::block(&load(config)?.0)?)
 }
 
+/// Not under a running daemon: red would leave in the clear while it says that all is well.
 pub(crate) fn unblock(config: &Path) -> Result<(), Failure> {
-    Ok(muster_bridge::unblock(&load(config)?.0)?)
+    let (file, _) = load(config)?;
+    let control = config.parent().unwrap_or(Path::new(".")).join(&file.device.control);
+    if UnixStream::connect(&control).is_ok() {
+        let why = format!("a daemon answers at {}: end it first (muster leave)", control.display());
+        return Err(because(why));
+    }
+    Ok(muster_bridge::unblock(&file)?)
 }
 
 pub(crate) fn run(config: &Path) -> Result<(), Failure> {

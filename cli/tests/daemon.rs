@@ -106,6 +106,7 @@ fn everything_can_be_asked() {
     for _ in 0..events.len() {
         lines.next().unwrap().unwrap();
     }
+    assert_eq!(alone.inside(&["unblock"]), 1, "not while a daemon runs");
     alone.ask(&["leave"]).done();
     let status = alone.daemon.wait(Duration::from_secs(10)).unwrap().expect("it ends after leave");
     assert!(status.success());
