@@ -11,7 +11,7 @@ fn wrong_use_is_two() {
     for args in [
         &[][..],
         &["no-such-command"],
-        &["run"],
+        &["run", "--config"],
         &["status", "--no-such-flag"],
         &["demo", "--routers", "1"],
         &["demo", "--routers", "51"],
