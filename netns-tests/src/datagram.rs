@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster_netlab::Capture;
+use muster_wire::{Envelope, Kind, Voucher};
 
 /// A datagram to one of the daemons' ports.
 #[derive(Debug, Clone)]
@@ -20,20 +21,21 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// What kind of message it is: the sixth byte, with the names of the protocols' specifications.
+    /// What kind of message it is, with the names of the protocols' specifications.
     pub fn kind(&self) -> &'static str {
-        match self.payload.get(5) {
-            Some(1) => "hello",
-            Some(2) => "probe",
-            Some(3) => "probe answer",
-            Some(4) => "prefixes",
-            Some(5) => "prefixes acknowledged",
-            Some(6) => "goodbye",
-            Some(16) => "chunk",
-            Some(17) => "request",
-            Some(19) => "acknowledgement",
-            Some(20) => "activate",
-            Some(23) => "fills",
+        let Ok(envelope) = Envelope::parse(Voucher::split(&self.payload).1) else { return "other" };
+        match envelope.header().kind {
+            Kind::Hello => "hello",
+            Kind::Probe => "probe",
+            Kind::ProbeAnswer => "probe answer",
+            Kind::Prefixes => "prefixes",
+            Kind::PrefixesAck => "prefixes acknowledged",
+            Kind::Goodbye => "goodbye",
+            Kind::Chunk => "chunk",
+            Kind::Request => "request",
+            Kind::Ack => "acknowledgement",
+            Kind::Activate => "activate",
+            Kind::Fills => "fills",
             _ => "other",
         }
     }
