@@ -217,19 +217,18 @@ impl Keeper {
         }
     }
 
-    /// The tunnel's MTU follows black's; whether it is another now.
-    async fn follow_mtu(&mut self, handle: &Handle) -> Result<bool, Error> {
+    /// The tunnel's MTU follows black's.
+    async fn follow_mtu(&mut self, handle: &Handle) -> Result<(), Error> {
         let BlockConfig { black: black_interface, device, .. } = &self.block;
-        let Some(link) = netlink::link(handle, black_interface).await? else { return Ok(false) };
+        let Some(link) = netlink::link(handle, black_interface).await? else { return Ok(()) };
         let mtu = tunnel_mtu(link.mtu, self.ipv4);
         if mtu == self.mtu {
-            return Ok(false);
+            return Ok(());
         }
         info!(black_interface, black = link.mtu, tunnel = mtu, "largest packet");
         self.mtu = mtu;
         self.sad.set_mtu(mtu.into());
-        set_ipv6_mtu(device, mtu)?;
-        Ok(true)
+        set_ipv6_mtu(device, mtu)
     }
 
     /// What came in by the tunnel for a red LAN gets there, whenever its interface comes up, and again after it was down.
