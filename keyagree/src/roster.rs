@@ -36,7 +36,7 @@ pub(crate) struct Peer {
     pub(crate) refused_since: Option<Time>,
     /// It signed two headers for one epoch: as long as its process lives nothing that it says counts.
     pub(crate) exposed: bool,
-    /// Since when its hellos have named another instance than ours.
+    /// Since when its hellos have named another instance than ours, and it has acknowledged no epoch of ours.
     pub(crate) astray_since: Option<Time>,
     /// When we last asked for the header that it names in place of ours.
     pub(crate) compared: Option<Time>,
@@ -155,6 +155,13 @@ impl Roster {
     pub(crate) fn astray_from(&mut self, member: &MemberId, now: Time) {
         if let Some(peer) = self.peers.get_mut(member) {
             peer.astray_since = Some(now);
+        }
+    }
+
+    /// A member that has shown in another way that it is in our group.
+    pub(crate) fn not_astray(&mut self, member: &MemberId) {
+        if let Some(peer) = self.peers.get_mut(member) {
+            peer.astray_since = None;
         }
     }
 

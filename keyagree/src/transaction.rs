@@ -195,6 +195,8 @@ impl KeyAgreement {
     pub(crate) fn acknowledged(&mut self, now: Time, member: MemberId) {
         self.pending.unresponsive.remove(&member);
         self.sluggish.forgive(&member);
+        // It is with us, though its last hello was older: the next one may be lost, or long in coming.
+        self.roster.not_astray(&member);
         if let Some(transaction) = &mut self.transaction
             && transaction.awaiting.remove(&member)
         {

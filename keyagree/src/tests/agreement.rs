@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
+use muster_wire::mike::Ack;
+
 use crate::activation::{LiveEpoch, MAX_LIVE};
 use crate::tree::Slot;
 
@@ -242,6 +244,25 @@ fn a_manager_that_has_gone_elsewhere_is_succeeded_by_who_enters_its_epoch_late()
     net.run_for(Duration::from_millis(1));
     hear(&mut net);
     assert!(net.devices[2].machine.claim.is_some());
+}
+
+#[test]
+fn who_has_acknowledged_and_then_falls_silent_is_not_astray() {
+    // Its last hello names the group that it came from: what it said since is lost. Only discovery may find it gone.
+    let mut net = Net::new(2);
+    // As of two singles the lower one is the manager of both.
+    let elsewhere = net.devices[1].machine.group_state();
+    net.connect(&[0, 1]);
+    net.run_until_true(Duration::from_secs(3), Net::is_one_group);
+    net.run_for(HELLO);
+    net.devices[1].up = false;
+    net.command(0, |machine, now| {
+        machine.neighbour_heard(now, member(1), address(1), nonce(1), HELLO, elsewhere);
+        let (instance, epoch, header) = (machine.epoch.instance(), machine.epoch.number(), machine.epoch.public.hash);
+        machine.handle_ack(now, member(1), &Ack { instance, epoch, header }).unwrap();
+    });
+    net.run_for(HELLO * 5);
+    assert_eq!(net.devices[0].machine.members().count(), 2);
 }
 
 #[test]
