@@ -43,6 +43,8 @@ impl KeyAgreement {
         }
         if self.is_tm() {
             self.acknowledged(now, self.me());
+            // Who is alone has waited for nobody else: what a transaction kept back comes now, not at the next input.
+            self.consider(now);
         } else if self.acknowledges_in_hellos() {
             self.events.push_back(Event::State(self.group_state()));
             self.events.push_back(Event::Acknowledge);
