@@ -125,9 +125,8 @@ fn file_of(lab: &Lab, router: usize, end: &str) -> String {
 
 type Junk = Box<dyn FnMut() -> Vec<u8> + Send>;
 
-/// A group under such a flood: `honest` of it stay as they are all the while, and their traffic passes.
-fn holds_against(what: &str, family: Family, honest: &[usize], junk: impl FnOnce(&Lab, Vec<Genuine>) -> Junk) {
-    let _alone = alone();
+/// The members' group and an outsider; and the junk that is made of what has been sent until now.
+fn group(family: Family, junk: impl FnOnce(&Lab, Vec<Genuine>) -> Junk) -> (Lab, Junk) {
     let mut lab = Lab::on(family, 4);
     MEMBERS.iter().for_each(|router| lab.start(*router));
     lab.wait_for_group(&MEMBERS);
@@ -136,6 +135,13 @@ fn holds_against(what: &str, family: Family, honest: &[usize], junk: impl FnOnce
     let next = junk(&lab, Genuine::all(&lab));
     // It would keep the flood.
     lab.capture.stop();
+    (lab, next)
+}
+
+/// A group under such a flood: `honest` of it stay as they are all the while, and their traffic passes.
+fn holds_against(what: &str, family: Family, honest: &[usize], junk: impl FnOnce(&Lab, Vec<Genuine>) -> Junk) {
+    let _alone = alone();
+    let (mut lab, next) = group(family, junk);
     let traitors: Vec<usize> = MEMBERS.iter().copied().filter(|router| !honest.contains(router)).collect();
     traitors.iter().for_each(|router| lab.kill(*router));
 
@@ -215,13 +221,15 @@ fn replayed(family: Family) {
 
 /// What the members have sent, with wrong signatures under wrong vouchers and under none.
 fn mutated(family: Family) {
-    holds_against("mutated, under the members' addresses", family, &MEMBERS, |_, genuine| {
-        let junk = genuine.into_iter().zip(0..).flat_map(|(genuine, n)| {
-            let mutated = genuine.mutated(n);
-            [mutated.frame.clone(), mutated.unvouched().frame]
-        });
-        over_and_over(junk.collect())
+    holds_against("mutated, under the members' addresses", family, &MEMBERS, |_, genuine| mutate(genuine));
+}
+
+fn mutate(genuine: Vec<Genuine>) -> Junk {
+    let junk = genuine.into_iter().zip(0..).flat_map(|(genuine, n)| {
+        let mutated = genuine.mutated(n);
+        [mutated.frame.clone(), mutated.unvouched().frame]
     });
+    over_and_over(junk.collect())
 }
 
 #[test]
@@ -250,6 +258,29 @@ fn wrong_signatures_under_the_members_addresses_over_ipv4() {
     if !skip("wrong_signatures_under_the_members_addresses_over_ipv4") {
         mutated(Family::V4);
     }
+}
+
+/// The flood speaks in the name of the one that is gone, too.
+#[test]
+fn a_member_killed_under_wrong_signatures_is_excluded() {
+    if skip("a_member_killed_under_wrong_signatures_is_excluded") {
+        return;
+    }
+    let _alone = alone();
+    let (mut lab, next) = group(Family::V6, |_, genuine| mutate(genuine));
+    let manager = lab.manager(0);
+    let staying: Vec<usize> = MEMBERS.iter().copied().filter(|router| *router != manager).collect();
+    let before = lab.state(manager).unwrap().0;
+    let (flood, begun) = (Flood::start(lab.coalition.black(), BRIDGE, next).unwrap(), Instant::now());
+    lab.stays_one(&MEMBERS, 3);
+    lab.kill(manager);
+    let took = lab.wait_for_group_within(Duration::from_secs(10), &staying);
+    lab.stays_one(&staying, 2);
+    let rate = flood.sent() as f64 / begun.elapsed().as_secs_f64();
+    drop(flood);
+    say(&format!("a transaction manager killed at {rate:.0} frames a second is succeeded within {took:?}"));
+    assert_ne!(lab.state(staying[0]).unwrap().0, before);
+    carry(&lab, staying[0], &staying[1..], 100);
 }
 
 #[test]
