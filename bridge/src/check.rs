@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use tracing::warn;
+
 use crate::addresses::{addresses, black_address, duplicates, interface_index};
 use crate::lists;
 use crate::settings::Settings;
@@ -37,6 +39,7 @@ pub fn check(path: &Path) -> Vec<Finding> {
         Ok(Err(error)) => add(false, format!("{}: {error}", file.device.certificate.display())),
         Err(error) => add(false, error.to_string()),
     }
+    strangers(&settings).into_iter().for_each(|what| add(false, what));
     let black = &file.black;
     match interface_index(&black.interface).and_then(|_| addresses(&black.interface)) {
         Err(error) => add(false, format!("black.interface {}: {error}", black.interface)),
@@ -44,7 +47,9 @@ pub fn check(path: &Path) -> Vec<Finding> {
             Some(address) => add(true, format!("black address {address} on {}", black.interface)),
             None => {
                 let why = duplicates(&all).map(|why| format!(": {why}")).unwrap_or_default();
-                add(false, format!("black.interface {} has no usable address yet{why}", black.interface));
+                let family = if file.discovery.group.is_ipv4() { "IPv4" } else { "IPv6" };
+                let wanted = black.address.map_or(format!("{family} address"), |address| format!("address {address}"));
+                add(false, format!("black.interface {} has no usable {wanted} yet{why}", black.interface));
             }
         },
     }
@@ -58,11 +63,9 @@ pub fn check(path: &Path) -> Vec<Finding> {
         add(true, "red.interfaces: none; this router protects no LAN".into());
     }
     let key = settings.resolve(&file.device.private_key);
-    match std::fs::metadata(&key) {
-        Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => {
-            add(false, format!("{}: readable by others; chmod 600 it", key.display()));
-        }
-        Ok(_) => {}
+    match is_open(&key) {
+        Ok(true) => add(false, format!("{}: readable by others; chmod 600 it", key.display())),
+        Ok(false) => {}
         Err(error) => add(false, format!("{}: {error}", key.display())),
     }
     let probe = muster_dataplane::probe();
@@ -75,4 +78,28 @@ pub fn check(path: &Path) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What a daemon does without, and its operator is to know.
+pub(crate) fn warn_of(settings: &Settings) {
+    strangers(settings).into_iter().for_each(|what| warn!("{what}"));
+    let key = settings.resolve(&settings.file.device.private_key);
+    if is_open(&key).unwrap_or(false) {
+        warn!("{}: readable by others; chmod 600 it", key.display());
+    }
+}
+
+/// Organisations with bounds and without a trust anchor: a slip of the pen leaves another one without its bounds.
+fn strangers(settings: &Settings) -> Vec<String> {
+    let Ok(trust) = settings.trust() else { return Vec::new() };
+    let is_known = |organisation: &str| trust.organisations().any(|known| known == organisation);
+    let unknown = settings.file.trust.keys().filter(|organisation| !is_known(organisation));
+    unknown
+        .map(|organisation| format!("[trust.{organisation:?}] bounds nobody: no trust anchor is of that organisation"))
+        .collect()
+}
+
+/// Whether others than its owner can read or change a file.
+fn is_open(path: &Path) -> std::io::Result<bool> {
+    Ok(std::fs::metadata(path)?.permissions().mode() & 0o077 != 0)
 }

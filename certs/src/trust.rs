@@ -69,6 +69,11 @@ impl TrustStore {
         result
     }
 
+    /// The organisations (O) that are trusted.
+    pub fn organisations(&self) -> impl Iterator<Item = &str> {
+        self.anchors.iter().filter_map(|anchor| anchor.organisation.as_deref())
+    }
+
     /// The newest list of each trust anchor that has one.
     pub fn revocation_lists(&self) -> impl Iterator<Item = RevocationList<'_>> {
         // A renewed anchor is there twice.

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use common::{muster, run};
@@ -70,6 +72,34 @@ fn a_missing_or_broken_configuration_is_named() {
     assert_eq!(findings.status, 1);
     let findings: serde_json::Value = serde_json::from_str(&findings.out).unwrap();
     assert_eq!(findings[0]["ok"], false);
+}
+
+#[test]
+fn check_tells_of_bounds_for_nobody_and_of_a_key_for_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |file: &str| folder.path().join(file).display().to_string();
+    run(["pki", "init", &path(""), "--name", "Alpha"]).done();
+    run(["pki", "issue", &path(""), "--name", "alpha-1"]).done();
+    std::fs::set_permissions(path("alpha-1.key"), Permissions::from_mode(0o644)).unwrap();
+    let configuration = r#"
+        [device]
+        certificate = "alpha-1.pem"
+        private_key = "alpha-1.key"
+        trust_anchors = ["ca.pem"]
+        [black]
+        interface = "no-such"
+        [trust."Alpha"]
+        prefixes = ["2001:db8:a::/48"]
+        [trust."Brvao"]
+        prefixes = ["2001:db8:b::/48"]
+    "#;
+    std::fs::write(path("muster.toml"), configuration).unwrap();
+    let check = run(["check", "--config", &path("muster.toml")]);
+    assert_eq!(check.status, 1);
+    for expected in [r#"[trust."Brvao"] bounds nobody"#, "alpha-1.key: readable by others", "black.interface no-such"] {
+        assert!(check.out.contains(expected), "{expected} in {}", check.out);
+    }
+    assert!(!check.out.contains(r#"[trust."Alpha"]"#), "{}", check.out);
 }
 
 #[test]

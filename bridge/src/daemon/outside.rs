@@ -110,7 +110,7 @@ impl Report {
         let member = record.member.map(|member| member.to_string()).unwrap_or_default();
         let short = &member[..member.len().min(12)];
         // `?`: a detail may hold what others have said, and stays one line.
-        info!(event = ?record.kind, member = short, epoch = record.epoch, detail = ?record.detail);
+        info!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail);
         let line = EventLine::new(record, now().0, SystemTime::now());
         // Nobody may be following.
         let _ = self.followers.send(control::notification(&line));

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Daemon, now, own_prefixes, times_of, unix_seconds};
+use crate::check::warn_of;
 use crate::event::EventKind;
 use crate::metrics::{Listener, Server};
 use crate::reload::{Reload, ReloadError, prepare};
@@ -76,6 +77,7 @@ impl Daemon {
 
     fn take(&mut self, reload: Reload, metrics: Option<Listener>) {
         let Reload { settings, trust, changed, renewed } = reload;
+        warn_of(&settings);
         let file = &settings.file;
         if changed.contains(&"log.level") {
             (self.outside.set_level)(&file.log.level);

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::outside::Outside;
 use super::{Daemon, RunError, io_error, now, unix_millis, unix_seconds};
 use crate::addresses::{addresses, black_address, duplicates, interface_index, red_prefixes};
+use crate::check::warn_of;
 use crate::engine::{Engine, Start};
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
@@ -54,6 +55,7 @@ impl Daemon {
         let mut trust = settings.trust()?;
         lists::restore(&state_dir, &mut trust);
         let engine = Engine::new(start_of(&settings, trust, stamp, own.clone())?, now(), unix_seconds())?;
+        warn_of(&settings);
         info!(device = %settings.device.name, member = %settings.device.member, %address, "started");
         let home = engine.discovery().own_identity().organisation.clone();
         let bounds = Bounds::new(home, &settings.file.trust, own.clone());
