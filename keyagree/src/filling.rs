@@ -26,8 +26,8 @@ const FILL_INSTEAD: Duration = Duration::from_millis(250);
 /// lost. After so many times it is another reason, and waits double …
 const ASK_AFTER: Duration = Duration::from_millis(600);
 const ASK_STEADILY: u32 = 6;
-/// … up to this.
-const ASK_AT_MOST: Duration = Duration::from_secs(30);
+/// … up to this: it is no more than a hello and its answers, and who has been deaf is to know soon.
+const ASK_AT_MOST: Duration = Duration::from_millis(2400);
 
 /// What has been keyed since the commit of the epoch.
 pub(crate) struct Filling {
