@@ -127,9 +127,9 @@ pub struct View {
     pub loss: u32,
     /// Leaves are replaced so often that there are epochs in the quiet, too.
     pub refreshes: bool,
-    /// Datagrams sent so far, a multicast counted once.
+    /// Datagrams that those whose certificates are valid have sent so far, a multicast counted once.
     pub sent: u64,
-    /// The running nodes.
+    /// The running nodes whose certificates are valid.
     pub nodes: Vec<NodeView>,
 }
 

@@ -63,6 +63,8 @@ pub struct World {
     pub(crate) overheard: Overheard,
     /// Nodes whose certificates are revoked, whether they know or not.
     revoked: Vec<usize>,
+    /// Datagrams that each node has sent.
+    sent: Vec<u64>,
     checks: Vec<Box<dyn Check>>,
     defect: Box<dyn Defect>,
     pub(crate) tally: Tally,
@@ -102,6 +104,7 @@ impl World {
             hostile: BTreeMap::new(),
             overheard: Overheard::default(),
             revoked: Vec::new(),
+            sent: vec![0; count],
             checks,
             defect,
             tally: Tally::new(count),
@@ -295,6 +298,7 @@ impl World {
 
     pub(crate) fn send(&mut self, from: usize, port: Port, transmit: Transmit) {
         self.tally.totals.sent += 1;
+        self.sent[from] += 1;
         let now = self.now;
         self.check(|check| check.sent(now, from, &transmit));
         self.overheard.listen(&transmit.bytes);
@@ -338,17 +342,15 @@ impl World {
     }
 
     fn look(&mut self) {
+        let trusted: Vec<usize> = (0..self.nodes.len()).filter(|node| !self.revoked.contains(node)).collect();
         let mut view = View {
             at: self.now,
             calm_since: self.calm_since,
             over: self.now > self.plan.over,
             loss: self.plan.conditions.loss,
             refreshes: self.plan.leaf_refresh < Plan::SELDOM,
-            sent: self.tally.totals.sent,
-            nodes: (0..self.nodes.len())
-                .filter(|node| !self.revoked.contains(node))
-                .filter_map(|node| self.nodes[node].view(self.now))
-                .collect(),
+            sent: trusted.iter().map(|node| self.sent[*node]).sum(),
+            nodes: trusted.iter().filter_map(|node| self.nodes[*node].view(self.now)).collect(),
         };
         self.defect.view(&mut view);
         self.check(|check| check.look(&view));
