@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use muster_wire::mike::{EpochHeader, Exposure};
-use muster_wire::{Destination, MemberId, Signed, Time};
+use muster_wire::{Destination, Instance, MemberId, Signed, Time};
 
 use crate::epoch::header_hash;
 use crate::{Event, KeyAgreement, Refusal};
@@ -50,33 +50,32 @@ impl KeyAgreement {
     /// A header whose signature is right: is it the second one of an epoch that we have been in?
     pub(crate) fn compare(&mut self, now: Time, signed: &Signed<EpochHeader>, header: &EpochHeader) {
         if let Some(rival) = self.seen.rival(signed, header).cloned() {
-            self.expose(now, header.instance.tm, rival, signed.clone());
+            self.expose(now, header.instance, rival, signed.clone());
         }
     }
 
     pub(crate) fn handle_exposure(&mut self, now: Time, named: &Exposure) -> Result<(), Refusal> {
         let (first, second) = (named.first.decode()?, named.second.decode()?);
-        let tm = first.instance.tm;
         if first.group != self.author.group()
             || !is_same_epoch(&first, &second)
             || header_hash(&named.first) == header_hash(&named.second)
         {
             return Err(Refusal::Rule("an exposure shows two headers of one epoch"));
         }
-        let Some(peer) = self.roster.get(&tm) else { return Ok(()) };
-        if peer.exposed || peer.startup != first.instance.startup {
+        let Some(peer) = self.roster.get(&first.instance.tm).filter(|peer| peer.is_to_expose(&first.instance)) else {
             return Ok(());
-        }
+        };
         let key = peer.key;
         key.verify(&named.first)?;
         key.verify(&named.second)?;
-        self.expose(now, tm, named.first.clone(), named.second.clone());
+        self.expose(now, first.instance, named.first.clone(), named.second.clone());
         Ok(())
     }
 
     /// Nothing that it signs counts any more while its process lives. Told once, so that all know.
-    fn expose(&mut self, now: Time, tm: MemberId, first: Signed<EpochHeader>, second: Signed<EpochHeader>) {
-        let Some(peer) = self.roster.get_mut(&tm).filter(|peer| !peer.exposed) else { return };
+    fn expose(&mut self, now: Time, reign: Instance, first: Signed<EpochHeader>, second: Signed<EpochHeader>) {
+        let tm = reign.tm;
+        let Some(peer) = self.roster.get_mut(&tm).filter(|peer| peer.is_to_expose(&reign)) else { return };
         peer.exposed = true;
         self.counters.exposures += 1;
         self.events.push_back(Event::Exposed { tm });

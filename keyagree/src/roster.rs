@@ -8,7 +8,7 @@ use std::time::Duration;
 use muster_certs::{PublicKey, SequenceWindow};
 use muster_wire::idp::GroupState;
 use muster_wire::mike::Leaf;
-use muster_wire::{GroupTag, Hash, MemberId, Nonce, Signature, Signed, Time};
+use muster_wire::{GroupTag, Hash, Instance, MemberId, Nonce, Signature, Signed, Time};
 
 use crate::Refusal;
 use crate::secret::{Secret, hash};
@@ -53,6 +53,12 @@ impl Peer {
     /// What it signs counts.
     pub(crate) fn is_trusted(&self) -> bool {
         self.refused_since.is_none() && !self.exposed
+    }
+
+    /// Whether two headers of this reign tell something new of it. They are shown again when it has started anew, by whoever
+    /// wants it out.
+    pub(crate) fn is_to_expose(&self, reign: &Instance) -> bool {
+        !self.exposed && self.startup == reign.startup
     }
 
     /// Whether it may cost the group an epoch: four times at once, then once a second.

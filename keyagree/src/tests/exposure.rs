@@ -82,6 +82,21 @@ fn who_signs_two_headers_for_one_epoch_is_exposed_and_excluded() {
 }
 
 #[test]
+fn what_a_process_signed_is_not_held_against_the_next_one() {
+    // Seed 35311 of the simulator: a liar shows it again.
+    let mut net = group(3);
+    let public = &net.devices[1].machine.epoch.public;
+    assert_eq!(public.header.instance.tm, member(0));
+    let other = EpochHeader { spi_tag: public.header.spi_tag % 4095 + 1, ..public.header.clone() };
+    let signed = net.devices[0].key.sign_value(&other).unwrap();
+    for (startup, exposures) in [(2, 0), (1, 1)] {
+        net.devices[1].machine.roster.get_mut(&member(0)).unwrap().startup = startup;
+        net.command(1, |machine, now| machine.compare(now, &signed, &other));
+        assert_eq!(net.devices[1].machine.counters().exposures, exposures);
+    }
+}
+
+#[test]
 fn nobody_is_exposed_by_what_it_did_not_sign() {
     let mut net = group(4);
     let before = net.devices[1].machine.epoch.public.signed.clone();
