@@ -42,11 +42,11 @@ impl KeyAgreement {
         if recovery.since != self.epoch.public.hash || recovery.tries >= MAX_TRIES {
             return;
         }
-        // Not always the same: it may be the one that cannot be reached.
-        if recovery.tries > 0
-            && let Some(group) = self.roster.get(&recovery.from).and_then(|peer| peer.group)
-        {
-            recovery.from = self.random_holder(&group.instance).unwrap_or(recovery.from);
+        // Not always the same: it may be the one that cannot be reached, or is gone.
+        if recovery.tries > 0 {
+            let theirs = self.roster.get(&recovery.from).and_then(|peer| peer.group);
+            let instance = theirs.map_or(self.epoch.instance(), |group| group.instance);
+            recovery.from = self.random_holder(&instance).unwrap_or(recovery.from);
         }
         self.request_snapshot(&recovery.from);
         recovery.tries += 1;

@@ -1,10 +1,13 @@
 //! Groups form, shrink, lose their manager, come back.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::*;
 use muster_wire::mike::Ack;
+use muster_wire::{Envelope, Kind};
 
 use crate::activation::{LiveEpoch, MAX_LIVE};
 use crate::tree::Slot;
@@ -263,6 +266,31 @@ fn who_has_acknowledged_and_then_falls_silent_is_not_astray() {
     });
     net.run_for(HELLO * 5);
     assert_eq!(net.devices[0].machine.members().count(), 2);
+}
+
+#[test]
+fn who_is_asked_for_an_epoch_and_is_gone_is_not_asked_again() {
+    // Seed 35735 of the simulator: it was asked to the end, while the manager was there.
+    let mut net = group(4);
+    net.run_for(HELLO / 2);
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let seen = asked.clone();
+    net.filter = Box::new(move |from, to, bytes| {
+        let is_request = Envelope::parse(bytes).unwrap().header().kind == Kind::Request;
+        if from == 2 && is_request {
+            seen.borrow_mut().push(to);
+        }
+        !is_request
+    });
+    net.devices[1].up = false;
+    net.command(2, |machine, now| {
+        machine.recover(now, member(1));
+        machine.neighbour_gone(now, member(1), true);
+    });
+    net.run_for(Duration::from_secs(4));
+    let asked = asked.borrow();
+    assert!(asked.len() > 4, "{asked:?}");
+    assert!(asked[1..].iter().all(|to| *to != 1), "{asked:?}");
 }
 
 #[test]
