@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
@@ -15,6 +16,7 @@ use crate::esp::replay::ReplayWindow;
 use crate::mroute::{Family, parse_upcall};
 use crate::netlink::{Route, Rule, RuleFamily};
 use crate::policy::Inner;
+use crate::policy::Policies;
 use crate::sad::{Sad, Treatment};
 use crate::{KeyLedger, Sa, SaKey, SaKind};
 
@@ -122,10 +124,11 @@ fn open(table: &Sad, packet: &mut [u8]) -> Option<Vec<u8>> {
 
 fn table() -> Sad {
     let treatment = Treatment { copy_dscp: true, clear_df: false };
-    let table = Sad::new(nets(&["ff1e::/16", "239.10.0.0/16"]), own(), treatment, KeyLedger::new());
+    let policies = Arc::new(Policies::new(nets(&["ff1e::/16", "239.10.0.0/16"]), own()));
+    let table = Sad::new(policies.clone(), treatment, KeyLedger::new());
     // Its ledger is new.
     table.install_inbound(vec![sa()]).expect("a key not used before");
-    table.set_senders(HashMap::from([(SENDER, accepted())]));
+    policies.set_senders(HashMap::from([(SENDER, accepted())]));
     table
 }
 

@@ -2,25 +2,29 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
 use crate::esp::packet::{HEADER_LEN, sealed_len};
+use crate::policy::Policies;
 use crate::sad::{Sad, Treatment, delegate_to_sad};
 use crate::{Counters, Dataplane, Error, ExportedKey, KeyLedger, Sa, SaId, SaStatus};
 
 /// The real tables, ciphers and checks of the userspace data plane, with nothing around them.
 pub struct Memory {
     sad: Sad,
+    policies: Arc<Policies>,
 }
 
 impl Memory {
     /// Carries the red groups `red_multicast` for the own prefixes `own_prefixes`.
     pub fn new(red_multicast: Vec<IpNet>, own_prefixes: Vec<IpNet>, ledger: KeyLedger) -> Self {
         let treatment = Treatment { copy_dscp: true, clear_df: false };
-        Memory { sad: Sad::new(red_multicast, own_prefixes, treatment, ledger) }
+        let policies = Arc::new(Policies::new(red_multicast, own_prefixes));
+        Memory { sad: Sad::new(policies.clone(), treatment, ledger), policies }
     }
 
     /// Takes an inner packet from red: the outer destination and the ESP packet, or `None` if it was dropped.
@@ -56,7 +60,7 @@ impl Dataplane for Memory {
     }
 
     fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
-        self.sad.set_routes(&routes);
+        self.policies.set_routes(&routes);
     }
 
     fn set_black_address(&self, _: IpAddr) -> Result<(), Error> {
@@ -64,11 +68,11 @@ impl Dataplane for Memory {
     }
 
     fn leave_to_another(&self, prefixes: Vec<IpNet>) {
-        self.sad.leave_to_another(prefixes);
+        self.policies.leave_to_another(prefixes);
     }
 
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
-        self.sad.set_own_prefixes(prefixes);
+        self.policies.set_own_prefixes(prefixes);
     }
 
     delegate_to_sad!(sad);

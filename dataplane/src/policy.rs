@@ -1,8 +1,10 @@
 //! What may cross between red and black: the inner packet's addresses (RFC 4301 5.2).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::{ArcSwap, Guard};
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
@@ -64,6 +66,49 @@ pub(crate) struct Policy {
     pub(crate) groups: Vec<IpNet>,
     /// Where the others' red prefixes are.
     pub(crate) routes: Routes,
+}
+
+/// The policy in force. Packets read it without waiting; a change replaces it whole.
+pub(crate) struct Policies {
+    now: ArcSwap<Policy>,
+    /// Held while it is replaced, so that changes do not overtake each other. No packet takes it.
+    changing: Mutex<()>,
+}
+
+impl Policies {
+    /// Carries the red groups `groups` for the own prefixes `own`.
+    pub(crate) fn new(groups: Vec<IpNet>, own: Vec<IpNet>) -> Self {
+        let policy = Policy { own, groups, ..Policy::default() };
+        Policies { now: ArcSwap::from_pointee(policy), changing: Mutex::new(()) }
+    }
+
+    pub(crate) fn load(&self) -> Guard<Arc<Policy>> {
+        self.now.load()
+    }
+
+    pub(crate) fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
+        self.change(|policy| policy.senders = senders);
+    }
+
+    pub(crate) fn set_routes(&self, routes: &BTreeMap<MemberId, Vec<IpNet>>) {
+        self.change(|policy| policy.routes = Routes::new(routes));
+    }
+
+    pub(crate) fn set_own_prefixes(&self, own: Vec<IpNet>) {
+        self.change(|policy| policy.own = own);
+    }
+
+    pub(crate) fn leave_to_another(&self, left_to_another: Vec<IpNet>) {
+        self.change(|policy| policy.left_to_another = left_to_another);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Policy)) {
+        // Replaced in one store, so a panic of another holder left it whole.
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut policy = Policy::clone(&self.now.load());
+        change(&mut policy);
+        self.now.store(Arc::new(policy));
+    }
 }
 
 /// Where a packet from red is to go.

@@ -3,22 +3,20 @@
 //! The two packet threads read tables that are replaced as a whole, never changed (arc-swap): a rekey neither waits
 //! for a packet nor makes one wait.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 use muster_wire::MemberId;
 
 use crate::association::{Inbound, Outbound};
 use crate::esp::fragment::is_whole_only;
 use crate::esp::outer;
 use crate::esp::packet::{self, HEADER_LEN, Header, NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, OpenError};
-use crate::policy::{Inner, Policy, Way};
-use crate::routes::Routes;
+use crate::policy::{Inner, Policies, Way};
 use crate::{Counters, Dropped, Error, ExportedKey, KeyLedger, Sa, SaId, SaStatus};
 
 /// SAs, policy and counters of one data plane.
@@ -27,7 +25,7 @@ pub(crate) struct Sad {
     /// How often inbound SAs have come.
     installations: AtomicU64,
     outbound: ArcSwap<Senders>,
-    policy: ArcSwap<Policy>,
+    policies: Arc<Policies>,
     ledger: KeyLedger,
     treatment: Treatment,
     /// The largest inner packet whose ESP packet black takes whole.
@@ -128,12 +126,12 @@ pub(crate) enum Fit {
 }
 
 impl Sad {
-    pub(crate) fn new(groups: Vec<IpNet>, own: Vec<IpNet>, treatment: Treatment, ledger: KeyLedger) -> Self {
+    pub(crate) fn new(policies: Arc<Policies>, treatment: Treatment, ledger: KeyLedger) -> Self {
         Sad {
             inbound: ArcSwap::default(),
             installations: AtomicU64::new(0),
             outbound: ArcSwap::default(),
-            policy: ArcSwap::from_pointee(Policy { own, groups, ..Policy::default() }),
+            policies,
             ledger,
             treatment,
             mtu: AtomicUsize::new(usize::MAX),
@@ -169,7 +167,7 @@ impl Sad {
 
     /// Red to black: seals the inner packet at `buffer[HEADER_LEN..HEADER_LEN + len]` in place. `None`: dropped.
     pub(crate) fn seal(&self, buffer: &mut [u8], len: usize) -> Option<Sealed> {
-        let policy = self.policy.load();
+        let policy = self.policies.load();
         let packet = buffer.get(HEADER_LEN..HEADER_LEN + len)?;
         let inner = Inner::parse(packet)?;
         let class = outer::encapsulate(outer::class_of(packet), self.treatment.copy_dscp);
@@ -252,7 +250,7 @@ impl Sad {
             return drop_as(&self.counts.malformed);
         };
         sa.record.carried(inner.len);
-        let policy = self.policy.load();
+        let policy = self.policies.load();
         if !policy.admits_inbound(sa.record.kind, &sa.record.sender, &inner) {
             let known = policy.is_from_own_lan(&sa.record.sender, &inner);
             return if known { None } else { drop_as(&self.counts.spoofed) };
@@ -327,26 +325,6 @@ impl Sad {
         self.change_senders(|senders| senders.group = None);
     }
 
-    pub(crate) fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
-        self.change_policy(|policy| policy.senders = senders);
-    }
-
-    pub(crate) fn set_routes(&self, routes: &BTreeMap<MemberId, Vec<IpNet>>) {
-        self.change_policy(|policy| policy.routes = Routes::new(routes));
-    }
-
-    pub(crate) fn set_own_prefixes(&self, own: Vec<IpNet>) {
-        self.change_policy(|policy| policy.own = own);
-    }
-
-    pub(crate) fn leave_to_another(&self, left_to_another: Vec<IpNet>) {
-        self.change_policy(|policy| policy.left_to_another = left_to_another);
-    }
-
-    pub(crate) fn policy(&self) -> Arc<Policy> {
-        self.policy.load_full()
-    }
-
     pub(crate) fn sas(&self) -> Vec<SaStatus> {
         let (inbound, outbound) = (self.inbound.load(), self.outbound.load());
         let by_id = |sas: &mut Vec<SaStatus>| sas.sort_by_key(|sa| (sa.destination, sa.spi));
@@ -392,13 +370,6 @@ impl Sad {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
-        let _changing = self.change();
-        let mut policy = Policy::clone(&self.policy.load());
-        change(&mut policy);
-        self.policy.store(Arc::new(policy));
-    }
-
     /// The caller holds `changing`.
     fn change_senders(&self, change: impl FnOnce(&mut Senders)) {
         let mut senders = Senders::clone(&self.outbound.load());
@@ -431,7 +402,7 @@ fn check_spi(spi: u32) -> Result<(), Error> {
 }
 
 /// The methods of [`Dataplane`](crate::Dataplane) that are the table's alone, for an implementation that has one in
-/// its field `$sad`.
+/// its field `$sad`, beside `policies`.
 macro_rules! delegate_to_sad {
     ($sad:ident) => {
         fn install_inbound(&self, sas: Vec<Sa>) -> Result<(), Error> {
@@ -453,7 +424,7 @@ macro_rules! delegate_to_sad {
             Ok(())
         }
         fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
-            self.$sad.set_senders(senders);
+            self.policies.set_senders(senders);
         }
         fn sas(&self) -> Vec<SaStatus> {
             self.$sad.sas()
@@ -473,6 +444,10 @@ pub(crate) const BUFFER_LEN: usize = packet::sealed_len(1 << 16);
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use ipnet::IpNet;
+
     use super::*;
     use crate::esp::packet::Cipher;
     use crate::policy::tests::{packet_v4, packet_v6};
@@ -500,8 +475,12 @@ mod tests {
     }
 
     fn sad(own: &[&str]) -> Sad {
-        let sad = Sad::new(nets(&["ff1e::/16", "239.10.0.0/16"]), nets(own), TREATMENT, KeyLedger::new());
-        sad.set_senders(HashMap::from([(ALICE, nets(&["2001:db8:a::/64", "10.1.0.0/16"]))]));
+        let sad = Sad::new(
+            Arc::new(Policies::new(nets(&["ff1e::/16", "239.10.0.0/16"]), nets(own))),
+            TREATMENT,
+            KeyLedger::new(),
+        );
+        sad.policies.set_senders(HashMap::from([(ALICE, nets(&["2001:db8:a::/64", "10.1.0.0/16"]))]));
         sad
     }
 
@@ -550,7 +529,7 @@ mod tests {
         forged[0] ^= 1;
         assert!(open(&b, &forged).is_none());
         assert!(open(&b, &[0; 20]).is_none());
-        a.set_own_prefixes(nets(&["::/0"]));
+        a.policies.set_own_prefixes(nets(&["::/0"]));
         for source in ["2001:db8:b::1", "2001:db8:c::1"] {
             assert!(open(&b, &seal(&a, &packet_v6(source, "ff1e::1", b"x")).unwrap()).is_none());
         }
@@ -660,7 +639,7 @@ mod tests {
     /// Alice's data plane and Bob's, with a unicast SA from her to him.
     fn unicast_pair() -> (Sad, Sad) {
         let (a, b) = (sad(&["2001:db8:a::/64", "10.1.0.0/16"]), sad(&["2001:db8:b::/64", "10.2.0.0/16"]));
-        a.set_routes(&BTreeMap::from([(BOB, nets(&["2001:db8:b::/64", "10.2.0.0/16"]))]));
+        a.policies.set_routes(&BTreeMap::from([(BOB, nets(&["2001:db8:b::/64", "10.2.0.0/16"]))]));
         a.set_unicast(BOB, unicast(0x4000_0001, 1)).unwrap();
         b.install_inbound(vec![unicast(0x4000_0001, 1)]).unwrap();
         (a, b)
@@ -695,9 +674,9 @@ mod tests {
         assert!(a.export_keys().iter().any(|key| key.id == SaId { destination: a.sas()[0].destination, ..key.id }));
 
         // He is gone.
-        a.set_routes(&BTreeMap::new());
+        a.policies.set_routes(&BTreeMap::new());
         assert!(seal(&a, &packet_v6("2001:db8:a::1", "2001:db8:b::1", b"x")).is_none());
-        a.set_routes(&BTreeMap::from([(BOB, nets(&["2001:db8:b::/64"]))]));
+        a.policies.set_routes(&BTreeMap::from([(BOB, nets(&["2001:db8:b::/64"]))]));
         a.clear_unicast(&BOB);
         assert!(seal(&a, &packet_v6("2001:db8:a::1", "2001:db8:b::1", b"x")).is_none());
         assert_eq!(a.counters().dropped, Dropped { no_sa: 2, ..Dropped::default() });
@@ -707,9 +686,9 @@ mod tests {
     #[test]
     fn unicast_and_group_do_not_mix() {
         let (a, b) = unicast_pair();
-        a.set_own_prefixes(nets(&["::/0"]));
+        a.policies.set_own_prefixes(nets(&["::/0"]));
         let everywhere = BTreeMap::from([(BOB, nets(&["::/0"]))]);
-        a.set_routes(&everywhere);
+        a.policies.set_routes(&everywhere);
         for (source, destination) in [
             ("2001:db8:c::1", "2001:db8:b::1"), // not the sender's
             ("2001:db8:b::2", "2001:db8:b::1"), // the receiver's own
@@ -766,7 +745,11 @@ mod tests {
     #[test]
     fn only_ipv4_multicast_is_cut_here() {
         let sizes = |clear_df| {
-            let sad = Sad::new(vec![], vec![], Treatment { copy_dscp: true, clear_df }, KeyLedger::new());
+            let sad = Sad::new(
+                Arc::new(Policies::new(vec![], vec![])),
+                Treatment { copy_dscp: true, clear_df },
+                KeyLedger::new(),
+            );
             sad.set_mtu(1446);
             sad
         };

@@ -21,6 +21,7 @@ use tun_rs::SyncDevice;
 use crate::config::EspConfig;
 use crate::learned::Learned;
 use crate::mroute::Forwarding;
+use crate::policy::Policies;
 use crate::sad::{Sad, Treatment, delegate_to_sad};
 use crate::stop::Workers;
 use crate::{Counters, Dataplane, Error, ExportedKey, Sa, SaId, SaStatus, netlink};
@@ -31,6 +32,7 @@ use black::Black;
 /// Dropping it ends its threads and takes the device, the forwarding entries and the keys away. The block stays.
 pub struct Userspace {
     sad: Arc<Sad>,
+    policies: Arc<Policies>,
     config: EspConfig,
     device: Arc<SyncDevice>,
     /// Others take their place when the black address changes.
@@ -52,16 +54,16 @@ impl Userspace {
         let device = Arc::new(device::create(&config.device)?);
 
         let treatment = Treatment { copy_dscp: config.copy_dscp, clear_df: config.clear_df };
-        let (groups, own) = (config.red_multicast.clone(), config.own_prefixes.clone());
-        let sad = Arc::new(Sad::new(groups, own, treatment, config.ledger.clone()));
+        let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
+        let sad = Arc::new(Sad::new(policies.clone(), treatment, config.ledger.clone()));
         let mut workers = Workers::new()?;
         let learned = Learned::start(&config, &sad, &mut workers)?;
-        let forwarding = Forwarding::start(&config, &sad, &mut workers)?;
+        let forwarding = Forwarding::start(&config, &policies, &mut workers)?;
         let packets = Mutex::new(Packets::start(&config, &device, &sad)?);
 
         let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
         info!(device = name, black_interface, %black_address, %group_address, "userspace ESP is running");
-        Ok(Userspace { sad, config, device, packets, forwarding, learned, workers })
+        Ok(Userspace { sad, policies, config, device, packets, forwarding, learned, workers })
     }
 
     fn packets(&self) -> MutexGuard<'_, Packets> {
@@ -114,7 +116,7 @@ impl Dataplane for Userspace {
     }
 
     fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
-        self.sad.set_routes(&routes);
+        self.policies.set_routes(&routes);
         let of =
             |(member, prefixes): (MemberId, Vec<IpNet>)| prefixes.into_iter().map(move |net| (net.trunc(), member));
         self.learned.set(routes.into_iter().flat_map(of).collect());
@@ -122,12 +124,12 @@ impl Dataplane for Userspace {
 
     fn leave_to_another(&self, prefixes: Vec<IpNet>) {
         self.forwarding.leave_to_another(&prefixes);
-        self.sad.leave_to_another(prefixes);
+        self.policies.leave_to_another(prefixes);
         self.forwarding.forget();
     }
 
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
-        self.sad.set_own_prefixes(prefixes.clone());
+        self.policies.set_own_prefixes(prefixes.clone());
         self.learned.set_own(prefixes);
         self.forwarding.forget();
     }

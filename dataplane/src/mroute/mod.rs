@@ -20,8 +20,7 @@ use crate::Error;
 use crate::block::{multicast_rule, table};
 use crate::config::EspConfig;
 use crate::netlink::{self, RuleFamily};
-use crate::policy::{Inner, is_carried};
-use crate::sad::Sad;
+use crate::policy::{Inner, Policies, is_carried};
 use crate::stop::{Stop, Workers};
 use flows::Flows;
 use kernel::{Flow, MAX_VIFS, RoutingSocket, Upcall};
@@ -44,16 +43,18 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
-    /// Starts forwarding: one thread a family, which ends with `workers`. `sad` says which groups are carried and
-    /// which prefixes are the own ones.
-    pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut Workers) -> Result<Self, Error> {
+    /// Starts forwarding: one thread a family, which ends with `workers`. `policies` say which groups are
+    /// carried and which prefixes are the own ones.
+    pub(crate) fn start(config: &EspConfig, policies: &Arc<Policies>, workers: &mut Workers) -> Result<Self, Error> {
         if config.reds.len() >= MAX_VIFS {
             return Err(Error::Config(format!("red.interfaces: at most {} can be forwarded between", MAX_VIFS - 1)));
         }
         let indices = netlink::run(async |handle| interfaces(handle, config).await)?;
         let (mut routers, silent) = (Vec::new(), Arc::new(AtomicU32::new(0)));
         for (family, thread) in [(Family::Ipv4, "muster-mroute4"), (Family::Ipv6, "muster-mroute6")] {
-            let Some(router) = Router::start(family, config, &indices, sad.clone(), silent.clone())? else { continue };
+            let Some(router) = Router::start(family, config, &indices, policies.clone(), silent.clone())? else {
+                continue;
+            };
             let router = Arc::new(router);
             routers.push(router.clone());
             workers.spawn(thread, move |stop| router.run(stop))?;
@@ -125,7 +126,7 @@ fn open(family: Family, table: u32) -> Result<Option<RoutingSocket>, Error> {
 /// Answers the kernel's questions, of one family.
 struct Router {
     socket: RoutingSocket,
-    sad: Arc<Sad>,
+    policies: Arc<Policies>,
     /// Interfaces in the table: the tunnel, then the red ones; at most 32.
     vifs: u16,
     /// Bit n: another router delivers on interface n.
@@ -140,7 +141,7 @@ impl Router {
         family: Family,
         config: &EspConfig,
         indices: &[u32],
-        sad: Arc<Sad>,
+        policies: Arc<Policies>,
         silent: Arc<AtomicU32>,
     ) -> Result<Option<Self>, Error> {
         let table = table(config.instance);
@@ -152,7 +153,7 @@ impl Router {
             let what = || format!("interface {name}: adding it to {family:?} multicast routing");
             socket.add_vif(vif, *ifindex).map_err(Error::io(what))?;
         }
-        Ok(Some(Router { socket, sad, vifs: indices.len() as u16, silent, flows: Mutex::default() }))
+        Ok(Some(Router { socket, policies, vifs: indices.len() as u16, silent, flows: Mutex::default() }))
     }
 
     fn run(&self, stop: &Stop) -> Result<(), Error> {
@@ -175,7 +176,7 @@ impl Router {
     fn answer(&self, upcall: &Upcall) {
         let Upcall { flow, vif } = upcall;
         let mut flows = self.flows();
-        let policy = self.sad.policy();
+        let policy = self.policies.load();
         let inner = Inner { source: flow.source, destination: flow.group, len: 0 };
         // What comes from the tunnel was checked against its sender when it was decrypted.
         let admitted = is_carried(&policy.groups, flow.group)
