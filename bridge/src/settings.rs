@@ -378,8 +378,8 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if group.mode != "agreement" {
         return value("group.mode", "only \"agreement\" is there in this version".into());
     }
-    if !matches!(file.dataplane.backend.as_str(), "auto" | "userspace") {
-        return value("dataplane.backend", "only \"auto\" and \"userspace\" are there in this version".into());
+    if !matches!(file.dataplane.backend.as_str(), "auto" | "kernel" | "userspace") {
+        return value("dataplane.backend", "must be auto, kernel or userspace".into());
     }
     Ok(())
 }

@@ -201,9 +201,8 @@ fn look_interval(text: &str) -> Result<Duration, String> {
 
 fn backend(name: &str) -> Result<String, String> {
     match name {
-        "auto" | "userspace" => Ok(name.to_owned()),
-        "kernel" => Err("the kernel data plane is not there yet in this version; choose auto or userspace".into()),
-        _ => Err("choose auto or userspace".into()),
+        "auto" | "kernel" | "userspace" => Ok(name.to_owned()),
+        _ => Err("choose auto, kernel or userspace".into()),
     }
 }
 

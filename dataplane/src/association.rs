@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use muster_wire::MemberId;
+use zeroize::Zeroizing;
 
 use crate::esp::packet::Cipher;
 use crate::esp::replay::ReplayWindow;
@@ -54,15 +55,21 @@ impl Record {
 
     /// `destination`: where it goes now.
     pub(crate) fn export(&self, destination: IpAddr) -> ExportedKey {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        // Room for all of it first: a string that grows leaves its old content behind.
-        let mut key_hex = zeroize::Zeroizing::new(String::with_capacity(2 * SaKey::LEN));
-        for byte in self.key.bytes() {
-            key_hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            key_hex.push(char::from(DIGITS[usize::from(byte & 0xf)]));
-        }
+        let key_hex = hex(self.key.bytes());
         ExportedKey { id: SaId { destination, ..self.id }, algorithm: ALGORITHM, key_hex }
     }
+}
+
+/// A key in hexadecimal, erased when dropped.
+pub(crate) fn hex(bytes: &[u8]) -> Zeroizing<String> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    // Room for all of it first: a string that grows leaves its old content behind.
+    let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+    }
+    text
 }
 
 pub(crate) struct Inbound {

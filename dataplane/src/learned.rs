@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -32,7 +31,7 @@ use crate::esp::tunnel_mtu;
 use crate::lost::Lost;
 use crate::netlink::{self, Owner, Route};
 use crate::policy::covers;
-use crate::sad::Sad;
+use crate::stop::Workers;
 
 /// Metric of the routes that stay: worse than any by the tunnel.
 const LAST: u32 = 0xffff;
@@ -55,12 +54,17 @@ struct Wanted {
 
 impl Learned {
     /// Sets the tunnel's MTU and starts the thread; the device is there.
-    pub(crate) fn start(config: &EspConfig, sad: &Arc<Sad>, workers: &mut crate::stop::Workers) -> Result<Self, Error> {
+    /// `on_mtu` is told the largest inner packet, now and whenever it changes.
+    pub(crate) fn start(
+        config: &EspConfig,
+        on_mtu: impl Fn(u16) + Send + 'static,
+        workers: &mut Workers,
+    ) -> Result<Self, Error> {
         let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeMap::new(), own: config.own_prefixes.clone() });
         let mut keeper = Keeper {
             block: config.block(),
             ipv4: config.black_address.is_ipv4(),
-            sad: sad.clone(),
+            on_mtu: Box::new(on_mtu),
             mtu: 0,
             routes: BTreeMap::new(),
             standing: BTreeSet::new(),
@@ -97,7 +101,7 @@ struct Keeper {
     block: BlockConfig,
     /// Black is.
     ipv4: bool,
-    sad: Arc<Sad>,
+    on_mtu: Box<dyn Fn(u16) + Send>,
     mtu: u16,
     /// Learned now, and from whom.
     routes: BTreeMap<IpNet, MemberId>,
@@ -227,7 +231,7 @@ impl Keeper {
         }
         info!(black_interface, black = link.mtu, tunnel = mtu, "largest packet");
         self.mtu = mtu;
-        self.sad.set_mtu(mtu.into());
+        (self.on_mtu)(mtu);
         set_ipv6_mtu(device, mtu)
     }
 

@@ -28,6 +28,7 @@ mod routes;
 mod sad;
 mod stop;
 mod sysctl;
+mod xfrm;
 
 pub use block::{BlockConfig, Blocked, block, is_blocked, unblock};
 pub use config::{EspConfig, check_interface_name};
@@ -40,3 +41,4 @@ pub use plane::{
     ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, REKEY_AT, Sa, SaId, SaKey, SaKind, SaStatus,
 };
 pub use probe::{Probe, probe};
+pub use xfrm::Kernel;

@@ -414,7 +414,7 @@ fn errno(error: &rtnetlink::Error) -> Option<i32> {
     }
 }
 
-fn failed(what: String, error: rtnetlink::Error) -> Error {
+pub(crate) fn failed(what: String, error: rtnetlink::Error) -> Error {
     let source = match &error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other.to_string()),

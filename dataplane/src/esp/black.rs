@@ -218,7 +218,7 @@ fn at_nix(address: IpAddr, ifindex: u32) -> At {
     }
 }
 
-fn join(socket: &Socket, group: IpAddr, ifindex: u32) -> io::Result<()> {
+pub(crate) fn join(socket: &Socket, group: IpAddr, ifindex: u32) -> io::Result<()> {
     match group {
         IpAddr::V4(group) => {
             socket.set_multicast_all_v4(false)?;

@@ -24,17 +24,21 @@ pub(super) fn create(name: &str) -> Result<SyncDevice, Error> {
     let what = || format!("device {name}: setting its MTU and non-blocking mode");
     device.set_mtu(DEVICE_MTU).and_then(|()| device.set_nonblocking(true)).map_err(Error::io(what))?;
 
-    // No address of its own making and no solicitations (IN6_ADDR_GEN_MODE_NONE); what the kernel says all the
-    // same, such as MLD reports, is discarded after reading.
+    quieten(name)?;
+    device.enabled(true).map_err(Error::io(|| format!("device {name}: bringing it up")))?;
+    debug!(device = name, fd = ?device.as_fd(), "tunnel device is up");
+    Ok(device)
+}
+
+/// No address of its own making and no solicitations (IN6_ADDR_GEN_MODE_NONE); what the kernel says all the same, such as
+/// MLD reports, is discarded after reading. Nor is it asked whether sources behind it have routes.
+pub(crate) fn quieten(name: &str) -> Result<(), Error> {
     for (setting, value) in [("addr_gen_mode", "1"), ("accept_ra", "0"), ("router_solicitations", "0")] {
         if !sysctl::write(&format!("ipv6/conf/{name}/{setting}"), value)? {
             debug!(device = name, setting, "no such setting: IPv6 is off");
         }
     }
-    exempt_from_reverse_path_filter(name)?;
-    device.enabled(true).map_err(Error::io(|| format!("device {name}: bringing it up")))?;
-    debug!(device = name, fd = ?device.as_fd(), "tunnel device is up");
-    Ok(device)
+    exempt_from_reverse_path_filter(name)
 }
 
 /// The largest IPv6 packet that the kernel puts into the device, unicast or multicast; above it tells the sender.

@@ -1,6 +1,6 @@
 //! ESP in user space: packets go from the TUN device through the security associations to raw sockets, and back.
 
-mod black;
+pub(crate) mod black;
 pub(crate) mod device;
 mod early;
 pub(crate) mod fragment;
@@ -57,7 +57,8 @@ impl Userspace {
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
         let sad = Arc::new(Sad::new(policies.clone(), treatment, config.ledger.clone()));
         let mut workers = Workers::new()?;
-        let learned = Learned::start(&config, &sad, &mut workers)?;
+        let mtu = sad.clone();
+        let learned = Learned::start(&config, move |largest| mtu.set_mtu(largest.into()), &mut workers)?;
         let forwarding = Forwarding::start(&config, &policies, &mut workers)?;
         let packets = Mutex::new(Packets::start(&config, &device, &sad)?);
 

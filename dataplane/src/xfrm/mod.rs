@@ -1,0 +1,447 @@
+//! ESP by the kernel: security associations and policies by native netlink, and an xfrm interface as the red-facing device.
+//!
+//! | | |
+//! |---|---|
+//! | marks what is ours | the interface's number (`XFRMA_IF_ID`) on every SA and policy; nothing else is touched |
+//! | a sender's SAs | one number (`reqid`) for its group SAs and one for its unicast ones, by which the packet filter knows it |
+//! | the switch to a new epoch | the policies name another `reqid`, each in one step; the old SA goes a moment later |
+
+mod device;
+mod request;
+mod socket;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+use muster_wire::MemberId;
+use netlink_packet_xfrm::constants::{
+    XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRMA_ALG_AEAD, XFRMA_IF_ID, XFRMA_REPLAY_ESN_VAL, XFRMA_REPLAY_VAL,
+};
+use netlink_packet_xfrm::{UserPolicyInfo, UserSaInfo};
+use socket2::{Domain, Socket, Type};
+use tracing::{info, warn};
+
+use crate::association::hex;
+use crate::config::EspConfig;
+use crate::learned::Learned;
+use crate::mroute::Forwarding;
+use crate::policy::Policies;
+use crate::stop::Workers;
+use crate::{ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink};
+use request::{Place, PolicyKey, Request, Template};
+use socket::{XfrmSocket, attributes};
+use tables::{Entry, Senders, policies};
+
+/// Numbers of our interfaces: this and the instance.
+const IF_ID: u32 = 0x4d75_7300;
+/// Numbers that SAs and policies share begin here: key daemons count theirs from 1.
+const FIRST_REQID: u32 = 0x4d75_0000;
+
+/// RFC 4303 by the kernel, with multicast forwarding to the red interfaces.
+///
+/// Dropping it takes the SAs, the policies and the interface away. The block stays.
+pub struct Kernel {
+    config: EspConfig,
+    if_id: u32,
+    policies: Arc<Policies>,
+    state: Mutex<State>,
+    forwarding: Forwarding,
+    /// Before the workers: dropping it ends its thread, which they wait for.
+    learned: Learned,
+    workers: Workers,
+}
+
+/// What the kernel was told.
+struct State {
+    socket: XfrmSocket,
+    black: IpAddr,
+    /// Holds the group's membership on black.
+    _member: Socket,
+    sas: BTreeMap<SaId, Entry>,
+    senders: Senders,
+    routes: BTreeMap<MemberId, Vec<IpNet>>,
+    policies: BTreeMap<PolicyKey, Template>,
+    reqids: HashMap<(MemberId, SaKind), u32>,
+    next_reqid: u32,
+    /// The outbound SA before this one, which packets may still be on their way under.
+    retired: Vec<SaId>,
+}
+
+impl Kernel {
+    /// Makes the interface, and takes what a killed predecessor of this instance has left away. From then on red multicast
+    /// is carried as far as SAs and senders are set. Forwarding and the block are the caller's, before.
+    ///
+    /// # Errors
+    /// A configuration that cannot work, an interface that is not there, a kernel without ESP or xfrm interfaces, a missing
+    /// right: each by name.
+    pub fn start(config: EspConfig) -> Result<Self, Error> {
+        config.check()?;
+        let if_id = IF_ID + u32::from(config.instance);
+        let mut socket = XfrmSocket::open()?;
+        clear(&mut socket, if_id)?;
+        let link = netlink::run(async |handle| {
+            let link = netlink::link(handle, &config.black_interface).await?;
+            let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
+            device::create(handle, &config.device, link.index, if_id).await?;
+            Ok(link)
+        })?;
+        let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
+        let mut workers = Workers::new()?;
+        let learned = Learned::start(&config, |_| {}, &mut workers)?;
+        let forwarding = Forwarding::start(&config, &policies, &mut workers)?;
+        let state = State {
+            socket,
+            black: config.black_address,
+            _member: member(&config, link.index)?,
+            sas: BTreeMap::new(),
+            senders: Senders::default(),
+            routes: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            reqids: HashMap::new(),
+            next_reqid: FIRST_REQID,
+            retired: Vec::new(),
+        };
+        let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
+        info!(device = name, black_interface, %black_address, %group_address, "the kernel's ESP is running");
+        let kernel = Kernel { config, if_id, policies, state: Mutex::new(state), forwarding, learned, workers };
+        kernel.follow(&mut kernel.state())?;
+        Ok(kernel)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What a panic left behind the kernel's tables says; the next change brings them to what is wanted.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the kernel's policies to what is wanted.
+    fn follow(&self, state: &mut State) -> Result<(), Error> {
+        let wanted = policies(&self.policies.load(), &state.routes, &state.senders, &state.sas, state.black);
+        let gone = state.policies.keys().filter(|key| !wanted.contains_key(key));
+        let set = wanted.iter().filter(|(key, template)| state.policies.get(key) != Some(template));
+        let requests: Vec<Request> = set
+            .map(|(key, template)| Request::set_policy(key, template, self.if_id))
+            .chain(gone.map(|key| Request::delete_policy(key, self.if_id)))
+            .collect();
+        state.socket.demand(&requests, &[libc::ENOENT])?;
+        state.policies = wanted;
+        Ok(())
+    }
+
+    /// Adds the only SA that red is sent on to `receiver`, or to the group.
+    fn send_on(&self, sa: Sa, receiver: Option<MemberId>) -> Result<(), Error> {
+        check(&sa, self.config.black_address)?;
+        let state = &mut *self.state();
+        self.config.ledger.record(std::slice::from_ref(&sa))?;
+        let (id, reqid) = (sa.id(), state.fresh_reqid());
+        // One that was left for packets on their way; and an inbound one with this number goes.
+        let gone = [std::mem::take(&mut state.retired), vec![id]].concat();
+        state.remove(&gone)?;
+        let place = Place {
+            direction: Direction::Out,
+            source: state.black,
+            reqid,
+            if_id: self.if_id,
+            copy_dscp: self.config.copy_dscp,
+        };
+        state.socket.demand(&[Request::add_sa(&sa, place)], &[])?;
+        let source = Some(state.black);
+        let Sa { kind, epoch, sender, .. } = sa;
+        state.sas.insert(id, Entry { direction: Direction::Out, kind, epoch, sender, receiver, source, reqid });
+        let before = match receiver {
+            Some(member) => state.senders.unicast.insert(member, id),
+            None => state.senders.group.replace(id),
+        };
+        // Its policies now name the new one; packets that were routed before that are still on their way.
+        state.retired.extend(before);
+        self.follow(state)
+    }
+
+    fn stop_sending(&self, receiver: Option<&MemberId>) -> Result<(), Error> {
+        let state = &mut *self.state();
+        let before = match receiver {
+            Some(member) => state.senders.unicast.remove(member),
+            None => state.senders.group.take(),
+        };
+        self.follow(state)?;
+        state.remove(before.as_slice())
+    }
+}
+
+impl State {
+    /// Of the SAs that a member sends on.
+    fn reqid_of(&mut self, member: MemberId, kind: SaKind) -> u32 {
+        if let Some(reqid) = self.reqids.get(&(member, kind)) {
+            return *reqid;
+        }
+        let reqid = self.fresh_reqid();
+        self.reqids.insert((member, kind), reqid);
+        reqid
+    }
+
+    fn fresh_reqid(&mut self) -> u32 {
+        let reqid = self.next_reqid;
+        self.next_reqid = self.next_reqid.checked_add(1).unwrap_or(FIRST_REQID);
+        reqid
+    }
+
+    /// Removes SAs of ours; others and unknown ones are passed over.
+    fn remove(&mut self, ids: &[SaId]) -> Result<(), Error> {
+        let known: Vec<SaId> = ids.iter().copied().filter(|id| self.sas.contains_key(id)).collect();
+        let requests: Vec<Request> = known.iter().map(|id| Request::delete_sa(*id)).collect();
+        self.socket.demand(&requests, &[libc::ESRCH])?;
+        self.sas.retain(|id, _| !known.contains(id));
+        Ok(())
+    }
+}
+
+impl Dataplane for Kernel {
+    fn backend(&self) -> &'static str {
+        "kernel"
+    }
+
+    fn install_inbound(&self, sas: Vec<Sa>) -> Result<(), Error> {
+        let state = &mut *self.state();
+        let mut ids = HashSet::new();
+        for sa in &sas {
+            check(sa, self.config.black_address)?;
+            if !ids.insert(sa.id()) {
+                return Err(Error::DuplicateSa { destination: sa.destination, spi: sa.spi });
+            }
+        }
+        self.config.ledger.record(&sas)?;
+        state.remove(&sas.iter().map(Sa::id).collect::<Vec<_>>())?;
+        let placed: Vec<(Request, SaId, Entry)> = sas
+            .iter()
+            .map(|sa| {
+                let (direction, reqid) = (Direction::In, state.reqid_of(sa.sender, sa.kind));
+                let source = if state.black.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+                let place = Place { direction, source, reqid, if_id: self.if_id, copy_dscp: false };
+                let Sa { kind, epoch, sender, source, .. } = *sa;
+                let entry = Entry { direction, kind, epoch, sender, receiver: None, source, reqid };
+                (Request::add_sa(sa, place), sa.id(), entry)
+            })
+            .collect();
+        let (requests, entries): (Vec<Request>, Vec<(SaId, Entry)>) =
+            placed.into_iter().map(|(request, id, entry)| (request, (id, entry))).unzip();
+        let refused = state.socket.ask(&requests)?;
+        let failed: BTreeSet<usize> = refused.iter().map(|one| one.at).collect();
+        let added = entries.into_iter().enumerate().filter(|(at, _)| !failed.contains(at)).map(|(_, entry)| entry);
+        let added: Vec<(SaId, Entry)> = added.collect();
+        state.sas.extend(added.iter().copied());
+        if let Some(first) = refused.into_iter().next() {
+            // All or none.
+            state.remove(&added.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
+            return Err(first.into_error(&requests));
+        }
+        Ok(())
+    }
+
+    fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
+        self.send_on(sa, None)
+    }
+
+    fn remove_inbound(&self, ids: &[SaId]) -> Result<(), Error> {
+        let mut state = self.state();
+        let inbound = |id: &&SaId| state.sas.get(id).is_some_and(|sa| sa.direction == Direction::In);
+        let ids: Vec<SaId> = ids.iter().filter(inbound).copied().collect();
+        state.remove(&ids)
+    }
+
+    fn clear_outbound(&self) -> Result<(), Error> {
+        self.stop_sending(None)
+    }
+
+    fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error> {
+        self.send_on(sa, Some(peer))
+    }
+
+    fn set_peer_address(&self, _: &MemberId, _: IpAddr) {}
+
+    fn clear_unicast(&self, peer: &MemberId) -> Result<(), Error> {
+        self.stop_sending(Some(peer))
+    }
+
+    fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
+        let state = &mut *self.state();
+        state.routes.clone_from(&routes);
+        self.policies.set_routes(&routes);
+        let of =
+            |(member, prefixes): (MemberId, Vec<IpNet>)| prefixes.into_iter().map(move |net| (net.trunc(), member));
+        self.learned.set(routes.into_iter().flat_map(of).collect());
+        self.follow_or_warn(state);
+    }
+
+    fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
+        self.policies.set_senders(senders);
+    }
+
+    fn leave_to_another(&self, prefixes: Vec<IpNet>) {
+        self.forwarding.leave_to_another(&prefixes);
+        self.policies.leave_to_another(prefixes);
+        self.forwarding.forget();
+        self.follow_or_warn(&mut self.state());
+    }
+
+    fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
+        self.policies.set_own_prefixes(prefixes.clone());
+        self.learned.set_own(prefixes);
+        self.forwarding.forget();
+        self.follow_or_warn(&mut self.state());
+    }
+
+    fn set_black_address(&self, _: IpAddr) -> Result<(), Error> {
+        Err(Error::Config("another black address needs a restart with dataplane.backend = \"kernel\"".into()))
+    }
+
+    fn sas(&self) -> Vec<SaStatus> {
+        let state = &mut *self.state();
+        let mut found = Vec::new();
+        let State { socket, sas, .. } = state;
+        let dumped = socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
+            found.extend(status(payload, self.if_id, sas));
+        });
+        if let Err(error) = dumped {
+            warn!(%error, "the kernel's SAs cannot be read");
+        }
+        let rank = |sa: &SaStatus| {
+            (sa.direction == Direction::In, sa.kind == SaKind::Unicast && sa.direction == Direction::Out)
+        };
+        found.sort_by_key(|sa| (rank(sa), sa.destination, sa.spi));
+        found
+    }
+
+    fn export_keys(&self) -> Vec<ExportedKey> {
+        let state = &mut *self.state();
+        let mut keys = Vec::new();
+        let State { socket, sas, .. } = state;
+        let dumped = socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
+            let Some((id, _)) = ours(payload, self.if_id).filter(|(id, _)| sas.contains_key(id)) else { return };
+            let found = attributes(&payload[SA_LEN..]).find(|(kind, _)| *kind == XFRMA_ALG_AEAD);
+            if let Some(key) = found.and_then(|(_, value)| value.get(72..)) {
+                keys.push(ExportedKey { id, algorithm: ALGORITHM, key_hex: hex(key) });
+            }
+        });
+        if let Err(error) = dumped {
+            warn!(%error, "the kernel's SAs cannot be read");
+        }
+        keys
+    }
+
+    fn counters(&self) -> Counters {
+        let (rx_packets, tx_packets) = device::carried(&self.config.device);
+        Counters { rx_packets, tx_packets, ..Counters::default() }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.workers.failure()
+    }
+}
+
+impl Kernel {
+    /// For those who can do nothing about it.
+    fn follow_or_warn(&self, state: &mut State) {
+        if let Err(error) = self.follow(state) {
+            warn!(%error, "the kernel's policies are not as they should be");
+        }
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let mut state = self.state();
+        let removed = clear(&mut state.socket, self.if_id)
+            .and_then(|()| netlink::run(async |handle| device::remove(handle, &self.config.device, self.if_id).await));
+        if let Err(error) = removed {
+            warn!(%error, "something of ours stays in the kernel; the next start takes it away");
+        }
+    }
+}
+
+/// `struct xfrm_usersa_info` and `struct xfrm_userpolicy_info`, with what comes before their attributes.
+const SA_LEN: usize = 224;
+const POLICY_LEN: usize = 168;
+
+/// Removes all SAs and policies with this number.
+fn clear(socket: &mut XfrmSocket, if_id: u32) -> Result<(), Error> {
+    let mut requests = Vec::new();
+    socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
+        requests.extend(ours(payload, if_id).map(|(id, _)| Request::delete_sa(id)));
+    })?;
+    socket.dump(&Request::dump(XFRM_MSG_GETPOLICY), |_, payload| {
+        let Some(attributes) = payload.get(POLICY_LEN..) else { return };
+        if has_number(attributes, if_id)
+            && let Ok(policy) = UserPolicyInfo::parse(payload)
+        {
+            requests.push(Request::delete_policy_at(policy.index, policy.direction, if_id));
+        }
+    })?;
+    socket.demand(&requests, &[libc::ESRCH, libc::ENOENT])
+}
+
+/// An SA of a dump, if it bears this number.
+fn ours(payload: &[u8], if_id: u32) -> Option<(SaId, UserSaInfo)> {
+    if !has_number(payload.get(SA_LEN..)?, if_id) {
+        return None;
+    }
+    let info = UserSaInfo::parse(payload).ok()?;
+    let ipv4 = info.family == netlink_packet_xfrm::constants::AF_INET;
+    let destination = if ipv4 { info.id.daddr.to_ipv4().into() } else { info.id.daddr.to_ipv6().into() };
+    Some((SaId { destination, spi: info.id.spi }, info))
+}
+
+fn has_number(all: &[u8], if_id: u32) -> bool {
+    attributes(all).any(|(kind, value)| kind == XFRMA_IF_ID && value == if_id.to_ne_bytes())
+}
+
+fn status(payload: &[u8], if_id: u32, sas: &BTreeMap<SaId, Entry>) -> Option<SaStatus> {
+    let (id, info) = ours(payload, if_id)?;
+    let entry = sas.get(&id)?;
+    let word = |kind: u16, at: usize| {
+        let value = attributes(payload.get(SA_LEN..)?).find(|(found, _)| *found == kind)?.1;
+        Some(u64::from(u32::from_ne_bytes(*value.get(at..)?.first_chunk()?)))
+    };
+    // struct xfrm_replay_state_esn: bmp_len, oseq, seq …; struct xfrm_replay_state: oseq, seq, bitmap.
+    let sequence = match entry.direction {
+        Direction::In => word(XFRMA_REPLAY_ESN_VAL, 8),
+        Direction::Out => word(XFRMA_REPLAY_VAL, 0).or(word(XFRMA_REPLAY_ESN_VAL, 4)),
+    };
+    Some(SaStatus {
+        direction: entry.direction,
+        kind: entry.kind,
+        source: entry.source,
+        destination: id.destination,
+        spi: id.spi,
+        epoch: entry.epoch,
+        sender: entry.sender,
+        receiver: entry.receiver,
+        packets: info.lifetime_cur.packets,
+        bytes: info.lifetime_cur.bytes,
+        replay_drops: info.stats.replay.into(),
+        auth_failures: info.stats.integrity_failed.into(),
+        sequence: sequence.unwrap_or(0),
+    })
+}
+
+fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
+    if sa.spi <= 255 {
+        return Err(Error::ReservedSpi { spi: sa.spi });
+    }
+    if sa.destination.is_ipv4() != black.is_ipv4() {
+        return Err(Error::FamilyMismatch { destination: sa.destination, black });
+    }
+    Ok(())
+}
+
+/// A member of the group on black, so that its network brings the group's packets here.
+fn member(config: &EspConfig, ifindex: u32) -> Result<Socket, Error> {
+    let EspConfig { black_interface: name, group_address: group, .. } = config;
+    let join = || {
+        let socket = Socket::new(if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }, Type::DGRAM, None)?;
+        crate::esp::black::join(&socket, *group, ifindex)?;
+        Ok(socket)
+    };
+    join().map_err(Error::io::<std::io::Error>(|| format!("interface {name}: joining the group {group}")))
+}

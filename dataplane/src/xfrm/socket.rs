@@ -1,0 +1,194 @@
+//! A netlink socket to the kernel's XFRM that asks in batches.
+//!
+//! Sixty-four requests go in one send, and only the last asks for an acknowledgement; the kernel reports errors all the
+//! same, each with the number of its request. To wait for each answer costs thirty times as much.
+
+use std::io;
+
+use libc::{EINTR, MSG_DONTWAIT};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR};
+use netlink_sys::protocols::NETLINK_XFRM;
+use netlink_sys::{Socket, SocketAddr};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::request::Request;
+use crate::Error;
+
+/// Requests in one send.
+const BATCH: usize = 64;
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// The kernel's messages are at most so large (`NLMSG_GOODSIZE` and what a dump asks for).
+const RECEIVED: usize = 1 << 15;
+/// NLMSGERR_ATTR_MSG: the kernel's own words about an error.
+const ERROR_TEXT: u16 = 1;
+
+/// Of one thread at a time.
+pub(super) struct XfrmSocket {
+    socket: Socket,
+    sequence: u32,
+}
+
+/// One request that the kernel refused.
+pub(super) struct Refused {
+    /// Which of those asked.
+    pub(super) at: usize,
+    pub(super) error: io::Error,
+    /// The kernel's own words.
+    text: Option<String>,
+}
+
+impl XfrmSocket {
+    pub(super) fn open() -> Result<Self, Error> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_XFRM)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            socket.set_ext_ack(true)?;
+            socket.set_cap_ack(true)?;
+            Ok(socket)
+        };
+        let what = || "opening a netlink socket to XFRM; does the kernel have it (modprobe xfrm_user)?".to_owned();
+        let socket = open().map_err(Error::io::<io::Error>(what))?;
+        Ok(XfrmSocket { socket, sequence: 0 })
+    }
+
+    /// Carries out `requests` in order; those that the kernel refuses keep none of the others from it.
+    pub(super) fn ask(&mut self, requests: &[Request]) -> Result<Vec<Refused>, Error> {
+        let mut refused = Vec::new();
+        for (nth, batch) in requests.chunks(BATCH).enumerate() {
+            let first = self.sequence.wrapping_add(1);
+            let mut bytes = Zeroizing::new(Vec::with_capacity(batch.iter().map(|r| HEADER + r.body.len()).sum()));
+            for (at, request) in batch.iter().enumerate() {
+                let flags = if at + 1 == batch.len() { request.flags | NLM_F_ACK } else { request.flags };
+                self.append(&mut bytes, request, flags);
+            }
+            let what = || "asking the kernel's XFRM".to_owned();
+            self.send(&bytes).map_err(Error::io(what))?;
+            let last = self.sequence;
+            self.receive(|sequence, kind, payload| {
+                if kind != NLMSG_ERROR {
+                    return Ok(true);
+                }
+                if let Some((error, text)) = error_of(payload) {
+                    let at = sequence.wrapping_sub(first) as usize;
+                    refused.push(Refused { at: nth * BATCH + at, error, text });
+                }
+                Ok(sequence != last)
+            })
+            .map_err(Error::io(what))?;
+        }
+        Ok(refused)
+    }
+
+    /// As [`ask`](Self::ask), where nothing may be refused but with one of the errors `forgiven`.
+    pub(super) fn demand(&mut self, requests: &[Request], forgiven: &[i32]) -> Result<(), Error> {
+        let refused = self.ask(requests)?;
+        let first = refused.into_iter().find(|one| !one.error.raw_os_error().is_some_and(|e| forgiven.contains(&e)));
+        first.map_or(Ok(()), |one| Err(one.into_error(requests)))
+    }
+
+    /// Hands each message of a dump to `each`: its kind and payload.
+    pub(super) fn dump(&mut self, request: &Request, mut each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        self.append(&mut bytes, request, request.flags | NLM_F_DUMP);
+        let what = || request.what.clone();
+        self.send(&bytes).map_err(Error::io(what))?;
+        self.receive(|_, kind, payload| match kind {
+            NLMSG_DONE => Ok(false),
+            NLMSG_ERROR => error_of(payload).map_or(Ok(false), |(error, _)| Err(error)),
+            _ => {
+                each(kind, payload);
+                Ok(true)
+            }
+        })
+        .map_err(Error::io(what))
+    }
+
+    /// `struct nlmsghdr` and the request behind it.
+    fn append(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let len = (HEADER + request.body.len()) as u32;
+        bytes.extend_from_slice(&len.to_ne_bytes());
+        bytes.extend_from_slice(&request.kind.to_ne_bytes());
+        bytes.extend_from_slice(&flags.to_ne_bytes());
+        bytes.extend_from_slice(&self.sequence.to_ne_bytes());
+        bytes.extend_from_slice(&0_u32.to_ne_bytes());
+        // Bodies are padded to four octets.
+        bytes.extend_from_slice(&request.body);
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        // What an earlier question left behind belongs to nobody now.
+        let mut rest = Zeroizing::new(Vec::with_capacity(RECEIVED));
+        while self.socket.recv(&mut *rest, MSG_DONTWAIT).is_ok() {
+            rest.clear();
+        }
+        self.socket.send(bytes, 0).map(drop)
+    }
+
+    /// Hands sequence number, kind and payload of what comes to `each`, until that says that it was the last.
+    fn receive(&self, mut each: impl FnMut(u32, u16, &[u8]) -> io::Result<bool>) -> io::Result<()> {
+        // A dump of SAs brings their keys.
+        let mut buffer = Zeroizing::new(Vec::with_capacity(RECEIVED));
+        loop {
+            buffer.clear();
+            match self.socket.recv(&mut *buffer, 0) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(EINTR) => continue,
+                Err(error) => return Err(error),
+            }
+            let mut going = true;
+            for (sequence, kind, payload) in messages(&buffer) {
+                going &= each(sequence, kind, payload)?;
+            }
+            buffer.zeroize();
+            if !going {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Refused {
+    pub(super) fn into_error(self, requests: &[Request]) -> Error {
+        let what = requests.get(self.at).map_or("", |request| request.what.as_str());
+        let text = self.text.map(|text| format!(" (the kernel says: {text})")).unwrap_or_default();
+        Error::Io { what: format!("{what}{text}"), source: self.error }
+    }
+}
+
+/// The messages of one datagram: sequence number, kind, payload.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u32, u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let header = bytes.first_chunk::<HEADER>()?;
+        let [a, b, c, d, kind, kind_high, _, _, s, t, u, v, ..] = *header;
+        let len = u32::from_ne_bytes([a, b, c, d]) as usize;
+        let message = bytes.get(HEADER..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u32::from_ne_bytes([s, t, u, v]), u16::from_ne_bytes([kind, kind_high]), message))
+    })
+}
+
+/// The attributes of a message: kind and value.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [a, b, kind, kind_high] = *bytes.first_chunk::<4>()?;
+        let len = usize::from(u16::from_ne_bytes([a, b]));
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([kind, kind_high]), value))
+    })
+}
+
+/// What an NLMSG_ERROR says; `None`: all is well.
+fn error_of(payload: &[u8]) -> Option<(io::Error, Option<String>)> {
+    let code = i32::from_ne_bytes(*payload.first_chunk::<4>()?);
+    if code == 0 {
+        return None;
+    }
+    // Behind the error the header of the request alone (`set_cap_ack`: no key comes back), then the kernel's words.
+    let text = attributes(payload.get(4 + HEADER..).unwrap_or_default()).find(|(kind, _)| *kind == ERROR_TEXT);
+    let text = text.map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
+    Some((io::Error::from_raw_os_error(-code), text))
+}

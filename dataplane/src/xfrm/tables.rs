@@ -1,0 +1,73 @@
+//! What the kernel's tables are to hold, and the requests that bring them there.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use muster_wire::MemberId;
+
+use super::request::{PolicyKey, Template, Way};
+use crate::policy::Policy;
+use crate::{Direction, SaId, SaKind};
+
+/// An SA that stands.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) direction: Direction,
+    pub(super) kind: SaKind,
+    pub(super) epoch: u64,
+    pub(super) sender: MemberId,
+    pub(super) receiver: Option<MemberId>,
+    pub(super) source: Option<IpAddr>,
+    pub(super) reqid: u32,
+}
+
+/// The outbound SAs that red is sent on now.
+#[derive(Default)]
+pub(super) struct Senders {
+    pub(super) group: Option<SaId>,
+    pub(super) unicast: BTreeMap<MemberId, SaId>,
+}
+
+/// All policies that the kernel is to have: out, from the own prefixes alone, to the group under its SA and to each
+/// router's prefixes under that router's; in, to the own prefixes and the red groups, from under an SA of ours. Which
+/// inner source each sender may use the packet filter says: there may be two with one prefix.
+pub(super) fn policies(
+    policy: &Policy,
+    routes: &BTreeMap<MemberId, Vec<IpNet>>,
+    senders: &Senders,
+    sas: &BTreeMap<SaId, Entry>,
+    black: IpAddr,
+) -> BTreeMap<PolicyKey, Template> {
+    let ipv4 = black.is_ipv4();
+    let template =
+        |id: &SaId| sas.get(id).map(|sa| Template { ends: Some((black, id.destination)), ipv4, reqid: sa.reqid });
+    let own: Vec<IpNet> = policy.own.iter().map(IpNet::trunc).collect();
+    let groups: Vec<IpNet> = policy.groups.iter().map(IpNet::trunc).collect();
+    let mut wanted = BTreeMap::new();
+    let mut add = |way, source: IpNet, destination: IpNet, template| {
+        if source.addr().is_ipv4() == destination.addr().is_ipv4() {
+            wanted.insert(PolicyKey { way, source, destination }, template);
+        }
+    };
+    let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
+    for destination in own.iter().chain(&groups) {
+        for way in [Way::In, Way::Forward] {
+            everything.iter().for_each(|any| add(way, *any, *destination, Template { ends: None, ipv4, reqid: 0 }));
+        }
+    }
+    let is_left = |own: &IpNet| policy.left_to_another.iter().any(|left| left.trunc().contains(own));
+    if let Some(template) = senders.group.as_ref().and_then(template) {
+        for source in own.iter().filter(|own| !is_left(own)) {
+            groups.iter().for_each(|group| add(Way::Out, *source, *group, template));
+        }
+    }
+    // Where two routers have one prefix, the lower member id carries: it comes last.
+    for (member, prefixes) in routes.iter().rev() {
+        let Some(template) = senders.unicast.get(member).and_then(template) else { continue };
+        for source in &own {
+            prefixes.iter().for_each(|prefix| add(Way::Out, *source, prefix.trunc(), template));
+        }
+    }
+    wanted
+}
