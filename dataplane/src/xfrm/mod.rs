@@ -7,6 +7,7 @@
 //! | the switch to a new epoch | the policies name another `reqid`, each in one step; the old SA goes a moment later |
 
 mod device;
+mod filter;
 mod request;
 mod socket;
 mod tables;
@@ -30,9 +31,12 @@ use crate::learned::Learned;
 use crate::mroute::Forwarding;
 use crate::policy::Policies;
 use crate::stop::Workers;
-use crate::{ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink};
+use crate::{
+    ALGORITHM, Counters, Dataplane, Direction, Dropped, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink,
+};
+use filter::Filter;
 use request::{Place, PolicyKey, Request, Template};
-use socket::{XfrmSocket, attributes};
+use socket::{BatchSocket, attributes};
 use tables::{Entry, Senders, policies};
 
 /// Numbers of our interfaces: this and the instance.
@@ -56,7 +60,8 @@ pub struct Kernel {
 
 /// What the kernel was told.
 struct State {
-    socket: XfrmSocket,
+    socket: BatchSocket,
+    filter: Filter,
     black: IpAddr,
     /// Holds the group's membership on black.
     _member: Socket,
@@ -80,7 +85,10 @@ impl Kernel {
     pub fn start(config: EspConfig) -> Result<Self, Error> {
         config.check()?;
         let if_id = IF_ID + u32::from(config.instance);
-        let mut socket = XfrmSocket::open()?;
+        let mut socket = BatchSocket::open(
+            netlink_sys::protocols::NETLINK_XFRM,
+            "opening a netlink socket to XFRM; does the kernel have it (modprobe xfrm_user)?",
+        )?;
         clear(&mut socket, if_id)?;
         let link = netlink::run(async |handle| {
             let link = netlink::link(handle, &config.black_interface).await?;
@@ -88,12 +96,15 @@ impl Kernel {
             device::create(handle, &config.device, link.index, if_id).await?;
             Ok(link)
         })?;
+        // Before the first packet.
+        let filter = Filter::start(&config.device, config.instance)?;
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
         let mut workers = Workers::new()?;
         let learned = Learned::start(&config, |_| {}, &mut workers)?;
         let forwarding = Forwarding::start(&config, &policies, &mut workers)?;
         let state = State {
             socket,
+            filter,
             black: config.black_address,
             _member: member(&config, link.index)?,
             sas: BTreeMap::new(),
@@ -212,6 +223,7 @@ impl Dataplane for Kernel {
             }
         }
         self.config.ledger.record(&sas)?;
+        let known = state.reqids.len();
         state.remove(&sas.iter().map(Sa::id).collect::<Vec<_>>())?;
         let placed: Vec<(Request, SaId, Entry)> = sas
             .iter()
@@ -236,7 +248,11 @@ impl Dataplane for Kernel {
             state.remove(&added.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
             return Err(first.into_error(&requests));
         }
-        Ok(())
+        match state.reqids.len() == known {
+            true => Ok(()),
+            // Of a sender that is new here.
+            false => self.filter(state),
+        }
     }
 
     fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
@@ -276,6 +292,8 @@ impl Dataplane for Kernel {
 
     fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
         self.policies.set_senders(senders);
+        let state = &mut *self.state();
+        self.filter_or_warn(state);
     }
 
     fn leave_to_another(&self, prefixes: Vec<IpNet>) {
@@ -289,7 +307,9 @@ impl Dataplane for Kernel {
         self.policies.set_own_prefixes(prefixes.clone());
         self.learned.set_own(prefixes);
         self.forwarding.forget();
-        self.follow_or_warn(&mut self.state());
+        let state = &mut *self.state();
+        self.follow_or_warn(state);
+        self.filter_or_warn(state);
     }
 
     fn set_black_address(&self, _: IpAddr) -> Result<(), Error> {
@@ -332,7 +352,8 @@ impl Dataplane for Kernel {
 
     fn counters(&self) -> Counters {
         let (rx_packets, tx_packets) = device::carried(&self.config.device);
-        Counters { rx_packets, tx_packets, ..Counters::default() }
+        let dropped = Dropped { spoofed: self.state().filter.dropped(), ..Dropped::default() };
+        Counters { rx_packets, tx_packets, dropped }
     }
 
     fn failure(&self) -> Option<String> {
@@ -341,6 +362,17 @@ impl Dataplane for Kernel {
 }
 
 impl Kernel {
+    /// Lets senders through by the numbers that their SAs have.
+    fn filter(&self, state: &mut State) -> Result<(), Error> {
+        state.filter.set(&self.policies.load(), &state.reqids)
+    }
+
+    fn filter_or_warn(&self, state: &mut State) {
+        if let Err(error) = self.filter(state) {
+            warn!(%error, "the packet filter is not as it should be");
+        }
+    }
+
     /// For those who can do nothing about it.
     fn follow_or_warn(&self, state: &mut State) {
         if let Err(error) = self.follow(state) {
@@ -351,9 +383,10 @@ impl Kernel {
 
 impl Drop for Kernel {
     fn drop(&mut self) {
-        let mut state = self.state();
-        let removed = clear(&mut state.socket, self.if_id)
-            .and_then(|()| netlink::run(async |handle| device::remove(handle, &self.config.device, self.if_id).await));
+        let state = &mut *self.state();
+        let device = || netlink::run(async |handle| device::remove(handle, &self.config.device, self.if_id).await);
+        // The filter last: until then it stops what the others would let through.
+        let removed = clear(&mut state.socket, self.if_id).and_then(|()| device()).and_then(|()| state.filter.remove());
         if let Err(error) = removed {
             warn!(%error, "something of ours stays in the kernel; the next start takes it away");
         }
@@ -365,7 +398,7 @@ const SA_LEN: usize = 224;
 const POLICY_LEN: usize = 168;
 
 /// Removes all SAs and policies with this number.
-fn clear(socket: &mut XfrmSocket, if_id: u32) -> Result<(), Error> {
+fn clear(socket: &mut BatchSocket, if_id: u32) -> Result<(), Error> {
     let mut requests = Vec::new();
     socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
         requests.extend(ours(payload, if_id).map(|(id, _)| Request::delete_sa(id)));

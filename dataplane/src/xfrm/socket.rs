@@ -1,4 +1,4 @@
-//! A netlink socket to the kernel's XFRM that asks in batches.
+//! A netlink socket that asks in batches: of XFRM, and of the packet filter.
 //!
 //! Sixty-four requests go in one send, and only the last asks for an acknowledgement; the kernel reports errors all the
 //! same, each with the number of its request. To wait for each answer costs thirty times as much.
@@ -7,7 +7,6 @@ use std::io;
 
 use libc::{EINTR, MSG_DONTWAIT};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR};
-use netlink_sys::protocols::NETLINK_XFRM;
 use netlink_sys::{Socket, SocketAddr};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -24,7 +23,7 @@ const RECEIVED: usize = 1 << 15;
 const ERROR_TEXT: u16 = 1;
 
 /// Of one thread at a time.
-pub(super) struct XfrmSocket {
+pub(super) struct BatchSocket {
     socket: Socket,
     sequence: u32,
 }
@@ -38,46 +37,60 @@ pub(super) struct Refused {
     text: Option<String>,
 }
 
-impl XfrmSocket {
-    pub(super) fn open() -> Result<Self, Error> {
+impl BatchSocket {
+    /// `what` is told when it cannot be opened.
+    pub(super) fn open(protocol: isize, what: &str) -> Result<Self, Error> {
         let open = || {
-            let mut socket = Socket::new(NETLINK_XFRM)?;
+            let mut socket = Socket::new(protocol)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
             Ok(socket)
         };
-        let what = || "opening a netlink socket to XFRM; does the kernel have it (modprobe xfrm_user)?".to_owned();
-        let socket = open().map_err(Error::io::<io::Error>(what))?;
-        Ok(XfrmSocket { socket, sequence: 0 })
+        let socket = open().map_err(Error::io::<io::Error>(|| what.to_owned()))?;
+        Ok(BatchSocket { socket, sequence: 0 })
     }
 
     /// Carries out `requests` in order; those that the kernel refuses keep none of the others from it.
     pub(super) fn ask(&mut self, requests: &[Request]) -> Result<Vec<Refused>, Error> {
         let mut refused = Vec::new();
         for (nth, batch) in requests.chunks(BATCH).enumerate() {
-            let first = self.sequence.wrapping_add(1);
-            let mut bytes = Zeroizing::new(Vec::with_capacity(batch.iter().map(|r| HEADER + r.body.len()).sum()));
-            for (at, request) in batch.iter().enumerate() {
-                let flags = if at + 1 == batch.len() { request.flags | NLM_F_ACK } else { request.flags };
-                self.append(&mut bytes, request, flags);
-            }
-            let what = || "asking the kernel's XFRM".to_owned();
-            self.send(&bytes).map_err(Error::io(what))?;
-            let last = self.sequence;
-            self.receive(|sequence, kind, payload| {
-                if kind != NLMSG_ERROR {
-                    return Ok(true);
-                }
-                if let Some((error, text)) = error_of(payload) {
-                    let at = sequence.wrapping_sub(first) as usize;
-                    refused.push(Refused { at: nth * BATCH + at, error, text });
-                }
-                Ok(sequence != last)
-            })
-            .map_err(Error::io(what))?;
+            let answers = self.ask_at_once(batch, batch.len() - 1)?;
+            refused.extend(answers.into_iter().map(|one| Refused { at: nth * BATCH + one.at, ..one }));
         }
+        Ok(refused)
+    }
+
+    /// Carries out all of `requests` or none; the first begins and the last ends the transaction.
+    pub(super) fn transact(&mut self, requests: &[Request]) -> Result<(), Error> {
+        let refused = self.ask_at_once(requests, requests.len().saturating_sub(2))?;
+        refused.into_iter().next().map_or(Ok(()), |one| Err(one.into_error(requests)))
+    }
+
+    /// In one send; the answer to `last` is the end.
+    fn ask_at_once(&mut self, requests: &[Request], last: usize) -> Result<Vec<Refused>, Error> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(requests.iter().map(|r| HEADER + r.body.len()).sum()));
+        for (at, request) in requests.iter().enumerate() {
+            let flags = if at == last { request.flags | NLM_F_ACK } else { request.flags };
+            self.append(&mut bytes, request, flags);
+        }
+        let what = || requests.first().map(|request| request.what.clone()).unwrap_or_default();
+        self.send(&bytes).map_err(Error::io(what))?;
+        let mut refused = Vec::new();
+        self.receive(|sequence, kind, payload| {
+            if kind != NLMSG_ERROR {
+                return Ok(true);
+            }
+            let at = sequence.wrapping_sub(first) as usize;
+            let error = error_of(payload);
+            // A transaction that cannot even begin ends there.
+            let going = at != last && !(at == 0 && error.is_some() && last != requests.len() - 1);
+            refused.extend(error.map(|(error, text)| Refused { at, error, text }));
+            Ok(going)
+        })
+        .map_err(Error::io(what))?;
         Ok(refused)
     }
 
