@@ -378,7 +378,7 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if group.mode != "agreement" {
         return value("group.mode", "only \"agreement\" is there in this version".into());
     }
-    if !matches!(file.dataplane.backend.as_str(), "auto" | "kernel" | "userspace") {
+    if file.dataplane.backend.parse::<muster_dataplane::Backend>().is_err() {
         return value("dataplane.backend", "must be auto, kernel or userspace".into());
     }
     Ok(())

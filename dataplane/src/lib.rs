@@ -8,6 +8,7 @@
 //! devices, threads), `mroute` (red multicast), `learned` (routes to red unicast), `block`.
 
 mod association;
+mod backend;
 mod block;
 mod config;
 mod error;
@@ -30,6 +31,7 @@ mod stop;
 mod sysctl;
 mod xfrm;
 
+pub use backend::{Backend, start};
 pub use block::{BlockConfig, Blocked, block, is_blocked, unblock};
 pub use config::{EspConfig, check_interface_name};
 pub use error::Error;

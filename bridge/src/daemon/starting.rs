@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 use muster_certs::{Author, TrustStore};
-use muster_dataplane::{Dataplane, EspConfig, Kernel, Userspace, enable_forwarding};
+use muster_dataplane::{Backend, EspConfig, enable_forwarding};
 use tracing::{info, warn};
 
 use super::outside::Outside;
@@ -36,23 +36,23 @@ impl Daemon {
         enable_forwarding(&file.black.interface)?;
         let sockets =
             Sockets::open(&place_of(file, address)).map_err(io_error("cannot open the protocols' sockets"))?;
-        let dataplane = start_dataplane(
-            &file.dataplane.backend,
-            EspConfig {
-                device: file.dataplane.device.clone(),
-                black_interface: file.black.interface.clone(),
-                black_address: address,
-                group_address: file.group_address(),
-                hop_limit: file.dataplane.hop_limit,
-                copy_dscp: file.dataplane.copy_dscp,
-                clear_df: file.red.clear_df,
-                reds: file.red.interfaces.clone(),
-                red_multicast: file.red.multicast.clone(),
-                own_prefixes: own.clone(),
-                instance: file.dataplane.instance,
-                ledger: outside.ledger.clone(),
-            },
-        )?;
+        let config = EspConfig {
+            device: file.dataplane.device.clone(),
+            black_interface: file.black.interface.clone(),
+            black_address: address,
+            group_address: file.group_address(),
+            hop_limit: file.dataplane.hop_limit,
+            copy_dscp: file.dataplane.copy_dscp,
+            clear_df: file.red.clear_df,
+            reds: file.red.interfaces.clone(),
+            red_multicast: file.red.multicast.clone(),
+            own_prefixes: own.clone(),
+            instance: file.dataplane.instance,
+            ledger: outside.ledger.clone(),
+        };
+        // It was checked to be one.
+        let backend = file.dataplane.backend.parse().unwrap_or(Backend::Auto);
+        let dataplane = muster_dataplane::start(backend, config)?;
         // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
         muster_dataplane::block(&settings.file.block_config(own.clone()))?;
         let mut trust = settings.trust()?;
@@ -170,13 +170,5 @@ pub(super) async fn first_address(
             changed = watch.changed() => changed.map_err(io_error("watching the interfaces"))?,
             () = signals.end() => return Ok(None),
         }
-    }
-}
-
-/// The back end that the configuration names.
-fn start_dataplane(backend: &str, config: EspConfig) -> Result<Box<dyn Dataplane>, muster_dataplane::Error> {
-    match backend {
-        "kernel" => Ok(Box::new(Kernel::start(config)?)),
-        _ => Ok(Box::new(Userspace::start(config)?)),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use muster_dataplane::{Dataplane, Error, EspConfig};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::route::RouteMessage;
@@ -28,6 +29,12 @@ pub(crate) fn skip() -> bool {
     let line = format!("SKIP: {}: {reason}\n", thread::current().name().unwrap_or("test"));
     let _ = io::stderr().write_all(line.as_bytes());
     true
+}
+
+/// A data plane of the back end that MUSTER_BACKEND names, which is `userspace` without it: the same tests hold for all.
+pub(crate) fn start(config: EspConfig) -> Result<Box<dyn Dataplane>, Error> {
+    let name = std::env::var("MUSTER_BACKEND").unwrap_or_else(|_| "userspace".into());
+    muster_dataplane::start(name.parse().expect("MUSTER_BACKEND: userspace or kernel"), config)
 }
 
 type Job = Box<dyn FnOnce() + Send>;

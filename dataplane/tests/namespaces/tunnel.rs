@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::lab::{self, Capture, DEADLINE, Ns, cable, multicast, multicast_from, protocol, receive, until};
+use super::lab::{self, Capture, DEADLINE, Ns, cable, multicast, multicast_from, protocol, receive, start, until};
 use ipnet::IpNet;
 use muster_dataplane::{
-    BlockConfig, Blocked, Dataplane, Direction, Dropped, EspConfig, KeyLedger, Sa, SaKey, SaKind, Userspace, block,
+    BlockConfig, Blocked, Dataplane, Direction, Dropped, EspConfig, KeyLedger, Sa, SaKey, SaKind, block,
     enable_forwarding, is_blocked,
 };
 use muster_wire::MemberId;
@@ -48,9 +48,13 @@ impl Coalition {
         Coalition { host_a, router_a, router_b, host_b }
     }
 
-    pub(crate) fn start(&self, config: fn(Side, bool) -> EspConfig, black_ipv4: bool) -> (Userspace, Userspace) {
-        let a = self.router_a.run(move || Userspace::start(config(Side::A, black_ipv4)).unwrap());
-        let b = self.router_b.run(move || Userspace::start(config(Side::B, black_ipv4)).unwrap());
+    pub(crate) fn start(
+        &self,
+        config: fn(Side, bool) -> EspConfig,
+        black_ipv4: bool,
+    ) -> (Box<dyn Dataplane>, Box<dyn Dataplane>) {
+        let a = self.router_a.run(move || start(config(Side::A, black_ipv4)).unwrap());
+        let b = self.router_b.run(move || start(config(Side::B, black_ipv4)).unwrap());
         a.set_senders(HashMap::from([(BOB, nets(&["2001:db8:b::/64", "10.2.0.0/24"]))]));
         b.set_senders(HashMap::from([(ALICE, nets(&["2001:db8:a::/64", "10.1.0.0/24"]))]));
         (a, b)
@@ -268,7 +272,7 @@ fn restarts_leave_nothing_behind() {
             from.send_to(b"x", ("ff1e::1", 5000)).unwrap();
             receive(&to).is_some()
         });
-        let second = net.router_a.run(|| Userspace::start(config(Side::A, false)).err().map(|e| e.to_string()));
+        let second = net.router_a.run(|| start(config(Side::A, false)).err().map(|e| e.to_string()));
         assert!(second.is_some_and(|e| e.contains("muster0")), "a second one on the same device");
         drop((a, b));
         assert!(!net.router_a.has("muster0") && !net.router_b.has("muster0"));
@@ -288,7 +292,7 @@ fn errors_name_the_interface_or_address() {
         net.router_a.run(move || {
             let mut config = config(Side::A, false);
             change(&mut config);
-            Userspace::start(config).err().map(|e| e.to_string()).unwrap()
+            start(config).err().map(|e| e.to_string()).unwrap()
         })
     };
     assert!(start(|c| c.black_interface = "black7".into()).contains("black7"));

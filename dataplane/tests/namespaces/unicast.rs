@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
-use muster_dataplane::{Dataplane, Dropped, EspConfig, Sa, SaKey, SaKind, Userspace, block, unblock};
+use muster_dataplane::{Dataplane, Dropped, EspConfig, Sa, SaKey, SaKind, block, unblock};
 use muster_wire::MemberId;
 use nix::libc;
 use socket2::SockRef;
@@ -20,8 +20,8 @@ const ROUTERS: [[&str; 2]; 2] = [["2001:db8:a::1", "2001:db8:b::1"], ["10.1.0.1"
 /// The coalition with unicast SAs and routes both ways.
 struct Pair {
     net: Coalition,
-    a: Userspace,
-    b: Userspace,
+    a: Box<dyn Dataplane>,
+    b: Box<dyn Dataplane>,
 }
 
 fn sa(from: MemberId, black_ipv4: bool) -> Sa {
