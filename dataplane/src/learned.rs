@@ -54,17 +54,17 @@ struct Wanted {
 
 impl Learned {
     /// Sets the tunnel's MTU and starts the thread; the device is there.
-    /// `on_mtu` is told the largest inner packet, now and whenever it changes.
+    /// `on_change` is told the largest inner packet, now and whenever the interfaces have changed.
     pub(crate) fn start(
         config: &EspConfig,
-        on_mtu: impl Fn(u16) + Send + 'static,
+        on_change: impl FnMut(u16) + Send + 'static,
         workers: &mut Workers,
     ) -> Result<Self, Error> {
         let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeMap::new(), own: config.own_prefixes.clone() });
         let mut keeper = Keeper {
             block: config.block(),
             ipv4: config.black_address.is_ipv4(),
-            on_mtu: Box::new(on_mtu),
+            on_change: Box::new(on_change),
             mtu: 0,
             routes: BTreeMap::new(),
             standing: BTreeSet::new(),
@@ -101,7 +101,7 @@ struct Keeper {
     block: BlockConfig,
     /// Black is.
     ipv4: bool,
-    on_mtu: Box<dyn Fn(u16) + Send>,
+    on_change: Box<dyn FnMut(u16) + Send>,
     mtu: u16,
     /// Learned now, and from whom.
     routes: BTreeMap<IpNet, MemberId>,
@@ -226,12 +226,12 @@ impl Keeper {
         let BlockConfig { black: black_interface, device, .. } = &self.block;
         let Some(link) = netlink::link(handle, black_interface).await? else { return Ok(()) };
         let mtu = tunnel_mtu(link.mtu, self.ipv4);
+        (self.on_change)(mtu);
         if mtu == self.mtu {
             return Ok(());
         }
         info!(black_interface, black = link.mtu, tunnel = mtu, "largest packet");
         self.mtu = mtu;
-        (self.on_mtu)(mtu);
         set_ipv6_mtu(device, mtu)
     }
 

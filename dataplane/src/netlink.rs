@@ -407,7 +407,7 @@ pub(crate) async fn routes(handle: &Handle, table: u32) -> Result<Vec<Route>, Er
     Ok(routes)
 }
 
-fn errno(error: &rtnetlink::Error) -> Option<i32> {
+pub(crate) fn errno(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().abs()),
         _ => None,

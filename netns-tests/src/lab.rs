@@ -204,6 +204,7 @@ prefixes = ["{}", "{}"]
 name = "coalition"
 
 [dataplane]
+backend = "{}"
 allow_key_export = true
 "#,
             anchors.join(", "),
@@ -211,6 +212,7 @@ allow_key_export = true
             HELLO.as_millis(),
             plan.red_v6(),
             plan.red_v4(),
+            backend(),
         )
         .expect("a string takes everything");
         text
@@ -482,10 +484,18 @@ fn run(command: &mut Command) -> Answer {
     }
 }
 
-/// The program, built once for each run of the tests with the profile that they were built with.
+/// The data plane of the daemons: MUSTER_BACKEND names another than that in user space.
+fn backend() -> String {
+    std::env::var("MUSTER_BACKEND").unwrap_or_else(|_| "userspace".into())
+}
+
+/// The program: MUSTER_PROGRAM names one that is there; else it is built once for each run of the tests with the profile that they were built with.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(program) = std::env::var_os("MUSTER_PROGRAM") {
+            return program.into();
+        }
         // target/<profile>/deps/<this test> or target/<profile>/<this benchmark>
         let own = std::env::current_exe().expect("the own path");
         let folder = own.parent().expect("target/<profile> or deps in it");

@@ -198,7 +198,7 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
         )
 }
 
-fn at(address: IpAddr, ifindex: u32) -> SockAddr {
+pub(crate) fn at(address: IpAddr, ifindex: u32) -> SockAddr {
     match address {
         // Raw sockets have no ports.
         IpAddr::V4(_) => SocketAddr::new(address, 0).into(),

@@ -55,7 +55,14 @@ const SOURCE: u32 = 9;
 
 /// Elements in one message: their attribute's length is 16 bits wide.
 const ELEMENTS: usize = 500;
+/// NF_INET_PRE_ROUTING, NF_INET_FORWARD
+const PRE_ROUTING: u32 = 0;
+const FORWARD: u32 = 2;
 const CHAIN: &str = "in";
+const OUTWARD: &str = "out";
+/// NFT_META_IIFNAME, NFT_META_OIFNAME
+const FROM_DEVICE: u32 = 6;
+const TO_DEVICE: u32 = 7;
 
 /// NFT_CMP_…
 #[derive(Clone, Copy)]
@@ -85,19 +92,21 @@ pub(super) struct Filter {
     socket: BatchSocket,
     table: String,
     device: String,
+    /// IPv4 multicast that is too big is fragmented though its sender forbids it.
+    clear_df: bool,
     /// Dropped under tables that were replaced.
     dropped: u64,
 }
 
 impl Filter {
     /// Lets nothing through from `device` until [`set`](Self::set).
-    pub(super) fn start(device: &str, instance: u8) -> Result<Self, Error> {
+    pub(super) fn start(device: &str, instance: u8, clear_df: bool) -> Result<Self, Error> {
         let socket = BatchSocket::open(
             netlink_sys::protocols::NETLINK_NETFILTER,
             "opening a netlink socket to nf_tables; does the kernel have it (modprobe nf_tables nft_xfrm)?",
         )?;
         let (table, device) = (format!("muster{instance}"), device.to_owned());
-        let mut filter = Filter { socket, table, device, dropped: 0 };
+        let mut filter = Filter { socket, table, device, clear_df, dropped: 0 };
         filter.set(&Policy::default(), &HashMap::new())?;
         Ok(filter)
     }
@@ -108,7 +117,7 @@ impl Filter {
         let mut messages = vec![batch(BATCH_BEGIN)];
         messages.extend(self.removal());
         messages.push(self.message(NEW_TABLE, Attributes::new().text(1, &self.table)));
-        messages.push(self.chain());
+        messages.push(self.chain(CHAIN, PRE_ROUTING, -300));
         for (id, set) in (1..).zip(&SETS) {
             messages.push(self.set_of(id, set));
             let elements: Vec<Attributes> =
@@ -117,14 +126,20 @@ impl Filter {
         }
         for own in policy.own.iter().map(IpNet::trunc) {
             let expressions = self.from_device().and(family(&own)).and(source_in(&own)).and(verdict(false));
-            messages.push(self.rule(expressions, "the own prefixes' rule"));
+            messages.push(self.rule(CHAIN, expressions, "the own prefixes' rule"));
         }
         for (id, set) in (1..).zip(&SETS) {
             let expressions = self.from_device().and(self.admitted(id, set)).and(verdict(true));
-            messages.push(self.rule(expressions, "a set's rule"));
+            messages.push(self.rule(CHAIN, expressions, "a set's rule"));
         }
         let expressions = self.from_device().and(expression("counter", Attributes::new())).and(verdict(false));
-        messages.push(self.rule(expressions, "the last rule"));
+        messages.push(self.rule(CHAIN, expressions, "the last rule"));
+        if self.clear_df {
+            messages.push(self.chain(OUTWARD, FORWARD, -150));
+            let expressions =
+                self.device(TO_DEVICE).and(is_family(libc::AF_INET)).and(is_multicast_v4()).and(clear_df());
+            messages.push(self.rule(OUTWARD, expressions, "the rule that clears DF"));
+        }
         messages.push(batch(BATCH_END));
         self.socket.transact(&messages)
     }
@@ -151,11 +166,10 @@ impl Filter {
         [NEW_TABLE, DEL_TABLE].map(|kind| self.message(kind, Attributes::new().text(1, &self.table))).into()
     }
 
-    fn chain(&self) -> Request {
-        // NF_INET_PRE_ROUTING, the priority `raw`.
-        let hook = Attributes::new().number(1, 0).number(2, (-300_i32) as u32);
+    fn chain(&self, name: &str, hook: u32, priority: i32) -> Request {
+        let hook = Attributes::new().number(1, hook).number(2, priority as u32);
         let attributes =
-            Attributes::new().text(1, &self.table).text(3, CHAIN).nest(4, hook).number(5, 1).text(7, "filter");
+            Attributes::new().text(1, &self.table).text(3, name).nest(4, hook).number(5, 1).text(7, "filter");
         self.message(NEW_CHAIN, attributes)
     }
 
@@ -182,32 +196,33 @@ impl Filter {
         self.message(NEW_ELEMENTS, attributes)
     }
 
-    fn rule(&self, expressions: Attributes, what: &str) -> Request {
-        let attributes = Attributes::new().text(1, &self.table).text(2, CHAIN).nest(4, expressions);
+    fn rule(&self, chain: &str, expressions: Attributes, what: &str) -> Request {
+        let attributes = Attributes::new().text(1, &self.table).text(2, chain).nest(4, expressions);
         Request { what: format!("the packet filter {}: {what}", self.table), ..self.message(NEW_RULE, attributes) }
     }
 
     /// What came out of the tunnel.
     fn from_device(&self) -> Attributes {
+        self.device(FROM_DEVICE)
+    }
+
+    fn device(&self, key: u32) -> Attributes {
         let mut name = [0; 16];
         // Checked to be shorter.
         name[..self.device.len()].copy_from_slice(self.device.as_bytes());
-        // NFT_META_IIFNAME
-        expression("meta", Attributes::new().number(2, 6).number(1, FIRST)).and(compare(Compare::Equal, &name))
+        expression("meta", Attributes::new().number(2, key).number(1, FIRST)).and(compare(Compare::Equal, &name))
     }
 
     /// Of the set's family and kind, and in it.
     fn admitted(&self, id: u32, set: &Set) -> Attributes {
         let (family, source_at, destination_at) =
             if set.ipv4 { (libc::AF_INET, 12, 16) } else { (libc::AF_INET6, 8, 24) };
-        let destination = payload(FIRST, destination_at, 1);
+        let destination = || payload(FIRST, destination_at, 1);
         let destination = match (set.kind, set.ipv4) {
-            (SaKind::Group, true) => {
-                destination.and(compare(Compare::AtLeast, &[0xe0])).and(compare(Compare::Less, &[0xf0]))
-            }
-            (SaKind::Group, false) => destination.and(compare(Compare::Equal, &[0xff])),
-            (SaKind::Unicast, true) => destination.and(compare(Compare::Less, &[0xe0])),
-            (SaKind::Unicast, false) => destination.and(compare(Compare::Unequal, &[0xff])),
+            (SaKind::Group, true) => is_multicast_v4(),
+            (SaKind::Group, false) => destination().and(compare(Compare::Equal, &[0xff])),
+            (SaKind::Unicast, true) => destination().and(compare(Compare::Less, &[0xe0])),
+            (SaKind::Unicast, false) => destination().and(compare(Compare::Unequal, &[0xff])),
         };
         // NFT_XFRM_KEY_REQID of the innermost transformation, inbound.
         let reqid = Attributes::new().number(2, 5).bytes(3, &[0]).number(4, 0).number(1, REQID);
@@ -273,6 +288,25 @@ fn family(net: &IpNet) -> Attributes {
 fn is_family(family: i32) -> Attributes {
     // NFT_META_NFPROTO; the numbers of protocols are those of the families.
     expression("meta", Attributes::new().number(2, 15).number(1, FIRST)).and(compare(Compare::Equal, &[family as u8]))
+}
+
+/// 224.0.0.0/4, by the first octet of the destination.
+fn is_multicast_v4() -> Attributes {
+    payload(FIRST, 16, 1).and(compare(Compare::AtLeast, &[0xe0])).and(compare(Compare::Less, &[0xf0]))
+}
+
+/// DF, of the flags and the offset, and the header's checksum with it.
+fn clear_df() -> Attributes {
+    let data = |value: [u8; 2]| Attributes::new().bytes(1, &value);
+    let mask = Attributes::new()
+        .number(1, FIRST)
+        .number(2, FIRST)
+        .number(3, 2)
+        .nest(4, data([0xbf, 0xff]))
+        .nest(5, data([0, 0]));
+    // NFT_PAYLOAD_CSUM_INET at offset 10.
+    let write = Attributes::new().number(5, FIRST).number(2, 1).number(3, 6).number(4, 2).number(6, 1).number(7, 10);
+    payload(FIRST, 6, 2).and(expression("bitwise", mask)).and(expression("payload", write))
 }
 
 fn source_in(net: &IpNet) -> Attributes {

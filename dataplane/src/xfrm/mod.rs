@@ -8,20 +8,26 @@
 
 mod device;
 mod filter;
+mod monitor;
 mod request;
 mod socket;
+mod statistics;
 mod tables;
+mod way_out;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
 use netlink_packet_xfrm::constants::{
-    XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRMA_ALG_AEAD, XFRMA_IF_ID, XFRMA_REPLAY_ESN_VAL, XFRMA_REPLAY_VAL,
+    AF_INET, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRMA_ALG_AEAD, XFRMA_IF_ID, XFRMA_REPLAY_ESN_VAL, XFRMA_REPLAY_VAL,
 };
-use netlink_packet_xfrm::{UserPolicyInfo, UserSaInfo};
+use netlink_packet_xfrm::{Address, UserPolicyInfo, UserSaId, UserSaInfo};
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
@@ -31,18 +37,23 @@ use crate::learned::Learned;
 use crate::mroute::Forwarding;
 use crate::policy::Policies;
 use crate::stop::Workers;
-use crate::{
-    ALGORITHM, Counters, Dataplane, Direction, Dropped, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink,
-};
+use crate::{ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink};
+use device::Device;
 use filter::Filter;
+use monitor::Monitor;
 use request::{Place, PolicyKey, Request, Template};
 use socket::{BatchSocket, attributes};
+use statistics::Statistics;
 use tables::{Entry, Senders, policies};
+use way_out::WayOut;
 
 /// Numbers of our interfaces: this and the instance.
 const IF_ID: u32 = 0x4d75_7300;
 /// Numbers that SAs and policies share begin here: key daemons count theirs from 1.
 const FIRST_REQID: u32 = 0x4d75_0000;
+
+/// An outbound SA goes so long after another has taken its place: packets that were given to it before are through.
+const RETIRED_FOR: Duration = Duration::from_secs(1);
 
 /// RFC 4303 by the kernel, with multicast forwarding to the red interfaces.
 ///
@@ -51,7 +62,7 @@ pub struct Kernel {
     config: EspConfig,
     if_id: u32,
     policies: Arc<Policies>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     forwarding: Forwarding,
     /// Before the workers: dropping it ends its thread, which they wait for.
     learned: Learned,
@@ -60,19 +71,25 @@ pub struct Kernel {
 
 /// What the kernel was told.
 struct State {
+    if_id: u32,
     socket: BatchSocket,
     filter: Filter,
+    device: Device,
+    statistics: Statistics,
     black: IpAddr,
     /// Holds the group's membership on black.
     _member: Socket,
+    _alone: UnixListener,
     sas: BTreeMap<SaId, Entry>,
     senders: Senders,
     routes: BTreeMap<MemberId, Vec<IpNet>>,
     policies: BTreeMap<PolicyKey, Template>,
     reqids: HashMap<(MemberId, SaKind), u32>,
     next_reqid: u32,
-    /// The outbound SA before this one, which packets may still be on their way under.
-    retired: Vec<SaId>,
+    /// Outbound SAs before the ones in use, which packets may still be on their way under; when they go.
+    retired: Vec<(Instant, SaId)>,
+    /// Kinds of outbound SAs that have carried so many packets that another is due.
+    worn: HashSet<SaKind>,
 }
 
 impl Kernel {
@@ -85,28 +102,38 @@ impl Kernel {
     pub fn start(config: EspConfig) -> Result<Self, Error> {
         config.check()?;
         let if_id = IF_ID + u32::from(config.instance);
+        // Before what is found here is taken for a dead daemon's.
+        let alone = only_one(&config)?;
         let mut socket = BatchSocket::open(
             netlink_sys::protocols::NETLINK_XFRM,
             "opening a netlink socket to XFRM; does the kernel have it (modprobe xfrm_user)?",
         )?;
         clear(&mut socket, if_id)?;
-        let link = netlink::run(async |handle| {
-            let link = netlink::link(handle, &config.black_interface).await?;
-            let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
-            device::create(handle, &config.device, link.index, if_id).await?;
-            Ok(link)
-        })?;
+        let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
+        let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
+        let member = member(&config, link.index)?;
+        let device = Device::create(&config.device, link.index, if_id)?;
         // Before the first packet.
-        let filter = Filter::start(&config.device, config.instance)?;
+        let filter = Filter::start(&config.device, config.instance, config.clear_df)?;
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
         let mut workers = Workers::new()?;
-        let learned = Learned::start(&config, |_| {}, &mut workers)?;
+        let mut way_out = WayOut::start(if_id, config.group_address, link.index)?;
+        let keep = move |_| {
+            if let Err(error) = way_out.keep() {
+                warn!(%error, "what is encrypted may not leave");
+            }
+        };
+        let learned = Learned::start(&config, keep, &mut workers)?;
         let forwarding = Forwarding::start(&config, &policies, &mut workers)?;
         let state = State {
+            if_id,
             socket,
             filter,
+            device,
+            statistics: Statistics::open()?,
             black: config.black_address,
-            _member: member(&config, link.index)?,
+            _member: member,
+            _alone: alone,
             sas: BTreeMap::new(),
             senders: Senders::default(),
             routes: BTreeMap::new(),
@@ -114,10 +141,14 @@ impl Kernel {
             reqids: HashMap::new(),
             next_reqid: FIRST_REQID,
             retired: Vec::new(),
+            worn: HashSet::new(),
         };
         let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
         info!(device = name, black_interface, %black_address, %group_address, "the kernel's ESP is running");
-        let kernel = Kernel { config, if_id, policies, state: Mutex::new(state), forwarding, learned, workers };
+        let state = Arc::new(Mutex::new(state));
+        let (monitor, watched) = (Monitor::open()?, state.clone());
+        workers.spawn("muster-xfrm", move |stop| monitor.run(&watched, stop))?;
+        let kernel = Kernel { config, if_id, policies, state, forwarding, learned, workers };
         kernel.follow(&mut kernel.state())?;
         Ok(kernel)
     }
@@ -147,9 +178,8 @@ impl Kernel {
         let state = &mut *self.state();
         self.config.ledger.record(std::slice::from_ref(&sa))?;
         let (id, reqid) = (sa.id(), state.fresh_reqid());
-        // One that was left for packets on their way; and an inbound one with this number goes.
-        let gone = [std::mem::take(&mut state.retired), vec![id]].concat();
-        state.remove(&gone)?;
+        // An inbound one with this number goes.
+        state.remove(&[id])?;
         let place = Place {
             direction: Direction::Out,
             source: state.black,
@@ -166,7 +196,9 @@ impl Kernel {
             None => state.senders.group.replace(id),
         };
         // Its policies now name the new one; packets that were routed before that are still on their way.
-        state.retired.extend(before);
+        let at = Instant::now() + RETIRED_FOR;
+        state.retired.extend(before.map(|before| (at, before)));
+        state.worn.remove(&kind);
         self.follow(state)
     }
 
@@ -196,6 +228,32 @@ impl State {
         let reqid = self.next_reqid;
         self.next_reqid = self.next_reqid.checked_add(1).unwrap_or(FIRST_REQID);
         reqid
+    }
+
+    fn next_retirement(&self) -> Option<Instant> {
+        self.retired.iter().map(|(at, _)| *at).min()
+    }
+
+    fn remove_retired(&mut self, now: Instant) -> Result<(), Error> {
+        let (due, later) = self.retired.iter().partition(|(at, _)| *at <= now);
+        self.retired = later;
+        let due: Vec<(Instant, SaId)> = due;
+        self.remove(&due.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
+    }
+
+    /// Whether all that was installed is there.
+    fn check(&mut self) -> Result<(), Error> {
+        let mut found = HashSet::new();
+        let if_id = self.if_id;
+        self.socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
+            found.extend(ours(payload, if_id).map(|(id, _)| id));
+        })?;
+        match self.sas.keys().find(|id| !found.contains(id)) {
+            None => Ok(()),
+            Some(SaId { destination, spi }) => Err(Error::Config(format!(
+                "somebody has removed the SA to {destination} with SPI {spi:#010x} from the kernel"
+            ))),
+        }
     }
 
     /// Removes SAs of ours; others and unknown ones are passed over.
@@ -318,11 +376,12 @@ impl Dataplane for Kernel {
 
     fn sas(&self) -> Vec<SaStatus> {
         let state = &mut *self.state();
-        let mut found = Vec::new();
-        let State { socket, sas, .. } = state;
+        let mut found: Vec<SaStatus> = Vec::new();
+        let State { socket, sas, retired, .. } = state;
         let dumped = socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
             found.extend(status(payload, self.if_id, sas));
         });
+        found.retain(|sa| !retired.iter().any(|(_, id)| (id.destination, id.spi) == (sa.destination, sa.spi)));
         if let Err(error) = dumped {
             warn!(%error, "the kernel's SAs cannot be read");
         }
@@ -351,13 +410,23 @@ impl Dataplane for Kernel {
     }
 
     fn counters(&self) -> Counters {
-        let (rx_packets, tx_packets) = device::carried(&self.config.device);
-        let dropped = Dropped { spoofed: self.state().filter.dropped(), ..Dropped::default() };
-        Counters { rx_packets, tx_packets, dropped }
+        let state = &mut *self.state();
+        let carried = state.device.carried().unwrap_or_default();
+        let mut dropped = state.statistics.dropped();
+        dropped.spoofed += state.filter.dropped();
+        // What the interface did not take: no policy or SA for it; else it was too big, and its sender told.
+        dropped.no_sa += carried.tx_carrier_errors;
+        dropped.too_big += carried.tx_errors.saturating_sub(carried.tx_carrier_errors);
+        Counters { rx_packets: carried.rx_packets, tx_packets: carried.tx_packets, dropped }
+    }
+
+    fn wants_rekey(&self, kind: SaKind) -> bool {
+        self.state().worn.contains(&kind)
     }
 
     fn failure(&self) -> Option<String> {
-        self.workers.failure()
+        let gone = || self.state().device.carried().is_none();
+        self.workers.failure().or_else(|| gone().then(|| format!("the device {} was deleted", self.config.device)))
     }
 }
 
@@ -384,9 +453,8 @@ impl Kernel {
 impl Drop for Kernel {
     fn drop(&mut self) {
         let state = &mut *self.state();
-        let device = || netlink::run(async |handle| device::remove(handle, &self.config.device, self.if_id).await);
-        // The filter last: until then it stops what the others would let through.
-        let removed = clear(&mut state.socket, self.if_id).and_then(|()| device()).and_then(|()| state.filter.remove());
+        // The filter after the SAs: until then it stops what they would let through.
+        let removed = clear(&mut state.socket, self.if_id).and_then(|()| state.filter.remove());
         if let Err(error) = removed {
             warn!(%error, "something of ours stays in the kernel; the next start takes it away");
         }
@@ -420,9 +488,21 @@ fn ours(payload: &[u8], if_id: u32) -> Option<(SaId, UserSaInfo)> {
         return None;
     }
     let info = UserSaInfo::parse(payload).ok()?;
-    let ipv4 = info.family == netlink_packet_xfrm::constants::AF_INET;
-    let destination = if ipv4 { info.id.daddr.to_ipv4().into() } else { info.id.daddr.to_ipv6().into() };
-    Some((SaId { destination, spi: info.id.spi }, info))
+    Some((id_in(&info), info))
+}
+
+fn id_in(info: &UserSaInfo) -> SaId {
+    SaId { destination: address(&info.id.daddr, info.family), spi: info.id.spi }
+}
+
+/// Of an announcement that an SA is gone.
+fn id_of(payload: &[u8]) -> Option<SaId> {
+    let id = UserSaId::parse(payload).ok()?;
+    Some(SaId { destination: address(&id.daddr, id.family), spi: id.spi })
+}
+
+fn address(address: &Address, family: u16) -> IpAddr {
+    if family == AF_INET { address.to_ipv4().into() } else { address.to_ipv6().into() }
 }
 
 fn has_number(all: &[u8], if_id: u32) -> bool {
@@ -468,13 +548,24 @@ fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
     Ok(())
 }
 
+/// Held as long as this instance runs in this network namespace: kernel state has no owner that could be asked.
+fn only_one(config: &EspConfig) -> Result<UnixListener, Error> {
+    let what = || format!("device {}: another daemon of instance {} runs", config.device, config.instance);
+    let name = SocketAddr::from_abstract_name(format!("muster/xfrm/{}", config.instance)).map_err(Error::io(what))?;
+    UnixListener::bind_addr(&name).map_err(Error::io(what))
+}
+
 /// A member of the group on black, so that its network brings the group's packets here.
 fn member(config: &EspConfig, ifindex: u32) -> Result<Socket, Error> {
-    let EspConfig { black_interface: name, group_address: group, .. } = config;
+    let EspConfig { black_interface: name, black_address: address, group_address: group, .. } = config;
     let join = || {
         let socket = Socket::new(if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }, Type::DGRAM, None)?;
+        // It carries nothing; bound, it says whether the address is there.
+        socket.bind_device(Some(name.as_bytes()))?;
+        socket.bind(&crate::esp::black::at(*address, ifindex))?;
         crate::esp::black::join(&socket, *group, ifindex)?;
         Ok(socket)
     };
-    join().map_err(Error::io::<std::io::Error>(|| format!("interface {name}: joining the group {group}")))
+    let what = || format!("interface {name}: joining the group {group} from {address}; is that assigned and usable?");
+    join().map_err(Error::io::<std::io::Error>(what))
 }

@@ -43,6 +43,7 @@ pub(super) struct Place {
     /// Outer source; of an inbound SA it is not looked at.
     pub(super) source: IpAddr,
     pub(super) reqid: u32,
+    /// On the interface with this number; it also marks what an outbound SA has encrypted.
     pub(super) if_id: u32,
     /// The outer header shows the inner DSCP.
     pub(super) copy_dscp: bool,
@@ -125,6 +126,10 @@ impl Request {
             .with(SA_DIR, &[&[if outbound { SA_DIR_OUT } else { SA_DIR_IN }]]);
         if !outbound {
             request = request.with(XFRMA_REPLAY_ESN_VAL, &[&replay_window()]);
+        }
+        if outbound {
+            let mark = [&if_id.to_ne_bytes()[..]];
+            request = request.with(XFRMA_SET_MARK, &mark).with(XFRMA_SET_MARK_MASK, &[&u32::MAX.to_ne_bytes()]);
         }
         if outbound && !copy_dscp {
             request = request.with(XFRMA_SA_EXTRA_FLAGS, &[&XFRM_SA_XFLAG_DONT_ENCAP_DSCP.to_ne_bytes()]);

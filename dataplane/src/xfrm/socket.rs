@@ -118,6 +118,22 @@ impl BatchSocket {
         .map_err(Error::io(what))
     }
 
+    /// Hands what is asked for, one thing, to `each`.
+    pub(super) fn get(&mut self, request: &Request, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        self.append(&mut bytes, request, request.flags);
+        let what = || request.what.clone();
+        self.send(&bytes).map_err(Error::io(what))?;
+        self.receive(|_, kind, payload| match kind {
+            NLMSG_ERROR => error_of(payload).map_or(Ok(false), |(error, _)| Err(error)),
+            _ => {
+                each(payload);
+                Ok(false)
+            }
+        })
+        .map_err(Error::io(what))
+    }
+
     /// `struct nlmsghdr` and the request behind it.
     fn append(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) {
         self.sequence = self.sequence.wrapping_add(1);

