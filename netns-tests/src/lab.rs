@@ -155,6 +155,11 @@ impl Lab {
         }
     }
 
+    /// Whether the daemons use the kernel's own ESP.
+    pub fn is_kernel(&self) -> bool {
+        backend() == "kernel"
+    }
+
     /// Writes a router's configuration; `change` may replace parts of the text.
     pub fn configure(&self, router: usize, change: impl FnOnce(&mut String)) {
         let usual = self.usual_configuration(router);

@@ -77,6 +77,8 @@ struct State {
     device: Device,
     statistics: Statistics,
     black: IpAddr,
+    /// The interface's.
+    black_index: u32,
     /// Holds the group's membership on black.
     _member: Socket,
     _alone: UnixListener,
@@ -132,6 +134,7 @@ impl Kernel {
             device,
             statistics: Statistics::open()?,
             black: config.black_address,
+            black_index: link.index,
             _member: member,
             _alone: alone,
             sas: BTreeMap::new(),
@@ -213,6 +216,13 @@ impl Kernel {
     }
 }
 
+/// Where an SA is to be, and from which address it is to send.
+struct Move {
+    from: SaId,
+    to: SaId,
+    source: Option<IpAddr>,
+}
+
 impl State {
     /// Of the SAs that a member sends on.
     fn reqid_of(&mut self, member: MemberId, kind: SaKind) -> u32 {
@@ -239,6 +249,27 @@ impl State {
         self.retired = later;
         let due: Vec<(Instant, SaId)> = due;
         self.remove(&due.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
+    }
+
+    /// Gives SAs other addresses: their keys are the senders', not the addresses'.
+    fn move_sas(&mut self, moves: &[Move]) -> Result<(), Error> {
+        let (if_id, mut added) = (self.if_id, Vec::new());
+        self.socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
+            let moved = ours(payload, if_id).and_then(|(id, _)| moves.iter().find(|one| one.from == id));
+            added.extend(moved.map(|one| Request::add_again(payload, one.to.destination, one.source)));
+        })?;
+        // One that stays under its number goes before it can come again.
+        let in_place = moves.iter().filter(|one| one.from == one.to).map(|one| Request::delete_sa(one.from));
+        self.socket.demand(&in_place.collect::<Vec<_>>(), &[libc::ESRCH])?;
+        self.socket.demand(&added, &[])?;
+        let gone: Vec<Request> =
+            moves.iter().filter(|one| one.from != one.to).map(|one| Request::delete_sa(one.from)).collect();
+        for Move { from, to, source } in moves {
+            if let Some(entry) = self.sas.remove(from) {
+                self.sas.insert(*to, Entry { source: source.or(entry.source), ..entry });
+            }
+        }
+        self.socket.demand(&gone, &[libc::ESRCH])
     }
 
     /// Whether all that was installed is there.
@@ -332,7 +363,18 @@ impl Dataplane for Kernel {
         self.send_on(sa, Some(peer))
     }
 
-    fn set_peer_address(&self, _: &MemberId, _: IpAddr) {}
+    fn set_peer_address(&self, peer: &MemberId, address: IpAddr) {
+        let state = &mut *self.state();
+        let Some(from) = state.senders.unicast.get(peer).copied().filter(|id| id.destination != address) else {
+            return;
+        };
+        let to = SaId { destination: address, ..from };
+        let moved = state.move_sas(&[Move { from, to, source: None }]);
+        state.senders.unicast.insert(*peer, to);
+        if let Err(error) = moved.and_then(|()| self.follow(state)) {
+            warn!(%error, %address, "nothing is sent to a router that has moved, until its keys are renewed");
+        }
+    }
 
     fn clear_unicast(&self, peer: &MemberId) -> Result<(), Error> {
         self.stop_sending(Some(peer))
@@ -370,8 +412,33 @@ impl Dataplane for Kernel {
         self.filter_or_warn(state);
     }
 
-    fn set_black_address(&self, _: IpAddr) -> Result<(), Error> {
-        Err(Error::Config("another black address needs a restart with dataplane.backend = \"kernel\"".into()))
+    fn set_black_address(&self, address: IpAddr) -> Result<(), Error> {
+        let config = EspConfig { black_address: address, ..self.config.clone() };
+        config.check()?;
+        let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
+        let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
+        let state = &mut *self.state();
+        if link.index != state.black_index {
+            // The interface is bound to the one that is gone.
+            return Err(Error::Config(format!("interface {} was made anew: start again", config.black_interface)));
+        }
+        let member = member(&config, link.index)?;
+        let retired: Vec<SaId> = std::mem::take(&mut state.retired).into_iter().map(|(_, id)| id).collect();
+        state.remove(&retired)?;
+        let moves: Vec<Move> = state
+            .sas
+            .iter()
+            .filter_map(|(id, sa)| match (sa.direction, sa.kind) {
+                (Direction::Out, _) => Some(Move { from: *id, to: *id, source: Some(address) }),
+                (Direction::In, SaKind::Unicast) => {
+                    Some(Move { from: *id, to: SaId { destination: address, ..*id }, source: None })
+                }
+                (Direction::In, SaKind::Group) => None,
+            })
+            .collect();
+        state.move_sas(&moves)?;
+        (state.black, state._member) = (address, member);
+        self.follow(state)
     }
 
     fn sas(&self) -> Vec<SaStatus> {

@@ -137,6 +137,28 @@ impl Request {
         request
     }
 
+    /// Adds an SA of a dump again, with its key, its window and its sequence number, between other addresses.
+    pub(super) fn add_again(dumped: &[u8], destination: IpAddr, source: Option<IpAddr>) -> Self {
+        // In struct xfrm_usersa_info: the selector, then the id, whose first is the destination; then the source.
+        const DESTINATION: usize = 56;
+        const SOURCE: usize = DESTINATION + 24;
+        let mut body = Zeroizing::new(dumped.to_vec());
+        let mut put = |at: usize, address: IpAddr| {
+            let mut bytes = [0; 16];
+            match address {
+                IpAddr::V4(address) => bytes[..4].copy_from_slice(&address.octets()),
+                IpAddr::V6(address) => bytes.copy_from_slice(&address.octets()),
+            }
+            if let Some(place) = body.get_mut(at..at + 16) {
+                place.copy_from_slice(&bytes);
+            }
+        };
+        put(DESTINATION, destination);
+        source.into_iter().for_each(|source| put(SOURCE, source));
+        let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
+        Request { kind: XFRM_MSG_NEWSA, flags, body, what: format!("moving an SA to {destination}") }
+    }
+
     /// Removes an SA.
     pub(super) fn delete_sa(id: SaId) -> Self {
         let fixed = UserSaId {
