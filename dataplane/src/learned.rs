@@ -29,7 +29,7 @@ use crate::config::EspConfig;
 use crate::esp::device::set_ipv6_mtu;
 use crate::esp::tunnel_mtu;
 use crate::lost::Lost;
-use crate::netlink::{self, Owner, Route};
+use crate::netlink::{self, Link, Owner, Route};
 use crate::policy::covers;
 use crate::stop::Workers;
 
@@ -54,10 +54,10 @@ struct Wanted {
 
 impl Learned {
     /// Sets the tunnel's MTU and starts the thread; the device is there.
-    /// `on_change` is told the largest inner packet, now and whenever the interfaces have changed.
+    /// `on_change` is told of black, now and whenever the interfaces have changed.
     pub(crate) fn start(
         config: &EspConfig,
-        on_change: impl FnMut(u16) + Send + 'static,
+        on_change: impl FnMut(Link) + Send + 'static,
         workers: &mut Workers,
     ) -> Result<Self, Error> {
         let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeMap::new(), own: config.own_prefixes.clone() });
@@ -101,7 +101,7 @@ struct Keeper {
     block: BlockConfig,
     /// Black is.
     ipv4: bool,
-    on_change: Box<dyn FnMut(u16) + Send>,
+    on_change: Box<dyn FnMut(Link) + Send>,
     mtu: u16,
     /// Learned now, and from whom.
     routes: BTreeMap<IpNet, MemberId>,
@@ -226,7 +226,7 @@ impl Keeper {
         let BlockConfig { black: black_interface, device, .. } = &self.block;
         let Some(link) = netlink::link(handle, black_interface).await? else { return Ok(()) };
         let mtu = tunnel_mtu(link.mtu, self.ipv4);
-        (self.on_change)(mtu);
+        (self.on_change)(link);
         if mtu == self.mtu {
             return Ok(());
         }

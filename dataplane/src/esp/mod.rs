@@ -57,8 +57,9 @@ impl Userspace {
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
         let sad = Arc::new(Sad::new(policies.clone(), treatment, config.ledger.clone()));
         let mut workers = Workers::new()?;
-        let mtu = sad.clone();
-        let learned = Learned::start(&config, move |largest| mtu.set_mtu(largest.into()), &mut workers)?;
+        let (mtu, ipv4) = (sad.clone(), config.black_address.is_ipv4());
+        let learned =
+            Learned::start(&config, move |black| mtu.set_mtu(tunnel_mtu(black.mtu, ipv4).into()), &mut workers)?;
         let forwarding = Forwarding::start(&config, &policies, &mut workers)?;
         let packets = Mutex::new(Packets::start(&config, &device, &sad)?);
 

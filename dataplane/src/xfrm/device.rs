@@ -4,7 +4,7 @@
 use futures_util::TryStreamExt;
 use netlink_packet_core::NLM_F_REQUEST;
 use rtnetlink::packet_route::link::{InfoData, InfoXfrm, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::{Handle, LinkUnspec, LinkXfrm};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkXfrm};
 use tracing::debug;
 use zeroize::Zeroizing;
 
@@ -38,8 +38,8 @@ pub(super) struct Carried {
 }
 
 impl Device {
-    /// Makes the interface over `black`, quiet and up. One that a killed predecessor has left goes first.
-    pub(super) fn create(name: &str, black: u32, if_id: u32) -> Result<Self, Error> {
+    /// Makes the interface, quiet and up. One that a killed predecessor has left goes first.
+    pub(super) fn create(name: &str, if_id: u32) -> Result<Self, Error> {
         let socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
         let index = netlink::run(async |handle| {
             if let Some(old) = find(handle, name).await?.filter(|link| number_of(link) == Some(if_id)) {
@@ -49,7 +49,8 @@ impl Device {
             let what = || {
                 format!("making the xfrm interface {name}; is one there already, and has the kernel xfrm interfaces?")
             };
-            let link = LinkXfrm::new(name, black, if_id).mtu(DEVICE_MTU).build();
+            // Over no other interface: black may be made anew, and `way_out` says where packets go.
+            let link = LinkMessageBuilder::<LinkXfrm>::new(name).if_id(if_id).mtu(DEVICE_MTU).build();
             handle.link().add(link).execute().await.map_err(|error| failed(what(), error))?;
             find(handle, name).await?.map(|link| link.header.index).ok_or_else(|| Error::Config(what()))
         })?;

@@ -125,14 +125,14 @@ impl Filter {
             messages.extend(elements.chunks(ELEMENTS).map(|some| self.elements(id, set, some)));
         }
         for own in policy.own.iter().map(IpNet::trunc) {
-            let expressions = self.from_device().and(family(&own)).and(source_in(&own)).and(verdict(false));
+            let expressions = self.out_of_device().and(family(&own)).and(source_in(&own)).and(verdict(false));
             messages.push(self.rule(CHAIN, expressions, "the own prefixes' rule"));
         }
         for (id, set) in (1..).zip(&SETS) {
-            let expressions = self.from_device().and(self.admitted(id, set)).and(verdict(true));
+            let expressions = self.out_of_device().and(self.admitted(id, set)).and(verdict(true));
             messages.push(self.rule(CHAIN, expressions, "a set's rule"));
         }
-        let expressions = self.from_device().and(expression("counter", Attributes::new())).and(verdict(false));
+        let expressions = self.out_of_device().and(expression("counter", Attributes::new())).and(verdict(false));
         messages.push(self.rule(CHAIN, expressions, "the last rule"));
         if self.clear_df {
             messages.push(self.chain(OUTWARD, FORWARD, -150));
@@ -202,7 +202,7 @@ impl Filter {
     }
 
     /// What came out of the tunnel.
-    fn from_device(&self) -> Attributes {
+    fn out_of_device(&self) -> Attributes {
         self.device(FROM_DEVICE)
     }
 

@@ -35,6 +35,7 @@ use crate::association::hex;
 use crate::config::EspConfig;
 use crate::learned::Learned;
 use crate::mroute::Forwarding;
+use crate::netlink::Link;
 use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::{ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink};
@@ -77,8 +78,6 @@ struct State {
     device: Device,
     statistics: Statistics,
     black: IpAddr,
-    /// The interface's.
-    black_index: u32,
     /// Holds the group's membership on black.
     _member: Socket,
     _alone: UnixListener,
@@ -103,6 +102,9 @@ impl Kernel {
     /// right: each by name.
     pub fn start(config: EspConfig) -> Result<Self, Error> {
         config.check()?;
+        if config.hop_limit != 64 {
+            return Err(Error::Config("dataplane.hop_limit: the kernel's ESP has its own, 64".into()));
+        }
         let if_id = IF_ID + u32::from(config.instance);
         // Before what is found here is taken for a dead daemon's.
         let alone = only_one(&config)?;
@@ -114,14 +116,14 @@ impl Kernel {
         let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
         let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
         let member = member(&config, link.index)?;
-        let device = Device::create(&config.device, link.index, if_id)?;
+        let device = Device::create(&config.device, if_id)?;
         // Before the first packet.
         let filter = Filter::start(&config.device, config.instance, config.clear_df)?;
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
         let mut workers = Workers::new()?;
-        let mut way_out = WayOut::start(if_id, config.group_address, link.index)?;
-        let keep = move |_| {
-            if let Err(error) = way_out.keep() {
+        let mut way_out = WayOut::start(if_id, config.group_address)?;
+        let keep = move |black: Link| {
+            if let Err(error) = way_out.keep(black.index) {
                 warn!(%error, "what is encrypted may not leave");
             }
         };
@@ -134,7 +136,6 @@ impl Kernel {
             device,
             statistics: Statistics::open()?,
             black: config.black_address,
-            black_index: link.index,
             _member: member,
             _alone: alone,
             sas: BTreeMap::new(),
@@ -418,10 +419,6 @@ impl Dataplane for Kernel {
         let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
         let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
         let state = &mut *self.state();
-        if link.index != state.black_index {
-            // The interface is bound to the one that is gone.
-            return Err(Error::Config(format!("interface {} was made anew: start again", config.black_interface)));
-        }
         let member = member(&config, link.index)?;
         let retired: Vec<SaId> = std::mem::take(&mut state.retired).into_iter().map(|(_, id)| id).collect();
         state.remove(&retired)?;

@@ -25,51 +25,40 @@ const PRIORITY: u32 = 28;
 pub(super) struct WayOut {
     /// Of the network namespace that it was made in, whoever asks later.
     socket: BatchSocket,
-    rule: Request,
-    unrule: Request,
-    route: Option<Request>,
+    mark: u32,
+    group: IpAddr,
+    /// The black interface that the route leads to.
+    black: Option<u32>,
 }
 
 impl WayOut {
-    /// For packets that bear `mark`, and for the group on the black interface with this number.
-    pub(super) fn start(mark: u32, group: IpAddr, black: u32) -> Result<Self, Error> {
+    /// For packets that bear `mark`, and for the group.
+    pub(super) fn start(mark: u32, group: IpAddr) -> Result<Self, Error> {
         let socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
-        let request = |kind, flags, message: &dyn Fn(&mut Vec<u8>), what: &str| {
-            let mut body = Vec::new();
-            message(&mut body);
-            Request { kind, flags: NLM_F_REQUEST | flags, body: Zeroizing::new(body), what: what.to_owned() }
-        };
-        let rule = |body: &mut Vec<u8>| emit(&rule(mark, group.is_ipv4()), body);
-        let route = |body: &mut Vec<u8>| emit(&route(group, black), body);
-        let create = NLM_F_CREATE | NLM_F_EXCL;
-        let mut way_out = WayOut {
-            socket,
-            rule: request(libc::RTM_NEWRULE, create, &rule, "the rule for what was encrypted"),
-            unrule: request(libc::RTM_DELRULE, 0, &rule, "removing the rule for what was encrypted"),
-            // IPv4 goes by its source address.
-            route: group
-                .is_ipv6()
-                .then(|| request(libc::RTM_NEWROUTE, create, &route, "the route to the group on black")),
-        };
-        way_out.keep()?;
-        Ok(way_out)
+        Ok(WayOut { socket, mark, group, black: None })
     }
 
-    /// Sets again what the kernel drops when black goes down.
-    pub(super) fn keep(&mut self) -> Result<(), Error> {
-        // While black is down there is no way out.
-        let forgiven = [libc::EEXIST, libc::ENETDOWN, libc::ENODEV];
-        self.socket.demand(std::slice::from_ref(&self.rule), &[libc::EEXIST])?;
-        self.route.as_ref().map_or(Ok(()), |route| self.socket.demand(std::slice::from_ref(route), &forgiven))
+    /// Sets what is not there: the kernel drops routes when black goes down, and black may be another interface by now.
+    pub(super) fn keep(&mut self, black: u32) -> Result<(), Error> {
+        let create = NLM_F_CREATE | NLM_F_EXCL;
+        let rule = request(libc::RTM_NEWRULE, create, &rule(self.mark, self.group.is_ipv4()));
+        self.socket.demand(&[rule], &[libc::EEXIST])?;
+        // IPv4 goes by its source address.
+        if self.group.is_ipv6() {
+            self.black = Some(black);
+            // While black is down there is no way out.
+            let forgiven = [libc::EEXIST, libc::ENETDOWN, libc::ENODEV, libc::EINVAL];
+            self.socket.demand(&[request(libc::RTM_NEWROUTE, create, &route(self.group, black))], &forgiven)?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for WayOut {
     fn drop(&mut self) {
-        let unroute =
-            self.route.take().map(|route| Request { kind: libc::RTM_DELROUTE, flags: NLM_F_REQUEST, ..route });
-        let _ = self.socket.ask(std::slice::from_ref(&self.unrule));
-        let _ = unroute.map(|unroute| self.socket.ask(&[unroute]));
+        let rule = request(libc::RTM_DELRULE, 0, &rule(self.mark, self.group.is_ipv4()));
+        let route = self.black.map(|black| request(libc::RTM_DELROUTE, 0, &route(self.group, black)));
+        let _ = self.socket.ask(&[rule].into_iter().chain(route).collect::<Vec<_>>());
     }
 }
 
@@ -108,7 +97,8 @@ fn route(group: IpAddr, black: u32) -> RouteMessage {
     route
 }
 
-fn emit(message: &impl Emitable, body: &mut Vec<u8>) {
-    body.resize(message.buffer_len(), 0);
-    message.emit(body);
+fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
+    let mut body = Zeroizing::new(vec![0; message.buffer_len()]);
+    message.emit(&mut body);
+    Request { kind, flags: NLM_F_REQUEST | flags, body, what: "the way of what was encrypted".into() }
 }
