@@ -1,11 +1,8 @@
 //! An independent reader decrypts the ESP with the exported keys, and an excluded member's keys open nothing later.
 
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::process::Command;
-use std::time::Duration;
 
-use muster_netns_tests::{Lab, carry, carry_unicast, skip};
+use muster_netns_tests::{Lab, carry, carry_unicast, no_tshark, skip, tshark};
 use serde_json::Value;
 
 /// The rows of tshark's table of ESP SAs for the inbound and outbound SAs of a router.
@@ -22,27 +19,12 @@ fn rows(sas: &Value) -> Vec<String> {
 
 /// How many UDP datagrams of red traffic tshark sees in the capture, given these keys.
 fn decrypted(lab: &Lab, rows: &BTreeSet<String>) -> usize {
-    let file = lab.path("black.pcap");
-    assert!(lab.capture.settle(Duration::from_secs(5)));
-    lab.capture.write_pcap(&file).unwrap();
-    let mut tshark = Command::new("tshark");
-    tshark.arg("-r").arg(&file).args(["-o", "esp.enable_encryption_decode:TRUE"]);
+    let mut arguments = vec!["-o", "esp.enable_encryption_decode:TRUE"];
     for row in rows {
-        tshark.args(["-o", row]);
+        arguments.extend(["-o", row]);
     }
-    let output = tshark.args(["-Y", "esp && udp.dstport == 5000", "-T", "fields", "-e", "frame.number"]).output();
-    let output = output.expect("tshark runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).lines().count()
-}
-
-fn no_tshark(test: &str) -> bool {
-    let missing = Command::new("tshark").arg("-v").output().is_err();
-    if missing {
-        // Past the test runner, which would keep it to itself.
-        let _ = writeln!(std::io::stderr(), "SKIP {test}: tshark is not installed (apt-get install tshark)");
-    }
-    missing
+    arguments.extend(["-Y", "esp && udp.dstport == 5000", "-T", "fields", "-e", "frame.number"]);
+    tshark(lab, &arguments).len()
 }
 
 #[test]

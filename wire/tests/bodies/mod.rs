@@ -1,5 +1,7 @@
 //! Bodies to test with: any there may be, and the largest.
 
+#![allow(dead_code, reason = "not every test file uses all of it")]
+
 use muster_wire::idp::{CRL_PART, CrlPart, CrlRequest, MAX_CRLS, MAX_SEALED_PREFIXES};
 use muster_wire::idp::{CrlNumber, GroupState, Hello, Prefix, PrefixList, Prefixes, PrefixesAck, Probe, ProbeAnswer};
 use muster_wire::mike::{CHUNK_LEN, MAX_MISSING};
