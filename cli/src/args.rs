@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 /// Automatic group encryption for coalition border routers
 #[derive(Debug, Parser)]
@@ -70,6 +71,19 @@ pub(crate) enum Command {
     Rekey(Socket),
     /// Order the daemon to leave the group and to end
     Leave(Socket),
+    /// Print what completes the command line in a shell
+    #[command(hide = true)]
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Write the manual, a page for each command
+    #[command(hide = true)]
+    Man {
+        /// Where to; it must exist
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,13 +1,14 @@
 #![doc = env!("CARGO_PKG_DESCRIPTION")]
 //!
 //! The command line. Read `args.rs` for what there is, then the file of the command: `daemon.rs` (run, check, block),
-//! `client.rs`, `show.rs` and `top.rs` (what a running daemon holds), `pki.rs`, `demo/`.
+//! `client.rs`, `show.rs` and `top.rs` (what a running daemon holds), `pki.rs`, `demo/`, `manual.rs` (for a package).
 
 mod args;
 mod client;
 mod daemon;
 mod demo;
 mod log;
+mod manual;
 mod output;
 mod pki;
 mod show;
@@ -48,5 +49,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Top(args) => top::run(&args),
         Command::Rekey(socket) => client::order(&socket, "rekey"),
         Command::Leave(socket) => client::order(&socket, "leave"),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::pages(&folder),
     }
 }
