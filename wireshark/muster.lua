@@ -65,16 +65,17 @@ function Cursor:finish()
     end
 end
 
--- Reads, and shows in `tree` why that ended if it did.
+-- Reads; if that ended early, shows in `tree` why, and returns the expert of it.
 local function guarded(tree, read)
     local done, reason = pcall(read)
-    if not done then
-        if type(reason) ~= "table" then
-            error(reason, 0)
-        end
-        tree:add_proto_expert_info(reason.expert, reason.text)
+    if done then
+        return nil
     end
-    return done
+    if type(reason) ~= "table" then
+        error(reason, 0)
+    end
+    tree:add_proto_expert_info(reason.expert, reason.text)
+    return reason.expert
 end
 
 -- What a field of the format is: a function that takes its bytes from a cursor, adds them to a tree and keeps the value
@@ -519,19 +520,22 @@ local function envelope(at, tree)
     local body = cursor(at.tvb, at.at, at.to - SIGNATURE_LEN, at.pinfo)
     body.values = at.values
     local body_node = tree:add(body_field, body:rest()):set_text("Body: " .. entry[1])
-    local told = guarded(body_node, function()
+    local ended = guarded(body_node, function()
         entry[2](body, body_node)
         body:finish()
     end)
+    if ended then
+        at.pinfo.cols.info = entry[1] .. (ended == cut_off and " [cut off]" or " [malformed]")
+    else
+        at.pinfo.cols.info = summary(entry[1], at.values)
+    end
     at.at = at.to - SIGNATURE_LEN
     signature(at, tree)
-
-    at.pinfo.cols.info = told and summary(entry[1], at.values) or entry[1] .. " [malformed]"
 end
 
 function muster.dissector(tvb, pinfo, tree)
     pinfo.cols.protocol = "Muster"
-    pinfo.cols.info = "Not a datagram of this protocol"
+    pinfo.cols.info = "Unreadable"
     local root = tree:add(muster, tvb())
     local at = cursor(tvb, 0, tvb:reported_len(), pinfo)
     guarded(root, function()
