@@ -1,6 +1,6 @@
 -- Muster for Wireshark: the datagrams of discovery (IDP) and key agreement (MIKE), as `wire/` defines them.
 --
---     tshark -X lua_script:muster.lua -r black.pcap -Y muster
+--     wireshark/tshark -r black.pcap -Y muster
 --
 -- Names every field, what is signed and what is sealed; checks no signature and opens nothing. Reads from the top down:
 -- how bytes are read, what the bodies are, the datagram around them. A body below stands as its Rust structure does.

@@ -18,4 +18,4 @@ pub use traffic::{
     Lan, attempt, carry, carry_between, carry_past, carry_unicast, host, multicast_flow, multicast_flow_at, red_group,
     red_group_v4, unicast_flow, wait_for_unicast,
 };
-pub use tshark::{no_tshark, tshark};
+pub use tshark::{no_tshark, tshark, tshark_with_dissector};

@@ -21,10 +21,22 @@ pub fn no_tshark(test: &str) -> bool {
 /// # Panics
 /// When it fails.
 pub fn tshark(lab: &Lab, arguments: &[&str]) -> Vec<String> {
+    read(lab, "tshark", arguments)
+}
+
+/// The same with our dissector.
+///
+/// # Panics
+/// When it fails.
+pub fn tshark_with_dissector(lab: &Lab, arguments: &[&str]) -> Vec<String> {
+    read(lab, concat!(env!("CARGO_MANIFEST_DIR"), "/../wireshark/tshark"), arguments)
+}
+
+fn read(lab: &Lab, program: &str, arguments: &[&str]) -> Vec<String> {
     let file = lab.path("black.pcap");
     assert!(lab.capture.settle(Duration::from_secs(5)));
     lab.capture.write_pcap(&file).expect("the capture is written");
-    let output = Command::new("tshark").arg("-r").arg(&file).args(arguments).output().expect("tshark runs");
+    let output = Command::new(program).arg("-r").arg(&file).args(arguments).output().expect("tshark runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }

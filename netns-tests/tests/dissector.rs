@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use muster_netns_tests::{Lab, PORTS, datagrams, no_tshark, skip, tshark};
+use muster_netns_tests::{Lab, PORTS, datagrams, no_tshark, skip, tshark_with_dissector};
 use muster_wire::codec::decode;
 use muster_wire::idp::Hello;
 use muster_wire::mike::{Ack, Activate, Chunk, Commit, Exposure, Handover, Leave, MessageKind, RekeyRequest, Snapshot};
 use muster_wire::{Envelope, Hash, Kind, MemberId, Signed, Voucher};
 use nix::sys::signal::Signal;
-
-const DISSECTOR: &str = concat!("lua_script:", env!("CARGO_MANIFEST_DIR"), "/../wireshark/muster.lua");
 
 #[test]
 fn every_datagram_is_dissected_as_the_codec_decodes_it() {
@@ -19,7 +17,7 @@ fn every_datagram_is_dissected_as_the_codec_decodes_it() {
         return;
     }
     let lab = eventful();
-    let lines = tshark(&lab, &arguments());
+    let lines = tshark_with_dissector(&lab, &arguments());
     let seen = datagrams(&lab.capture, PORTS);
     let mut messages = Messages::default();
     let mut kinds = BTreeSet::new();
@@ -108,7 +106,7 @@ fn has(lab: &Lab, kind: Kind) -> bool {
 fn arguments() -> Vec<&'static str> {
     // "Port unreachable" from who has gone quotes what it answers.
     let ours = "udp.dstport in {4860, 4861} && !icmpv6";
-    let mut arguments = vec!["-X", DISSECTOR, "-Y", ours];
+    let mut arguments = vec!["-Y", ours];
     arguments.extend(["-T", "fields", "-E", "occurrence=f", "-E", "separator=|"]);
     for field in [
         "_ws.lua.error",

@@ -221,8 +221,7 @@ fn by_wireshark(datagrams: &[Vec<u8>]) -> Vec<String> {
         "muster.sequence",
         "muster.signature",
     ];
-    let mut tshark = Command::new("tshark");
-    tshark.args(["-X", concat!("lua_script:", env!("CARGO_MANIFEST_DIR"), "/../wireshark/muster.lua")]);
+    let mut tshark = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../wireshark/tshark"));
     tshark.args(["-r", "-", "-T", "fields", "-E", "occurrence=f", "-E", "separator= "]);
     tshark.args(FIELDS.iter().flat_map(|field| ["-e", field]));
     let mut child = tshark.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
