@@ -10,7 +10,7 @@ local muster = Proto("muster", "Muster")
 muster.prefs.port = Pref.uint("Discovery port", 4860, "UDP; key agreement uses the next one")
 
 local malformed = ProtoExpert.new("muster.malformed", "Malformed", expert.group.MALFORMED, expert.severity.ERROR)
-local misplaced = ProtoExpert.new("muster.misplaced", "A kind of the other port", expert.group.PROTOCOL, expert.severity.WARN)
+local misplaced = ProtoExpert.new("muster.misplaced", "Other port", expert.group.PROTOCOL, expert.severity.WARN)
 local cut_off = ProtoExpert.new("muster.cut_off", "Cut off by the capture", expert.group.UNDECODED, expert.severity.NOTE)
 muster.experts = { malformed, misplaced, cut_off }
 
@@ -409,7 +409,7 @@ local function chunk(at, tree)
     if index == 0 and size == length then
         return whole_message(kind, data, tree)
     end
-    local message = string.format("%s %s %d %d", at.values.sender, hash, kind, length)
+    local message = string.format("%s %s %d %d", at.values.sender, hash:bytes():tohex(), kind, length)
     local ends = index * CHUNK_LEN + size
     local fits = ends == length or (ends < length and size == CHUNK_LEN)
     if fits and length <= MAX_MESSAGE and not at.pinfo.visited then
@@ -501,7 +501,7 @@ local function envelope(at, tree)
     local kind, kind_node = kind_of_body(at, tree)
     group(at, tree)
     local from = at:take(32)
-    at.values.sender = tostring(from)
+    at.values.sender = from:bytes():tohex()
     tree:add(sender, from)
     startup(at, tree)
     sequence_number(at, tree)
