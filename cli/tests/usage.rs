@@ -18,7 +18,7 @@ fn wrong_use_is_two() {
         &["demo", "--routers", "1"],
         &["demo", "--routers", "51"],
         &["demo", "--routers", "x"],
-        &["demo", "--dataplane", "kernel"],
+        &["demo", "--dataplane", "hardware"],
         &["pki", "init", "somewhere"],
         &["pki", "issue", "somewhere", "--name", "d", "--days", "0"],
     ] {
@@ -29,8 +29,8 @@ fn wrong_use_is_two() {
 }
 
 #[test]
-fn the_kernel_data_plane_is_said_to_be_missing() {
-    assert!(run(["demo", "--dataplane", "kernel"]).err.contains("not there yet"));
+fn the_data_planes_are_named() {
+    assert!(run(["demo", "--dataplane", "hardware"]).err.contains("choose auto, kernel or userspace"));
 }
 
 #[test]
