@@ -294,3 +294,63 @@ fn replay_window() -> Vec<u8> {
     let fixed = [words, 0, 0, 0, 0, WINDOW];
     fixed.into_iter().chain(std::iter::repeat_n(0, words as usize)).flat_map(u32::to_ne_bytes).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SaKind;
+    use crate::xfrm::socket::attributes;
+    use muster_wire::MemberId;
+
+    fn sa() -> Sa {
+        Sa {
+            spi: 0x1234,
+            kind: SaKind::Group,
+            source: None,
+            destination: "ff05::1".parse().unwrap(),
+            epoch: 1,
+            sender: MemberId([1; 32]),
+            key: SaKey::new(&std::array::from_fn(|n| n as u8)),
+        }
+    }
+
+    #[test]
+    fn an_sa_fits_and_its_attributes_are_the_kernels() {
+        for direction in [Direction::In, Direction::Out] {
+            let source = "fd00::a".parse().unwrap();
+            let place = Place { direction, source, reqid: 7, if_id: 9, copy_dscp: false };
+            let request = Request::add_sa(&sa(), place);
+            assert_eq!(request.body.capacity(), ROOM, "it has not grown");
+            let found: Vec<(u16, &[u8])> = attributes(&request.body[224..]).collect();
+            let value = |wanted: u16| found.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
+            let aead = value(XFRMA_ALG_AEAD).unwrap();
+            assert!(aead.starts_with(b"rfc4106(gcm(aes))\0"));
+            assert_eq!(aead[64..72], [&288_u32.to_ne_bytes()[..], &128_u32.to_ne_bytes()].concat());
+            assert_eq!(aead[72..], sa().key.bytes()[..]);
+            assert_eq!(value(XFRMA_IF_ID), Some(&9_u32.to_ne_bytes()[..]));
+            // The window inbound alone; the mark outbound alone.
+            let inbound = direction == Direction::In;
+            assert_eq!(value(XFRMA_REPLAY_ESN_VAL).map(<[u8]>::len), inbound.then_some(24 + 2048 / 8));
+            assert_eq!(value(XFRMA_SET_MARK).is_some(), !inbound);
+            assert_eq!(value(SA_DIR), Some(&[if inbound { SA_DIR_IN } else { SA_DIR_OUT }][..]));
+        }
+    }
+
+    #[test]
+    fn an_sa_that_moves_keeps_all_but_its_addresses() {
+        let place = Place {
+            direction: Direction::Out,
+            source: "fd00::a".parse().unwrap(),
+            reqid: 7,
+            if_id: 9,
+            copy_dscp: true,
+        };
+        let before = Request::add_sa(&sa(), place);
+        let (destination, source) = ("fd00::b".parse().unwrap(), "fd00::c".parse().unwrap());
+        let after = Request::add_again(&before.body, destination, Some(source));
+        let info = UserSaInfo::parse(&after.body).unwrap();
+        assert_eq!((info.id.daddr, info.saddr), (Address::from_ip(&destination), Address::from_ip(&source)));
+        let changed: Vec<usize> = (0..after.body.len()).filter(|at| before.body[*at] != after.body[*at]).collect();
+        assert!(changed.iter().all(|at| (56..72).contains(at) || (80..96).contains(at)), "{changed:?}");
+    }
+}

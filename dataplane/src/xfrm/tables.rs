@@ -71,3 +71,54 @@ pub(super) fn policies(
     }
     wanted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: MemberId = MemberId([1; 32]);
+    const BOB: MemberId = MemberId([2; 32]);
+
+    fn nets(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    fn sa(destination: &str, spi: u32, reqid: u32) -> (SaId, Entry) {
+        let id = SaId { destination: destination.parse().unwrap(), spi };
+        let (direction, kind) = (Direction::Out, SaKind::Group);
+        (id, Entry { direction, kind, epoch: 1, sender: ALICE, receiver: None, source: None, reqid })
+    }
+
+    #[test]
+    fn policies_say_what_leaves_under_which_sa_and_what_may_come_in() {
+        let sas = BTreeMap::from([sa("ff05::1", 256, 10), sa("fd00::a", 257, 11), sa("fd00::b", 258, 12)]);
+        let ids: Vec<SaId> = sas.keys().copied().collect();
+        let of = |reqid: u32| ids.iter().copied().find(|id| sas[id].reqid == reqid).unwrap();
+        let senders = Senders { group: Some(of(10)), unicast: BTreeMap::from([(ALICE, of(11)), (BOB, of(12))]) };
+        let routes = BTreeMap::from([
+            (ALICE, nets(&["2001:db8:a::/64"])),
+            (BOB, nets(&["2001:db8:a::/64", "2001:db8:b::/64", "10.2.0.0/16"])),
+        ]);
+        let policy = Policy {
+            own: nets(&["2001:db8:c::/64", "2001:db8:d::/64"]),
+            left_to_another: nets(&["2001:db8:d::/64"]),
+            groups: nets(&["ff1e::/16", "239.10.0.0/16"]),
+            ..Policy::default()
+        };
+        let wanted = policies(&policy, &routes, &senders, &sas, "fd00::c".parse().unwrap());
+        let out = |source: &str, destination: &str| {
+            let [source, destination] = [source, destination].map(|net| net.parse().unwrap());
+            wanted.get(&PolicyKey { way: Way::Out, source, destination }).map(|template| template.reqid)
+        };
+        assert_eq!(out("2001:db8:c::/64", "ff1e::/16"), Some(10));
+        assert_eq!(out("2001:db8:d::/64", "ff1e::/16"), None, "another router carries its multicast");
+        assert_eq!(out("2001:db8:d::/64", "2001:db8:a::/64"), Some(11), "the lower of two");
+        assert_eq!(out("2001:db8:c::/64", "2001:db8:b::/64"), Some(12));
+        assert!(wanted.keys().all(|key| key.source.addr().is_ipv4() == key.destination.addr().is_ipv4()));
+        let inward = |key: &&PolicyKey| key.way != Way::Out;
+        let destinations: Vec<IpNet> = wanted.keys().filter(inward).map(|key| key.destination).collect();
+        let allowed = [policy.own.clone(), policy.groups.clone()].concat();
+        assert!(destinations.iter().all(|destination| allowed.contains(destination)));
+        assert_eq!(destinations.len(), 2 * allowed.len(), "for the router itself and through it");
+    }
+}
