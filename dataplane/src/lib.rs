@@ -1,11 +1,11 @@
 //! Where keys go: ESP, routes, multicast forwarding, the block.
 //!
 //! The daemon knows the [`Dataplane`] trait alone. [`Userspace`] is RFC 4303 in user space over a TUN device and raw
-//! sockets; [`Memory`] is the same without I/O, for tests. [`block()`] makes the router fail closed before any of
-//! them starts and keeps it so after they have ended.
+//! sockets, [`Kernel`] by Linux through an xfrm interface; [`Memory`] is the first without I/O, for tests. [`block()`]
+//! makes the router fail closed before any of them starts and keeps it so after they have ended.
 //!
 //! Read in this order: `plane` (the trait), `sad` (security associations, the way of a packet), `esp` (formats,
-//! devices, threads), `mroute` (red multicast), `learned` (routes to red unicast), `block`.
+//! devices, threads), `xfrm` (the kernel's ESP), `mroute` (red multicast), `learned` (routes to red unicast), `block`.
 
 mod association;
 mod backend;

@@ -23,7 +23,7 @@ pub const REKEY_AT: u64 = 1 << 30;
 /// [`set_outbound`](Self::set_outbound) at the switch, [`remove_inbound`](Self::remove_inbound) of the old epoch
 /// after the deactivation delay. Never install an inbound SA for the own slot.
 pub trait Dataplane: Send + Sync {
-    /// `"userspace"`, `"memory"`; later `"kernel"`.
+    /// `"userspace"`, `"kernel"`, `"memory"`.
     fn backend(&self) -> &'static str;
 
     /// Adds inbound SAs: all or none. One that has the (destination, SPI) of an older one takes its place; unicast SAs

@@ -61,7 +61,6 @@ const RETIRED_FOR: Duration = Duration::from_secs(1);
 /// Dropping it takes the SAs, the policies and the interface away. The block stays.
 pub struct Kernel {
     config: EspConfig,
-    if_id: u32,
     policies: Arc<Policies>,
     state: Arc<Mutex<State>>,
     forwarding: Forwarding,
@@ -72,6 +71,7 @@ pub struct Kernel {
 
 /// What the kernel was told.
 struct State {
+    /// The interface's number: what is ours in the kernel bears it.
     if_id: u32,
     socket: BatchSocket,
     filter: Filter,
@@ -152,7 +152,7 @@ impl Kernel {
         let state = Arc::new(Mutex::new(state));
         let (monitor, watched) = (Monitor::open()?, state.clone());
         workers.spawn("muster-xfrm", move |stop| monitor.run(&watched, stop))?;
-        let kernel = Kernel { config, if_id, policies, state, forwarding, learned, workers };
+        let kernel = Kernel { config, policies, state, forwarding, learned, workers };
         kernel.follow(&mut kernel.state())?;
         Ok(kernel)
     }
@@ -168,8 +168,8 @@ impl Kernel {
         let gone = state.policies.keys().filter(|key| !wanted.contains_key(key));
         let set = wanted.iter().filter(|(key, template)| state.policies.get(key) != Some(template));
         let requests: Vec<Request> = set
-            .map(|(key, template)| Request::set_policy(key, template, self.if_id))
-            .chain(gone.map(|key| Request::delete_policy(key, self.if_id)))
+            .map(|(key, template)| Request::set_policy(key, template, state.if_id))
+            .chain(gone.map(|key| Request::delete_policy(key, state.if_id)))
             .collect();
         state.socket.demand(&requests, &[libc::ENOENT])?;
         state.policies = wanted;
@@ -188,7 +188,7 @@ impl Kernel {
             direction: Direction::Out,
             source: state.black,
             reqid,
-            if_id: self.if_id,
+            if_id: state.if_id,
             copy_dscp: self.config.copy_dscp,
         };
         state.socket.demand(&[Request::add_sa(&sa, place)], &[])?;
@@ -294,6 +294,8 @@ impl State {
         let requests: Vec<Request> = known.iter().map(|id| Request::delete_sa(*id)).collect();
         self.socket.demand(&requests, &[libc::ESRCH])?;
         self.sas.retain(|id, _| !known.contains(id));
+        // Else one that comes under the same number soon would go in its place.
+        self.retired.retain(|(_, id)| !known.contains(id));
         Ok(())
     }
 }
@@ -320,7 +322,7 @@ impl Dataplane for Kernel {
             .map(|sa| {
                 let (direction, reqid) = (Direction::In, state.reqid_of(sa.sender, sa.kind));
                 let source = if state.black.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-                let place = Place { direction, source, reqid, if_id: self.if_id, copy_dscp: false };
+                let place = Place { direction, source, reqid, if_id: state.if_id, copy_dscp: false };
                 let Sa { kind, epoch, sender, source, .. } = *sa;
                 let entry = Entry { direction, kind, epoch, sender, receiver: None, source, reqid };
                 (Request::add_sa(sa, place), sa.id(), entry)
@@ -441,9 +443,9 @@ impl Dataplane for Kernel {
     fn sas(&self) -> Vec<SaStatus> {
         let state = &mut *self.state();
         let mut found: Vec<SaStatus> = Vec::new();
-        let State { socket, sas, retired, .. } = state;
+        let State { if_id, socket, sas, retired, .. } = state;
         let dumped = socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
-            found.extend(status(payload, self.if_id, sas));
+            found.extend(status(payload, *if_id, sas));
         });
         found.retain(|sa| !retired.iter().any(|(_, id)| (id.destination, id.spi) == (sa.destination, sa.spi)));
         if let Err(error) = dumped {
@@ -459,9 +461,9 @@ impl Dataplane for Kernel {
     fn export_keys(&self) -> Vec<ExportedKey> {
         let state = &mut *self.state();
         let mut keys = Vec::new();
-        let State { socket, sas, .. } = state;
+        let State { if_id, socket, sas, .. } = state;
         let dumped = socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
-            let Some((id, _)) = ours(payload, self.if_id).filter(|(id, _)| sas.contains_key(id)) else { return };
+            let Some((id, _)) = ours(payload, *if_id).filter(|(id, _)| sas.contains_key(id)) else { return };
             let found = attributes(&payload[SA_LEN..]).find(|(kind, _)| *kind == XFRMA_ALG_AEAD);
             if let Some(key) = found.and_then(|(_, value)| value.get(72..)) {
                 keys.push(ExportedKey { id, algorithm: ALGORITHM, key_hex: hex(key) });
@@ -518,7 +520,7 @@ impl Drop for Kernel {
     fn drop(&mut self) {
         let state = &mut *self.state();
         // The filter after the SAs: until then it stops what they would let through.
-        let removed = clear(&mut state.socket, self.if_id).and_then(|()| state.filter.remove());
+        let removed = clear(&mut state.socket, state.if_id).and_then(|()| state.filter.remove());
         if let Err(error) = removed {
             warn!(%error, "something of ours stays in the kernel; the next start takes it away");
         }

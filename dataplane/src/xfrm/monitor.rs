@@ -14,6 +14,7 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_XFRM;
 use nix::poll::PollTimeout;
 use tracing::debug;
+use zeroize::Zeroizing;
 
 use super::socket::messages;
 use super::{State, id_of};
@@ -57,10 +58,11 @@ impl Monitor {
     /// Takes what has been announced; whether one of ours may be gone.
     fn listen(&self, state: &Mutex<State>) -> io::Result<bool> {
         let mut is_suspicious = false;
-        let mut buffer = Vec::with_capacity(1 << 16);
+        // That an SA has come is announced with its key.
+        let mut buffer = Zeroizing::new(Vec::with_capacity(1 << 16));
         loop {
             buffer.clear();
-            match self.0.recv(&mut buffer, MSG_DONTWAIT) {
+            match self.0.recv(&mut *buffer, MSG_DONTWAIT) {
                 Ok(_) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(EAGAIN) => return Ok(is_suspicious),
