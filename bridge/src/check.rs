@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use muster_dataplane::Probe;
 use tracing::warn;
 
 use crate::addresses::{addresses, black_address, duplicates, interface_index};
@@ -68,13 +69,16 @@ pub fn check(path: &Path) -> Vec<Finding> {
         Ok(false) => {}
         Err(error) => add(false, format!("{}: {error}", key.display())),
     }
-    let probe = muster_dataplane::probe();
-    for (what, result) in
-        [("/dev/net/tun", &probe.tun), ("CAP_NET_ADMIN", &probe.net_admin), ("CAP_NET_RAW", &probe.net_raw)]
-    {
+    let Probe { tun, kernel, net_admin, net_raw } = muster_dataplane::probe();
+    let esp = match (file.dataplane.backend.as_str(), kernel) {
+        ("kernel", kernel) => ("the kernel's XFRM and nf_tables", kernel),
+        ("auto", Ok(())) => ("the kernel's XFRM and nf_tables, or else user space", Ok(())),
+        _ => ("/dev/net/tun", tun),
+    };
+    for (what, result) in [esp, ("CAP_NET_ADMIN", net_admin), ("CAP_NET_RAW", net_raw)] {
         match result {
             Ok(()) => add(true, what.to_owned()),
-            Err(why) => add(false, why.clone()),
+            Err(why) => add(false, why),
         }
     }
     findings

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use muster_dataplane::{Dataplane, Error, Sa, SaId, SaKey, SaKind};
+use muster_dataplane::{Dataplane, Error, Running, Sa, SaId, SaKey, SaKind};
 use muster_discovery::UnicastKey;
 use muster_keyagree::EpochKeys;
 use muster_wire::{Hash, MemberId};
@@ -15,6 +15,8 @@ use crate::sharing;
 /// Carries epochs to a data plane: inbound SAs first, the outbound one at the switch, the old ones away at the end.
 pub(crate) struct Plane {
     dataplane: Box<dyn Dataplane>,
+    /// Why it is that one.
+    reason: String,
     group: IpAddr,
     /// Own red prefixes.
     own: Vec<IpNet>,
@@ -38,9 +40,10 @@ struct Installed {
 }
 
 impl Plane {
-    pub(crate) fn new(dataplane: Box<dyn Dataplane>, group: IpAddr, own: Vec<IpNet>) -> Self {
+    pub(crate) fn new(Running { dataplane, reason }: Running, group: IpAddr, own: Vec<IpNet>) -> Self {
         Self {
             dataplane,
+            reason,
             group,
             own,
             epochs: BTreeMap::new(),
@@ -55,6 +58,11 @@ impl Plane {
 
     pub(crate) fn dataplane(&self) -> &dyn Dataplane {
         self.dataplane.as_ref()
+    }
+
+    /// Why it is that data plane.
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
     }
 
     /// Installs one inbound SA for each other member, in one batch.

@@ -63,6 +63,8 @@ pub(crate) struct Certificate {
 #[derive(Serialize)]
 pub(crate) struct DataplaneStatus {
     backend: &'static str,
+    /// Why it is that one.
+    backend_reason: String,
     pub(crate) sas: usize,
     pub(crate) rx_packets: u64,
     pub(crate) tx_packets: u64,
@@ -132,7 +134,8 @@ pub(crate) fn dataplane(plane: &Plane) -> DataplaneStatus {
     let Value::Object(dropped) = dropped else { unreachable!("an object literal") };
     let sas = plane.dataplane().sas().len();
     let stands_by = plane.left().to_vec();
-    DataplaneStatus { backend: plane.dataplane().backend(), sas, rx_packets, tx_packets, dropped, stands_by }
+    let (backend, backend_reason) = (plane.dataplane().backend(), plane.reason().to_owned());
+    DataplaneStatus { backend, backend_reason, sas, rx_packets, tx_packets, dropped, stands_by }
 }
 
 /// Both machines' counters under names of their own.

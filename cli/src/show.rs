@@ -56,7 +56,10 @@ pub(crate) fn status(status: &Value) -> String {
         ("epoch", format!("{}, for {}", text(&group["epoch"]), age(&group["since_ms"]))),
         ("key", text(&group["key_fingerprint"])),
         ("manager", short(&group["transaction_manager"])),
-        ("data plane", format!("{}, {} SAs", text(&plane["backend"]), text(&plane["sas"]))),
+        (
+            "data plane",
+            format!("{} ({}), {} SAs", text(&plane["backend"]), text(&plane["backend_reason"]), text(&plane["sas"])),
+        ),
         ("packets", format!("{} received, {} sent", text(&plane["rx_packets"]), text(&plane["tx_packets"]))),
         ("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }),
         ("stands by", stands_by(plane)),

@@ -1,13 +1,14 @@
-//! Which data plane runs.
+//! Which data plane runs, and why.
 
 use std::str::FromStr;
 
+use crate::xfrm::remove_left_over;
 use crate::{Dataplane, Error, EspConfig, Kernel, Userspace};
 
 /// As `dataplane.backend` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The best that this machine has.
+    /// [`Kernel`] where it can be had, else [`Userspace`].
     Auto,
     /// [`Kernel`]
     Kernel,
@@ -28,13 +29,36 @@ impl FromStr for Backend {
     }
 }
 
-/// Starts a data plane.
+/// A data plane that runs.
+pub struct Running {
+    /// Itself.
+    pub dataplane: Box<dyn Dataplane>,
+    /// Why it is this one, for people.
+    pub reason: String,
+}
+
+/// Starts a data plane. With [`Backend::Auto`] the kernel's is tried: it is started, and what it lacks is the reason for
+/// the other one.
 ///
 /// # Errors
 /// As [`Kernel::start`] and [`Userspace::start`].
-pub fn start(backend: Backend, config: EspConfig) -> Result<Box<dyn Dataplane>, Error> {
+pub fn start(backend: Backend, config: EspConfig) -> Result<Running, Error> {
+    let configured = || "configured".to_owned();
     match backend {
-        Backend::Kernel => Ok(Box::new(Kernel::start(config)?)),
-        Backend::Auto | Backend::Userspace => Ok(Box::new(Userspace::start(config)?)),
+        Backend::Kernel => Ok(Running { dataplane: Box::new(Kernel::start(config)?), reason: configured() }),
+        Backend::Userspace => userspace(config, configured()),
+        Backend::Auto => match Kernel::suits(&config).and_then(|()| Kernel::start(config.clone())) {
+            Ok(kernel) => {
+                let reason = "the kernel has ESP, xfrm interfaces and nf_tables".to_owned();
+                Ok(Running { dataplane: Box::new(kernel), reason })
+            }
+            Err(error) => userspace(config, format!("not the kernel's ESP: {error}")),
+        },
     }
+}
+
+fn userspace(config: EspConfig, reason: String) -> Result<Running, Error> {
+    // Who ran here before may have used the kernel's and been killed.
+    remove_left_over(&config)?;
+    Ok(Running { dataplane: Box::new(Userspace::start(config)?), reason })
 }

@@ -31,7 +31,7 @@ mod stop;
 mod sysctl;
 mod xfrm;
 
-pub use backend::{Backend, start};
+pub use backend::{Backend, Running, start};
 pub use block::{BlockConfig, Blocked, block, is_blocked, unblock};
 pub use config::{EspConfig, check_interface_name};
 pub use error::Error;

@@ -8,6 +8,9 @@ use std::io::ErrorKind;
 pub struct Probe {
     /// /dev/net/tun can be opened: the userspace data plane has its device.
     pub tun: Result<(), String>,
+    /// XFRM and nf_tables answer: the kernel's data plane may run. Whether the kernel has ESP, AES-GCM and xfrm interfaces
+    /// shows only when they are asked for.
+    pub kernel: Result<(), String>,
     /// CAP_NET_ADMIN: rules, routes, multicast forwarding.
     pub net_admin: Result<(), String>,
     /// CAP_NET_RAW: sockets of protocol 50.
@@ -18,6 +21,7 @@ pub struct Probe {
 pub fn probe() -> Probe {
     Probe {
         tun: check_tun(),
+        kernel: crate::xfrm::check_sockets().map_err(|error| error.to_string()),
         net_admin: check_capability("CAP_NET_ADMIN", 12),
         net_raw: check_capability("CAP_NET_RAW", 13),
     }

@@ -53,6 +53,7 @@ impl Daemon {
         // It was checked to be one.
         let backend = file.dataplane.backend.parse().unwrap_or(Backend::Auto);
         let dataplane = muster_dataplane::start(backend, config)?;
+        info!(backend = dataplane.dataplane.backend(), reason = dataplane.reason, "the data plane is chosen");
         // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
         muster_dataplane::block(&settings.file.block_config(own.clone()))?;
         let mut trust = settings.trust()?;

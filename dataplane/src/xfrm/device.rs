@@ -41,11 +41,8 @@ impl Device {
     /// Makes the interface, quiet and up. One that a killed predecessor has left goes first.
     pub(super) fn create(name: &str, if_id: u32) -> Result<Self, Error> {
         let socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
+        Self::remove_left_over(name, if_id)?;
         let index = netlink::run(async |handle| {
-            if let Some(old) = find(handle, name).await?.filter(|link| number_of(link) == Some(if_id)) {
-                let removed = handle.link().del(old.header.index).execute().await;
-                removed.map_err(|error| failed(format!("removing the interface {name} of an earlier run"), error))?;
-            }
             let what = || {
                 format!("making the xfrm interface {name}; is one there already, and has the kernel xfrm interfaces?")
             };
@@ -63,6 +60,16 @@ impl Device {
         })?;
         debug!(device = name, if_id, "xfrm interface is up");
         Ok(device)
+    }
+
+    /// Removes the one of this name and number that a killed predecessor has left.
+    pub(super) fn remove_left_over(name: &str, if_id: u32) -> Result<(), Error> {
+        netlink::run(async |handle| {
+            let old = find(handle, name).await?.filter(|link| number_of(link) == Some(if_id));
+            let Some(old) = old else { return Ok(()) };
+            let removed = handle.link().del(old.header.index).execute().await;
+            removed.map_err(|error| failed(format!("removing the interface {name} of an earlier run"), error))
+        })
     }
 
     /// What it has carried; `None`: it is gone.

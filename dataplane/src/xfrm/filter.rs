@@ -87,7 +87,7 @@ const SETS: [Set; 4] = [
     Set { name: "unicast6", kind: SaKind::Unicast, ipv4: false },
 ];
 
-/// The table of one instance.
+/// The table of one instance; removed when this is dropped.
 pub(super) struct Filter {
     socket: BatchSocket,
     table: String,
@@ -99,16 +99,20 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Lets nothing through from `device` until [`set`](Self::set).
+    /// Lets nothing through from `device` until [`set`](Self::set). Takes the place of one that is there.
     pub(super) fn start(device: &str, instance: u8, clear_df: bool) -> Result<Self, Error> {
-        let socket = BatchSocket::open(
-            netlink_sys::protocols::NETLINK_NETFILTER,
-            "opening a netlink socket to nf_tables; does the kernel have it (modprobe nf_tables nft_xfrm)?",
-        )?;
+        let socket = Self::socket()?;
         let (table, device) = (format!("muster{instance}"), device.to_owned());
         let mut filter = Filter { socket, table, device, clear_df, dropped: 0 };
         filter.set(&Policy::default(), &HashMap::new())?;
         Ok(filter)
+    }
+
+    pub(super) fn socket() -> Result<BatchSocket, Error> {
+        BatchSocket::open(
+            netlink_sys::protocols::NETLINK_NETFILTER,
+            "opening a netlink socket to nf_tables; does the kernel have it (modprobe nf_tables nft_xfrm)?",
+        )
     }
 
     /// Lets through what `policy` says of senders, whose SAs bear these numbers.
@@ -141,13 +145,6 @@ impl Filter {
             messages.push(self.rule(OUTWARD, expressions, "the rule that clears DF"));
         }
         messages.push(batch(BATCH_END));
-        self.socket.transact(&messages)
-    }
-
-    /// Takes the table away.
-    pub(super) fn remove(&mut self) -> Result<(), Error> {
-        let messages: Vec<Request> =
-            [vec![batch(BATCH_BEGIN)], self.removal(), vec![batch(BATCH_END)]].into_iter().flatten().collect();
         self.socket.transact(&messages)
     }
 
@@ -245,6 +242,15 @@ impl Filter {
             body: Zeroizing::new(body),
             what: format!("the packet filter {}", self.table),
         }
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        let messages: Vec<Request> =
+            [vec![batch(BATCH_BEGIN)], self.removal(), vec![batch(BATCH_END)]].into_iter().flatten().collect();
+        // What stays stops only what comes out of our device, and the next start removes it.
+        let _ = self.socket.transact(&messages);
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod device;
 mod filter;
+mod left_over;
 mod monitor;
 mod request;
 mod socket;
@@ -16,7 +17,7 @@ mod tables;
 mod way_out;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,14 +34,19 @@ use tracing::{info, warn};
 
 use crate::association::hex;
 use crate::config::EspConfig;
+use crate::esp::device::MIN_MTU;
+use crate::esp::packet::largest_inner;
 use crate::learned::Learned;
 use crate::mroute::Forwarding;
 use crate::netlink::Link;
 use crate::policy::Policies;
 use crate::stop::Workers;
-use crate::{ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink};
+use crate::{
+    ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus, netlink,
+};
 use device::Device;
 use filter::Filter;
+pub(crate) use left_over::remove_left_over;
 use monitor::Monitor;
 use request::{Place, PolicyKey, Request, Template};
 use socket::{BatchSocket, attributes};
@@ -94,6 +100,23 @@ struct State {
 }
 
 impl Kernel {
+    /// Whether it does for this configuration all that [`Userspace`](crate::Userspace) does.
+    ///
+    /// # Errors
+    /// A black interface too narrow: the kernel does not fragment what it has encrypted, and IPv6 in it has 1280 octets
+    /// at least (RFC 8200 5).
+    pub fn suits(config: &EspConfig) -> Result<(), Error> {
+        let EspConfig { black_interface: name, black_address, .. } = config;
+        let link = netlink::run(async |handle| netlink::link(handle, name).await)?;
+        let mtu = link.ok_or_else(|| Error::NoInterface { name: name.clone() })?.mtu;
+        match largest_inner(mtu as usize, black_address.is_ipv4()) >= usize::from(MIN_MTU) {
+            true => Ok(()),
+            false => {
+                Err(Error::Config(format!("interface {name}: an MTU of {mtu} leaves less than {MIN_MTU} for IPv6")))
+            }
+        }
+    }
+
     /// Makes the interface, and takes what a killed predecessor of this instance has left away. From then on red multicast
     /// is carried as far as SAs and senders are set. Forwarding and the block are the caller's, before.
     ///
@@ -105,14 +128,12 @@ impl Kernel {
         if config.hop_limit != 64 {
             return Err(Error::Config("dataplane.hop_limit: the kernel's ESP has its own, 64".into()));
         }
-        let if_id = IF_ID + u32::from(config.instance);
+        let if_id = if_id(&config);
         // Before what is found here is taken for a dead daemon's.
         let alone = only_one(&config)?;
-        let mut socket = BatchSocket::open(
-            netlink_sys::protocols::NETLINK_XFRM,
-            "opening a netlink socket to XFRM; does the kernel have it (modprobe xfrm_user)?",
-        )?;
+        let mut socket = xfrm_socket()?;
         clear(&mut socket, if_id)?;
+        try_algorithm(&mut socket, if_id, config.black_address.is_ipv4())?;
         let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
         let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
         let member = member(&config, link.index)?;
@@ -519,10 +540,9 @@ impl Kernel {
 impl Drop for Kernel {
     fn drop(&mut self) {
         let state = &mut *self.state();
-        // The filter after the SAs: until then it stops what they would let through.
-        let removed = clear(&mut state.socket, state.if_id).and_then(|()| state.filter.remove());
-        if let Err(error) = removed {
-            warn!(%error, "something of ours stays in the kernel; the next start takes it away");
+        // Before the filter, which stops what they would let through.
+        if let Err(error) = clear(&mut state.socket, state.if_id) {
+            warn!(%error, "SAs of ours stay in the kernel; the next start takes them away");
         }
     }
 }
@@ -530,6 +550,41 @@ impl Drop for Kernel {
 /// `struct xfrm_usersa_info` and `struct xfrm_userpolicy_info`, with what comes before their attributes.
 const SA_LEN: usize = 224;
 const POLICY_LEN: usize = 168;
+
+/// Whether the kernel has what SAs and filters are asked of.
+pub(crate) fn check_sockets() -> Result<(), Error> {
+    xfrm_socket().and_then(|_| Filter::socket()).map(drop)
+}
+
+fn xfrm_socket() -> Result<BatchSocket, Error> {
+    BatchSocket::open(
+        netlink_sys::protocols::NETLINK_XFRM,
+        "opening a netlink socket to XFRM; does the kernel have it (modprobe xfrm_user)?",
+    )
+}
+
+/// Adds an SA, to this machine itself, and takes it away again: whether the kernel has ESP and the algorithm would else show
+/// at the first key, when it is too late to choose another data plane.
+fn try_algorithm(socket: &mut BatchSocket, if_id: u32, ipv4: bool) -> Result<(), Error> {
+    let here: IpAddr = if ipv4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let sa = Sa {
+        spi: 256,
+        kind: SaKind::Unicast,
+        source: None,
+        destination: here,
+        epoch: 0,
+        sender: MemberId([0; 32]),
+        key: SaKey::new(&[0; SaKey::LEN]),
+    };
+    let place = Place { direction: Direction::In, source: here, reqid: FIRST_REQID, if_id, copy_dscp: false };
+    let add = [Request { what: format!("trying an SA with {ALGORITHM}"), ..Request::add_sa(&sa, place) }];
+    match socket.ask(&add)?.into_iter().next() {
+        None => socket.demand(&[Request::delete_sa(sa.id())], &[]),
+        // Somebody else's: then the kernel has ESP.
+        Some(refused) if refused.error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        Some(refused) => Err(refused.into_error(&add)),
+    }
+}
 
 /// Removes all SAs and policies with this number.
 fn clear(socket: &mut BatchSocket, if_id: u32) -> Result<(), Error> {
@@ -612,6 +667,10 @@ fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
         return Err(Error::FamilyMismatch { destination: sa.destination, black });
     }
     Ok(())
+}
+
+fn if_id(config: &EspConfig) -> u32 {
+    IF_ID + u32::from(config.instance)
 }
 
 /// Held as long as this instance runs in this network namespace: kernel state has no owner that could be asked.

@@ -38,6 +38,13 @@ impl WayOut {
         Ok(WayOut { socket, mark, group, black: None })
     }
 
+    /// What a predecessor has left; dropping it removes that.
+    pub(super) fn found(mark: u32, group: IpAddr, black: u32) -> Result<Self, Error> {
+        let mut found = Self::start(mark, group)?;
+        found.black = group.is_ipv6().then_some(black);
+        Ok(found)
+    }
+
     /// Sets what is not there: the kernel drops routes when black goes down, and black may be another interface by now.
     pub(super) fn keep(&mut self, black: u32) -> Result<(), Error> {
         let create = NLM_F_CREATE | NLM_F_EXCL;

@@ -39,7 +39,8 @@ pub(crate) fn is_kernel() -> bool {
 /// A data plane of the back end that MUSTER_BACKEND names, which is `userspace` without it: the same tests hold for all.
 pub(crate) fn start(config: EspConfig) -> Result<Box<dyn Dataplane>, Error> {
     let name = std::env::var("MUSTER_BACKEND").unwrap_or_else(|_| "userspace".into());
-    muster_dataplane::start(name.parse().expect("MUSTER_BACKEND: userspace or kernel"), config)
+    let backend = name.parse().expect("MUSTER_BACKEND: userspace or kernel");
+    muster_dataplane::start(backend, config).map(|running| running.dataplane)
 }
 
 type Job = Box<dyn FnOnce() + Send>;

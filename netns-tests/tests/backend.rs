@@ -1,0 +1,132 @@
+//! Which data plane runs, and what the kernel's ESP leaves in the kernel, as `ip` sees it: ours and nobody else's.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use muster_netns_tests::{Lab, skip};
+
+const SOON: Duration = Duration::from_secs(20);
+const FOREIGN: &str = "0x00c0ffee";
+
+fn without_kernel(test: &str) -> bool {
+    skip(test) || {
+        let without = std::env::var("MUSTER_BACKEND").as_deref() != Ok("kernel");
+        if without {
+            println!("SKIP {test}: MUSTER_BACKEND is not kernel (the kernel lab sets it)");
+        }
+        without
+    }
+}
+
+/// Runs `ip` in a router's network.
+fn ip(lab: &Lab, router: usize, arguments: &[&str]) -> String {
+    let run = || Command::new("ip").args(arguments).output().expect("ip runs");
+    let output = lab.coalition.routers()[router].namespace.run(run).unwrap();
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The SPIs that the kernel has SAs for.
+fn in_kernel(lab: &Lab, router: usize) -> BTreeSet<String> {
+    let listed = ip(lab, router, &["xfrm", "state"]);
+    let spis = listed.lines().filter_map(|line| line.split_once("spi ")?.1.split_whitespace().next());
+    spis.map(str::to_owned).collect()
+}
+
+/// Those that the daemon tells of.
+fn told(lab: &Lab, router: usize) -> BTreeSet<String> {
+    let sas = lab.get(router, "sas");
+    let spis = sas.as_array().unwrap().iter().map(|sa| format!("{:#010x}", sa["spi"].as_u64().unwrap()));
+    spis.collect()
+}
+
+/// An SA and a policy of somebody else.
+fn add_foreign(lab: &Lab, router: usize) {
+    let state = ["xfrm", "state", "add", "src", "192.0.2.1", "dst", "192.0.2.2", "proto", "esp", "spi", FOREIGN];
+    let key = format!("0x{}", "5a".repeat(36));
+    let rest = ["reqid", "7", "mode", "tunnel", "aead", "rfc4106(gcm(aes))", &key, "128"];
+    ip(lab, router, &[&state[..], &rest].concat());
+    let policy = ["xfrm", "policy", "add", "src", "192.0.2.0/25", "dst", "192.0.2.128/25", "dir", "out"];
+    ip(lab, router, &[&policy[..], &["tmpl", "proto", "esp", "reqid", "7", "mode", "transport"]].concat());
+}
+
+/// Whether somebody else's SA and policy are all that is there, and no rule, filter or interface of ours.
+fn is_foreign_alone(lab: &Lab, router: usize) -> bool {
+    in_kernel(lab, router) == BTreeSet::from([FOREIGN.to_owned()])
+        && ip(lab, router, &["xfrm", "policy"]).matches("dir ").count() == 1
+        && !ip(lab, router, &["-6", "rule"]).contains("fwmark")
+        && !ip(lab, router, &["link"]).contains("muster0")
+}
+
+/// Waits until the kernel holds what the daemon says, and somebody else's SA.
+fn wait_until_told(lab: &Lab, router: usize) {
+    lab.wait(SOON, "the kernel's SAs to be those of the daemon", || {
+        let mut expected = told(lab, router);
+        let is_member = expected.len() == 4;
+        expected.insert(FOREIGN.to_owned());
+        is_member && in_kernel(lab, router) == expected
+    });
+}
+
+#[test]
+fn auto_says_what_it_has_chosen_and_why() {
+    if skip("auto_says_what_it_has_chosen_and_why") {
+        return;
+    }
+    let mut lab = Lab::new(1);
+    let usual = if lab.is_kernel() { "kernel" } else { "userspace" };
+    lab.configure(0, |text| *text = text.replace(&format!("backend = \"{usual}\""), "backend = \"auto\""));
+    lab.start(0);
+    lab.wait(SOON, "the daemon to answer", || lab.call(0, "status").is_some());
+    let plane = lab.get(0, "status")["dataplane"].clone();
+    let (backend, reason) = (plane["backend"].as_str().unwrap(), plane["backend_reason"].as_str().unwrap());
+    match backend {
+        "kernel" => assert_eq!(reason, "the kernel has ESP, xfrm interfaces and nf_tables"),
+        "userspace" => assert!(reason.starts_with("not the kernel's ESP: "), "{reason}"),
+        other => panic!("{other}"),
+    }
+    // Where it is there, it is taken.
+    assert!(!lab.is_kernel() || backend == "kernel", "{reason}");
+    println!("{backend}: {reason}");
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_stale_sa_behind_its_next_start_and_foreign_ones_stay() {
+    if without_kernel("a_killed_daemon_leaves_no_stale_sa_behind_its_next_start_and_foreign_ones_stay") {
+        return;
+    }
+    let mut lab = Lab::new(2);
+    add_foreign(&lab, 0);
+    lab.start(0);
+    lab.start(1);
+    lab.wait_for_group(&[0, 1]);
+    wait_until_told(&lab, 0);
+    let before = in_kernel(&lab, 0);
+    lab.kill(0);
+    assert_eq!(in_kernel(&lab, 0), before, "what a killed daemon leaves");
+    lab.start(0);
+    lab.wait_for_group(&[0, 1]);
+    wait_until_told(&lab, 0);
+    let stale: Vec<_> = before.intersection(&in_kernel(&lab, 0)).cloned().collect();
+    assert_eq!(stale, [FOREIGN]);
+    assert!(ip(&lab, 0, &["xfrm", "policy"]).contains("192.0.2.128/25"));
+    lab.terminate(0);
+    assert!(is_foreign_alone(&lab, 0));
+}
+
+#[test]
+fn a_daemon_in_user_space_takes_away_what_a_killed_one_left_in_the_kernel() {
+    if without_kernel("a_daemon_in_user_space_takes_away_what_a_killed_one_left_in_the_kernel") {
+        return;
+    }
+    let mut lab = Lab::group(2);
+    add_foreign(&lab, 0);
+    lab.kill(0);
+    lab.configure(0, |text| *text = text.replace("backend = \"kernel\"", "backend = \"userspace\""));
+    lab.start(0);
+    lab.wait_for_group(&[0, 1]);
+    assert_eq!(in_kernel(&lab, 0), BTreeSet::from([FOREIGN.to_owned()]));
+    lab.terminate(0);
+    assert!(is_foreign_alone(&lab, 0));
+}
