@@ -87,8 +87,10 @@ impl Plane {
         self.active = keys.members.iter().map(|(_, member)| *member).collect();
         let me = keys.members.iter().find(|(slot, _)| *slot == keys.slot);
         match me {
+            // Else it would go on under the epoch before, whose members are others.
             Some((slot, member)) if keys.members.len() > 1 => {
-                self.dataplane.set_outbound(self.sa(keys, *slot, *member, own))
+                let set = self.dataplane.set_outbound(self.sa(keys, *slot, *member, own));
+                set.or_else(|error| self.dataplane.clear_outbound().and(Err(error)))
             }
             _ => self.dataplane.clear_outbound(),
         }

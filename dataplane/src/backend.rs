@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 
-use crate::xfrm::remove_left_over;
 use crate::{Dataplane, Error, EspConfig, Kernel, Userspace};
 
 /// As `dataplane.backend` names them.
@@ -58,7 +57,5 @@ pub fn start(backend: Backend, config: EspConfig) -> Result<Running, Error> {
 }
 
 fn userspace(config: EspConfig, reason: String) -> Result<Running, Error> {
-    // Who ran here before may have used the kernel's and been killed.
-    remove_left_over(&config)?;
     Ok(Running { dataplane: Box::new(Userspace::start(config)?), reason })
 }

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | 0 | `lookup local` | the kernel's: what is for the router itself |
 //! | 10 + i | `iif BLACK unreachable` | no clear text from black |
+//! | 28 | marked `lookup main` | what the kernel has encrypted (`xfrm/way_out.rs`) |
 //! | 30 + 2i | `iif RED lookup 0x4d00 + i` | own red prefixes, learned ones by the tunnel, `unreachable default` |
 //! | 31 + 2i | `iif RED unreachable` | the same again, should the table be empty |
 //! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: learned prefixes by the tunnel, or not at all |
@@ -32,9 +33,11 @@ use crate::netlink::{self, Action, Owner, Route, Rule, RuleFamily, Selector};
 const TABLE: u32 = 0x4d00;
 const OWN_TABLE: u32 = 0x4d10;
 const BLACK_PRIORITY: u32 = 10;
+pub(crate) const WAY_OUT_PRIORITY: u32 = 28;
 const RED_PRIORITY: u32 = 30;
 const OWN_PRIORITY: u32 = 62;
 const MULTICAST_PRIORITY: u32 = 10;
+const _: () = assert!(BLACK_PRIORITY + 15 < WAY_OUT_PRIORITY && WAY_OUT_PRIORITY < RED_PRIORITY);
 
 /// What to block. The interfaces need not exist yet: rules hold by name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,11 +29,13 @@ impl Green {
         host.add_route("::/0".parse().unwrap(), format!("2001:db8:9{router}::1").parse().unwrap()).unwrap();
         let (name, plan) = (lab.name(router), &lab.coalition.routers()[router].plan);
         let text = fs::read_to_string(lab.path(&format!("{name}.toml"))).unwrap();
+        // The kernel has one table of SAs for all instances.
+        let address = if lab.is_kernel() { "\naddress = \"ff05::6d77\"" } else { "" };
         let text = text
             .replace("\"red0\"", "\"red1\"")
             .replace(&plan.red_v6().to_string(), &format!("2001:db8:9{router}::/64"))
             .replace(&plan.red_v4().to_string(), &format!("10.99.{router}.0/24"))
-            .replace("name = \"coalition\"", "name = \"green\"")
+            .replace("name = \"coalition\"", &format!("name = \"green\"{address}"))
             .replace("[discovery]", "[discovery]\nport = 4870")
             .replace("[dataplane]", "[dataplane]\ninstance = 1\ndevice = \"muster1\"")
             .replace(&format!("{name}.sock"), &format!("green-{name}.sock"))

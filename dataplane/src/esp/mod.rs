@@ -20,10 +20,11 @@ use tun_rs::SyncDevice;
 
 use crate::config::EspConfig;
 use crate::learned::Learned;
-use crate::mroute::Forwarding;
+use crate::mroute::{Claim, Forwarding};
 use crate::policy::Policies;
 use crate::sad::{Sad, Treatment, delegate_to_sad};
 use crate::stop::Workers;
+use crate::xfrm::remove_left_over;
 use crate::{Counters, Dataplane, Error, ExportedKey, Sa, SaId, SaStatus, netlink};
 use black::Black;
 
@@ -51,6 +52,9 @@ impl Userspace {
     /// A configuration that cannot work, an interface that is not there, a missing right or device: each by name.
     pub fn start(config: EspConfig) -> Result<Self, Error> {
         config.check()?;
+        let claim = Claim::take(&config)?;
+        // Who ran here before may have used the kernel's ESP and been killed.
+        remove_left_over(config.instance)?;
         let device = Arc::new(device::create(&config.device)?);
 
         let treatment = Treatment { copy_dscp: config.copy_dscp, clear_df: config.clear_df };
@@ -60,7 +64,7 @@ impl Userspace {
         let (mtu, ipv4) = (sad.clone(), config.black_address.is_ipv4());
         let learned =
             Learned::start(&config, move |black| mtu.set_mtu(tunnel_mtu(black.mtu, ipv4).into()), &mut workers)?;
-        let forwarding = Forwarding::start(&config, &policies, &mut workers)?;
+        let forwarding = Forwarding::start(&config, claim, &policies, &mut workers)?;
         let packets = Mutex::new(Packets::start(&config, &device, &sad)?);
 
         let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;

@@ -35,6 +35,31 @@ const TUNNEL: u16 = 0;
 /// Upcalls answered before the wish to stop is looked at again.
 const BATCH: usize = 64;
 
+/// That this is the one data plane of an instance in this network namespace: the kernel gives its multicast routing tables
+/// to one socket each, and only to who may administer the network.
+pub(crate) struct Claim(Vec<(Family, RoutingSocket)>);
+
+impl Claim {
+    /// # Errors
+    /// Another daemon of this instance runs; or a missing right.
+    pub(crate) fn take(config: &EspConfig) -> Result<Self, Error> {
+        let EspConfig { device, instance, .. } = config;
+        let (mut sockets, table) = (Vec::new(), table(*instance));
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let Some(socket) = open(family, table)? else { continue };
+            let what = || {
+                format!(
+                    "device {device}: taking {family:?} multicast routing table {table}; does another daemon of \
+                     instance {instance} run?"
+                )
+            };
+            socket.start().map_err(Error::io(what))?;
+            sockets.push((family, socket));
+        }
+        Ok(Claim(sockets))
+    }
+}
+
 /// The routing sockets of both families; dropped with the threads that serve them.
 pub(crate) struct Forwarding {
     routers: Vec<Arc<Router>>,
@@ -45,18 +70,21 @@ pub(crate) struct Forwarding {
 impl Forwarding {
     /// Starts forwarding: one thread a family, which ends with `workers`. `policies` say which groups are
     /// carried and which prefixes are the own ones.
-    pub(crate) fn start(config: &EspConfig, policies: &Arc<Policies>, workers: &mut Workers) -> Result<Self, Error> {
+    pub(crate) fn start(
+        config: &EspConfig,
+        claim: Claim,
+        policies: &Arc<Policies>,
+        workers: &mut Workers,
+    ) -> Result<Self, Error> {
         if config.reds.len() >= MAX_VIFS {
             return Err(Error::Config(format!("red.interfaces: at most {} can be forwarded between", MAX_VIFS - 1)));
         }
         let indices = netlink::run(async |handle| interfaces(handle, config).await)?;
         let (mut routers, silent) = (Vec::new(), Arc::new(AtomicU32::new(0)));
-        for (family, thread) in [(Family::Ipv4, "muster-mroute4"), (Family::Ipv6, "muster-mroute6")] {
-            let Some(router) = Router::start(family, config, &indices, policies.clone(), silent.clone())? else {
-                continue;
-            };
-            let router = Arc::new(router);
+        for (family, socket) in claim.0 {
+            let router = Arc::new(Router::start(family, socket, config, &indices, policies.clone(), silent.clone())?);
             routers.push(router.clone());
+            let thread = if family == Family::Ipv4 { "muster-mroute4" } else { "muster-mroute6" };
             workers.spawn(thread, move |stop| router.run(stop))?;
         }
         Ok(Forwarding { routers, reds: config.reds.clone(), silent })
@@ -139,21 +167,18 @@ struct Router {
 impl Router {
     fn start(
         family: Family,
+        socket: RoutingSocket,
         config: &EspConfig,
         indices: &[u32],
         policies: Arc<Policies>,
         silent: Arc<AtomicU32>,
-    ) -> Result<Option<Self>, Error> {
-        let table = table(config.instance);
-        let Some(socket) = open(family, table)? else { return Ok(None) };
-        let what = || format!("taking {family:?} multicast routing table {table}; another daemon of this instance?");
-        socket.start().map_err(Error::io(what))?;
+    ) -> Result<Self, Error> {
         let names = [&config.device].into_iter().chain(&config.reds);
         for ((vif, ifindex), name) in (0..).zip(indices).zip(names) {
             let what = || format!("interface {name}: adding it to {family:?} multicast routing");
             socket.add_vif(vif, *ifindex).map_err(Error::io(what))?;
         }
-        Ok(Some(Router { socket, policies, vifs: indices.len() as u16, silent, flows: Mutex::default() }))
+        Ok(Router { socket, policies, vifs: indices.len() as u16, silent, flows: Mutex::default() })
     }
 
     fn run(&self, stop: &Stop) -> Result<(), Error> {

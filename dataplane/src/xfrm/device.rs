@@ -1,6 +1,8 @@
 //! The xfrm interface: the red-facing end of the tunnel. What is routed into it is encrypted by the policies with its
 //! number, or dropped; what is decrypted by SAs with its number comes out of it.
 
+use std::net::IpAddr;
+
 use futures_util::TryStreamExt;
 use netlink_packet_core::NLM_F_REQUEST;
 use rtnetlink::packet_route::link::{InfoData, InfoXfrm, LinkAttribute, LinkInfo, LinkMessage};
@@ -8,6 +10,7 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkXfrm};
 use tracing::debug;
 use zeroize::Zeroizing;
 
+use super::IF_IDS;
 use super::request::Request;
 use super::socket::{BatchSocket, attributes};
 use crate::Error;
@@ -38,18 +41,35 @@ pub(super) struct Carried {
 }
 
 impl Device {
-    /// Makes the interface, quiet and up. One that a killed predecessor has left goes first.
-    pub(super) fn create(name: &str, if_id: u32) -> Result<Self, Error> {
+    /// Makes the interface, quiet and up. One that a killed predecessor has left goes first, whatever its name.
+    ///
+    /// # Errors
+    /// Another instance serves the same group here: the kernel finds SAs by destination and SPI, and the numbers of both
+    /// would meet in one table. What the kernel refuses.
+    pub(super) fn create(name: &str, if_id: u32, group: IpAddr) -> Result<Self, Error> {
         let socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
-        Self::remove_left_over(name, if_id)?;
+        Self::remove_left_over(if_id)?;
         let index = netlink::run(async |handle| {
+            // Said to whoever looks, and to other instances.
+            let alias = format!("muster {group}");
+            if let Some(other) = ours(handle).await?.into_iter().find(|other| other.alias.as_ref() == Some(&alias)) {
+                return Err(Error::Config(format!(
+                    "group.address {group}: interface {} serves it by the kernel's ESP already; give each instance an \
+                     address of its own, or use dataplane.backend = \"userspace\"",
+                    other.name
+                )));
+            }
             let what = || {
                 format!("making the xfrm interface {name}; is one there already, and has the kernel xfrm interfaces?")
             };
             // Over no other interface: black may be made anew, and `way_out` says where packets go.
             let link = LinkMessageBuilder::<LinkXfrm>::new(name).if_id(if_id).mtu(DEVICE_MTU).build();
             handle.link().add(link).execute().await.map_err(|error| failed(what(), error))?;
-            find(handle, name).await?.map(|link| link.header.index).ok_or_else(|| Error::Config(what()))
+            let made = netlink::link(handle, name).await?.ok_or_else(|| Error::Config(what()))?.index;
+            let alias = LinkUnspec::new_with_index(made).append_extra_attribute(LinkAttribute::IfAlias(alias)).build();
+            let done = handle.link().set(alias).execute().await;
+            done.map_err(|error| failed(format!("describing {name}"), error))?;
+            Ok(made)
         })?;
         let device = Device { socket, index };
         quieten(name)?;
@@ -62,13 +82,15 @@ impl Device {
         Ok(device)
     }
 
-    /// Removes the one of this name and number that a killed predecessor has left.
-    pub(super) fn remove_left_over(name: &str, if_id: u32) -> Result<(), Error> {
+    /// Removes the interface of this number that a killed predecessor has left.
+    pub(super) fn remove_left_over(if_id: u32) -> Result<(), Error> {
         netlink::run(async |handle| {
-            let old = find(handle, name).await?.filter(|link| number_of(link) == Some(if_id));
-            let Some(old) = old else { return Ok(()) };
-            let removed = handle.link().del(old.header.index).execute().await;
-            removed.map_err(|error| failed(format!("removing the interface {name} of an earlier run"), error))
+            for old in ours(handle).await?.into_iter().filter(|old| old.number == if_id) {
+                let removed = handle.link().del(old.index).execute().await;
+                let what = || format!("removing the interface {} of an earlier run", old.name);
+                removed.map_err(|error| failed(what(), error))?;
+            }
+            Ok(())
         })
     }
 
@@ -108,12 +130,31 @@ impl Drop for Device {
     }
 }
 
-async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Error> {
-    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
-        Ok(found) => Ok(found),
-        Err(error) if netlink::errno(&error) == Some(libc::ENODEV) => Ok(None),
-        Err(error) => Err(failed(format!("looking for interface {name}"), error)),
+/// An xfrm interface of any instance.
+struct Ours {
+    index: u32,
+    number: u32,
+    name: String,
+    alias: Option<String>,
+}
+
+async fn ours(handle: &Handle) -> Result<Vec<Ours>, Error> {
+    let mut found = Vec::new();
+    let mut links = handle.link().get().execute();
+    while let Some(link) = links.try_next().await.map_err(|error| failed("reading the interfaces".into(), error))? {
+        found.extend(number_of(&link).filter(|number| IF_IDS.contains(number)).map(|number| {
+            let (mut name, mut alias) = (String::new(), None);
+            for attribute in &link.attributes {
+                match attribute {
+                    LinkAttribute::IfName(text) => name.clone_from(text),
+                    LinkAttribute::IfAlias(text) => alias = Some(text.clone()),
+                    _ => {}
+                }
+            }
+            Ours { index: link.header.index, number, name, alias }
+        }));
     }
+    Ok(found)
 }
 
 /// The number of an xfrm interface.

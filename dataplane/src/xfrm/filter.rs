@@ -13,9 +13,24 @@
 //!     iifname "muster0" ip daddr 224.0.0.0/4 ipsec in reqid . ip saddr @group4 accept
 //!     …
 //!     iifname "muster0" counter drop
+//!     iifname BLACK icmpv6 type packet-too-big, about neither TCP, UDP nor ICMP drop
+//!     iifname BLACK icmp frag-needed, about ESP drop
+//!     iifname BLACK frag nexthdr != { tcp, udp, esp } drop
+//!   }
+//!   chain out {                                                    # clear_df
+//!     type filter hook forward priority mangle; policy accept;
+//!     oifname "muster0" ip daddr 224.0.0.0/4 ip frag-off set ip frag-off & 0xbfff
+//!   }
+//!   chain encrypted {
+//!     type filter hook postrouting priority mangle; policy accept;
+//!     oifname BLACK meta mark IF_ID ip6 flowlabel set 0
 //!   }
 //! }
 //! ```
+//!
+//! The last ones of `in`: the kernel would believe anybody who says that ESP of ours was too big somewhere, if only the SPI
+//! is right, which black shows, and in a fragment nobody sees what an ICMP message is about. `encrypted`: the kernel copies
+//! the inner flow label, which hosts choose, to the outer header.
 //!
 //! It is replaced as a whole, in one transaction.
 
@@ -29,6 +44,7 @@ use zeroize::Zeroizing;
 
 use super::request::Request;
 use super::socket::{BatchSocket, attributes};
+use crate::config::EspConfig;
 use crate::policy::Policy;
 use crate::{Error, SaKind};
 
@@ -55,14 +71,19 @@ const SOURCE: u32 = 9;
 
 /// Elements in one message: their attribute's length is 16 bits wide.
 const ELEMENTS: usize = 500;
-/// NF_INET_PRE_ROUTING, NF_INET_FORWARD
+/// NF_INET_PRE_ROUTING, NF_INET_FORWARD, NF_INET_POST_ROUTING
 const PRE_ROUTING: u32 = 0;
 const FORWARD: u32 = 2;
+const POST_ROUTING: u32 = 4;
 const CHAIN: &str = "in";
 const OUTWARD: &str = "out";
-/// NFT_META_IIFNAME, NFT_META_OIFNAME
+const ENCRYPTED: &str = "encrypted";
+/// NFT_META_MARK, NFT_META_IIFNAME, NFT_META_OIFNAME, NFT_META_NFPROTO, NFT_META_L4PROTO
+const MARK: u32 = 3;
 const FROM_DEVICE: u32 = 6;
 const TO_DEVICE: u32 = 7;
+const NFPROTO: u32 = 15;
+const L4PROTO: u32 = 16;
 
 /// NFT_CMP_…
 #[derive(Clone, Copy)]
@@ -92,20 +113,33 @@ pub(super) struct Filter {
     socket: BatchSocket,
     table: String,
     device: String,
+    black: String,
+    /// What the kernel has encrypted bears it.
+    mark: u32,
     /// IPv4 multicast that is too big is fragmented though its sender forbids it.
     clear_df: bool,
     /// Dropped under tables that were replaced.
     dropped: u64,
+    /// Rules of the chain `in`.
+    rules: usize,
 }
 
 impl Filter {
-    /// Lets nothing through from `device` until [`set`](Self::set). Takes the place of one that is there.
-    pub(super) fn start(device: &str, instance: u8, clear_df: bool) -> Result<Self, Error> {
+    /// Lets nothing through from the device until [`set`](Self::set). Takes the place of one that is there.
+    pub(super) fn start(config: &EspConfig, mark: u32) -> Result<Self, Error> {
+        let EspConfig { device, black_interface: black, instance, clear_df, .. } = config;
+        let (table, device, black, clear_df) = (name_of(*instance), device.clone(), black.clone(), *clear_df);
         let socket = Self::socket()?;
-        let (table, device) = (format!("muster{instance}"), device.to_owned());
-        let mut filter = Filter { socket, table, device, clear_df, dropped: 0 };
+        let mut filter = Filter { socket, table, device, black, mark, clear_df, dropped: 0, rules: 0 };
         filter.set(&Policy::default(), &HashMap::new())?;
         Ok(filter)
+    }
+
+    /// Removes the table that a killed predecessor of this instance has left.
+    pub(super) fn remove_left_over(instance: u8) {
+        if let Ok(mut socket) = Self::socket() {
+            remove(&mut socket, &name_of(instance));
+        }
     }
 
     pub(super) fn socket() -> Result<BatchSocket, Error> {
@@ -119,8 +153,8 @@ impl Filter {
     pub(super) fn set(&mut self, policy: &Policy, reqids: &HashMap<(MemberId, SaKind), u32>) -> Result<(), Error> {
         self.dropped = self.dropped();
         let mut messages = vec![batch(BATCH_BEGIN)];
-        messages.extend(self.removal());
-        messages.push(self.message(NEW_TABLE, Attributes::new().text(1, &self.table)));
+        messages.extend(removal(&self.table));
+        messages.push(message(NEW_TABLE, Attributes::new().text(1, &self.table)));
         messages.push(self.chain(CHAIN, PRE_ROUTING, -300));
         for (id, set) in (1..).zip(&SETS) {
             messages.push(self.set_of(id, set));
@@ -128,46 +162,86 @@ impl Filter {
                 pairs(policy, reqids, set).map(|(reqid, net)| element(reqid, net)).collect();
             messages.extend(elements.chunks(ELEMENTS).map(|some| self.elements(id, set, some)));
         }
-        for own in policy.own.iter().map(IpNet::trunc) {
-            let expressions = self.out_of_device().and(family(&own)).and(source_in(&own)).and(verdict(false));
-            messages.push(self.rule(CHAIN, expressions, "the own prefixes' rule"));
-        }
-        for (id, set) in (1..).zip(&SETS) {
-            let expressions = self.out_of_device().and(self.admitted(id, set)).and(verdict(true));
-            messages.push(self.rule(CHAIN, expressions, "a set's rule"));
-        }
-        let expressions = self.out_of_device().and(expression("counter", Attributes::new())).and(verdict(false));
-        messages.push(self.rule(CHAIN, expressions, "the last rule"));
+        let rules = self.rules(policy);
+        let count = rules.len();
+        messages.extend(rules.into_iter().map(|rule| self.rule(CHAIN, rule, "a rule for what comes in")));
         if self.clear_df {
             messages.push(self.chain(OUTWARD, FORWARD, -150));
             let expressions =
-                self.device(TO_DEVICE).and(is_family(libc::AF_INET)).and(is_multicast_v4()).and(clear_df());
+                interface(TO_DEVICE, &self.device).and(is_family(libc::AF_INET)).and(is_multicast_v4()).and(clear_df());
             messages.push(self.rule(OUTWARD, expressions, "the rule that clears DF"));
         }
+        messages.push(self.chain(ENCRYPTED, POST_ROUTING, -150));
+        let expressions = interface(TO_DEVICE, &self.black)
+            .and(is_family(libc::AF_INET6))
+            .and(meta(MARK))
+            .and(compare(Compare::Equal, &self.mark.to_ne_bytes()))
+            .and(clear_flow_label());
+        messages.push(self.rule(ENCRYPTED, expressions, "the rule that clears flow labels"));
         messages.push(batch(BATCH_END));
-        self.socket.transact(&messages)
+        self.socket.transact(&messages)?;
+        self.rules = count;
+        Ok(())
+    }
+
+    /// Of the chain `in`.
+    fn rules(&self, policy: &Policy) -> Vec<Attributes> {
+        let from_device = || interface(FROM_DEVICE, &self.device);
+        let from_black = || interface(FROM_DEVICE, &self.black);
+        let own = policy.own.iter().map(IpNet::trunc);
+        let own = own.map(|own| from_device().and(family(&own)).and(source_in(&own)).and(verdict(false)));
+        let admitted = (1..).zip(&SETS).map(|(id, set)| from_device().and(self.admitted(id, set)).and(verdict(true)));
+        let rest = from_device().and(expression("counter", Attributes::new())).and(verdict(false));
+        let none_of = |protocols: [i32; 3]| {
+            let unequal = protocols.map(|protocol| compare(Compare::Unequal, &[protocol as u8]));
+            unequal.into_iter().fold(Attributes::new(), Attributes::and)
+        };
+        // The IPv6 header that a message is about begins after 8 octets; its next header is the seventh.
+        let too_big_v6 = from_black()
+            .and(is_protocol(libc::IPPROTO_ICMPV6))
+            .and(transport(0, 1))
+            .and(compare(Compare::Equal, &[2]))
+            .and(transport(8 + 6, 1))
+            .and(none_of([libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMPV6]));
+        let too_big_v4 = from_black()
+            .and(is_protocol(libc::IPPROTO_ICMP))
+            .and(transport(0, 2))
+            .and(compare(Compare::Equal, &[3, 4]))
+            .and(transport(8 + 9, 1))
+            .and(compare(Compare::Equal, &[libc::IPPROTO_ESP as u8]));
+        let fragment =
+            from_black().and(fragment_of()).and(none_of([libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ESP]));
+        let refused = [too_big_v6, too_big_v4, fragment].map(|rule| rule.and(verdict(false)));
+        own.chain(admitted).chain([rest]).chain(refused).collect()
+    }
+
+    /// Whether all rules of the chain `in` are there.
+    pub(super) fn stands(&mut self) -> bool {
+        self.read().is_ok_and(|(rules, _)| rules == self.rules)
     }
 
     /// What came from a source that its sender may not use.
     pub(super) fn dropped(&mut self) -> u64 {
-        let attributes_of_the_chain = Attributes::new().text(1, &self.table).text(2, CHAIN);
-        let request = self.message(GET_RULE, attributes_of_the_chain);
-        let mut counted = 0;
-        let read = self.socket.dump(&request, |_, payload| counted += counter(payload).unwrap_or(0));
         // There is no such table yet.
-        read.map_or(self.dropped, |()| self.dropped + counted)
+        self.read().map_or(self.dropped, |(_, counted)| self.dropped + counted)
     }
 
-    /// One that is not there is no error if it is made first.
-    fn removal(&self) -> Vec<Request> {
-        [NEW_TABLE, DEL_TABLE].map(|kind| self.message(kind, Attributes::new().text(1, &self.table))).into()
+    /// How many rules the chain `in` has, and what they have counted.
+    fn read(&mut self) -> Result<(usize, u64), Error> {
+        let request = message(GET_RULE, Attributes::new().text(1, &self.table).text(2, CHAIN));
+        let (mut rules, mut counted) = (0, 0);
+        self.socket.dump(&request, |_, payload| {
+            rules += 1;
+            counted += counter(payload).unwrap_or(0);
+        })?;
+        Ok((rules, counted))
     }
 
     fn chain(&self, name: &str, hook: u32, priority: i32) -> Request {
         let hook = Attributes::new().number(1, hook).number(2, priority as u32);
         let attributes =
             Attributes::new().text(1, &self.table).text(3, name).nest(4, hook).number(5, 1).text(7, "filter");
-        self.message(NEW_CHAIN, attributes)
+        message(NEW_CHAIN, attributes)
     }
 
     /// An empty set of pairs of a number and a range of addresses.
@@ -184,32 +258,21 @@ impl Filter {
             .number(5, 4 + set.address_len())
             .nest(9, Attributes::new().nest(2, fields))
             .number(10, id);
-        self.message(NEW_SET, attributes)
+        message(NEW_SET, attributes)
     }
 
     fn elements(&self, id: u32, set: &Set, elements: &[Attributes]) -> Request {
         let all = elements.iter().fold(Attributes::new(), |all, element| all.nest_ref(1, element));
         let attributes = Attributes::new().text(1, &self.table).text(2, set.name).nest(3, all).number(4, id);
-        self.message(NEW_ELEMENTS, attributes)
+        message(NEW_ELEMENTS, attributes)
     }
 
     fn rule(&self, chain: &str, expressions: Attributes, what: &str) -> Request {
         let attributes = Attributes::new().text(1, &self.table).text(2, chain).nest(4, expressions);
-        Request { what: format!("the packet filter {}: {what}", self.table), ..self.message(NEW_RULE, attributes) }
+        Request { what: format!("the packet filter {}: {what}", self.table), ..message(NEW_RULE, attributes) }
     }
 
     /// What came out of the tunnel.
-    fn out_of_device(&self) -> Attributes {
-        self.device(FROM_DEVICE)
-    }
-
-    fn device(&self, key: u32) -> Attributes {
-        let mut name = [0; 16];
-        // Checked to be shorter.
-        name[..self.device.len()].copy_from_slice(self.device.as_bytes());
-        expression("meta", Attributes::new().number(2, key).number(1, FIRST)).and(compare(Compare::Equal, &name))
-    }
-
     /// Of the set's family and kind, and in it.
     fn admitted(&self, id: u32, set: &Set) -> Attributes {
         let (family, source_at, destination_at) =
@@ -230,27 +293,39 @@ impl Filter {
             .and(payload(SOURCE, source_at, set.address_len()))
             .and(expression("lookup", lookup))
     }
-
-    fn message(&self, kind: u16, attributes: Attributes) -> Request {
-        // struct nfgenmsg: family, version, resource.
-        let body = [&[INET, 0, 0, 0][..], &attributes.0].concat();
-        let create = [NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_ELEMENTS].contains(&kind);
-        Request {
-            kind: SUBSYSTEM << 8 | kind,
-            // A rule is appended where it is not said otherwise (NLM_F_APPEND).
-            flags: NLM_F_REQUEST | if create { NLM_F_CREATE } else { 0 } | if kind == NEW_RULE { 0x800 } else { 0 },
-            body: Zeroizing::new(body),
-            what: format!("the packet filter {}", self.table),
-        }
-    }
 }
 
 impl Drop for Filter {
     fn drop(&mut self) {
-        let messages: Vec<Request> =
-            [vec![batch(BATCH_BEGIN)], self.removal(), vec![batch(BATCH_END)]].into_iter().flatten().collect();
-        // What stays stops only what comes out of our device, and the next start removes it.
-        let _ = self.socket.transact(&messages);
+        remove(&mut self.socket, &self.table);
+    }
+}
+
+fn name_of(instance: u8) -> String {
+    format!("muster{instance}")
+}
+
+/// What stays stops only what comes out of our device, or what nobody needs; and the next start removes it.
+fn remove(socket: &mut BatchSocket, table: &str) {
+    let [create, delete] = removal(table);
+    let _ = socket.transact(&[batch(BATCH_BEGIN), create, delete, batch(BATCH_END)]);
+}
+
+/// To remove one that is not there is no error if it is made first.
+fn removal(table: &str) -> [Request; 2] {
+    [NEW_TABLE, DEL_TABLE].map(|kind| message(kind, Attributes::new().text(1, table)))
+}
+
+fn message(kind: u16, attributes: Attributes) -> Request {
+    // struct nfgenmsg: family, version, resource.
+    let body = [&[INET, 0, 0, 0][..], &attributes.0].concat();
+    let create = [NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_ELEMENTS].contains(&kind);
+    Request {
+        kind: SUBSYSTEM << 8 | kind,
+        // A rule is appended where it is not said otherwise (NLM_F_APPEND).
+        flags: NLM_F_REQUEST | if create { NLM_F_CREATE } else { 0 } | if kind == NEW_RULE { 0x800 } else { 0 },
+        body: Zeroizing::new(body),
+        what: "the packet filter".to_owned(),
     }
 }
 
@@ -292,13 +367,48 @@ fn family(net: &IpNet) -> Attributes {
 }
 
 fn is_family(family: i32) -> Attributes {
-    // NFT_META_NFPROTO; the numbers of protocols are those of the families.
-    expression("meta", Attributes::new().number(2, 15).number(1, FIRST)).and(compare(Compare::Equal, &[family as u8]))
+    // The numbers of protocols are those of the families.
+    meta(NFPROTO).and(compare(Compare::Equal, &[family as u8]))
+}
+
+fn is_protocol(protocol: i32) -> Attributes {
+    meta(L4PROTO).and(compare(Compare::Equal, &[protocol as u8]))
+}
+
+/// In or out of the interface of this name.
+fn interface(key: u32, name: &str) -> Attributes {
+    let mut padded = [0; 16];
+    // Checked to be shorter.
+    padded[..name.len()].copy_from_slice(name.as_bytes());
+    meta(key).and(compare(Compare::Equal, &padded))
+}
+
+fn meta(key: u32) -> Attributes {
+    expression("meta", Attributes::new().number(2, key).number(1, FIRST))
+}
+
+/// The next header of the fragment header (RFC 8200 4.5); what has none does not match.
+fn fragment_of() -> Attributes {
+    let header = [libc::IPPROTO_FRAGMENT as u8];
+    expression("exthdr", Attributes::new().number(1, FIRST).bytes(2, &header).number(3, 0).number(4, 1))
 }
 
 /// 224.0.0.0/4, by the first octet of the destination.
 fn is_multicast_v4() -> Attributes {
     payload(FIRST, 16, 1).and(compare(Compare::AtLeast, &[0xe0])).and(compare(Compare::Less, &[0xf0]))
+}
+
+/// The lower 20 bits of the first word (RFC 8200 3); no checksum covers it.
+fn clear_flow_label() -> Attributes {
+    let data = |value: [u8; 4]| Attributes::new().bytes(1, &value);
+    let mask = Attributes::new()
+        .number(1, FIRST)
+        .number(2, FIRST)
+        .number(3, 4)
+        .nest(4, data([0xff, 0xf0, 0, 0]))
+        .nest(5, data([0; 4]));
+    let write = Attributes::new().number(5, FIRST).number(2, 1).number(3, 0).number(4, 4).number(6, 0).number(7, 0);
+    payload(FIRST, 0, 4).and(expression("bitwise", mask)).and(expression("payload", write))
 }
 
 /// DF, of the flags and the offset, and the header's checksum with it.
@@ -326,6 +436,11 @@ fn source_in(net: &IpNet) -> Attributes {
 /// Octets of the network header.
 fn payload(register: u32, at: u32, len: u32) -> Attributes {
     expression("payload", Attributes::new().number(1, register).number(2, 1).number(3, at).number(4, len))
+}
+
+/// Octets of the transport header, into the first register.
+fn transport(at: u32, len: u32) -> Attributes {
+    expression("payload", Attributes::new().number(1, FIRST).number(2, 2).number(3, at).number(4, len))
 }
 
 fn compare(how: Compare, with: &[u8]) -> Attributes {

@@ -7,28 +7,25 @@
 //! | the switch to a new epoch | the policies name another `reqid`, each in one step; the old SA goes a moment later |
 
 mod device;
+mod dump;
 mod filter;
 mod left_over;
 mod monitor;
 mod request;
 mod socket;
+mod state;
 mod statistics;
 mod tables;
 mod way_out;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
-use netlink_packet_xfrm::constants::{
-    AF_INET, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRMA_ALG_AEAD, XFRMA_IF_ID, XFRMA_REPLAY_ESN_VAL, XFRMA_REPLAY_VAL,
-};
-use netlink_packet_xfrm::{Address, UserPolicyInfo, UserSaId, UserSaInfo};
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
@@ -37,7 +34,7 @@ use crate::config::EspConfig;
 use crate::esp::device::MIN_MTU;
 use crate::esp::packet::largest_inner;
 use crate::learned::Learned;
-use crate::mroute::Forwarding;
+use crate::mroute::{Claim, Forwarding};
 use crate::netlink::Link;
 use crate::policy::Policies;
 use crate::stop::Workers;
@@ -45,17 +42,19 @@ use crate::{
     ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus, netlink,
 };
 use device::Device;
+use dump::{clear, statuses};
 use filter::Filter;
 pub(crate) use left_over::remove_left_over;
-use monitor::Monitor;
-use request::{Place, PolicyKey, Request, Template};
-use socket::{BatchSocket, attributes};
+use monitor::{FilterMonitor, Monitor};
+use request::{Place, Progress, Request};
+use socket::BatchSocket;
+use state::{Move, State};
 use statistics::Statistics;
 use tables::{Entry, Senders, policies};
 use way_out::WayOut;
 
-/// Numbers of our interfaces: this and the instance.
-const IF_ID: u32 = 0x4d75_7300;
+/// Numbers of our interfaces, one for each instance.
+const IF_IDS: RangeInclusive<u32> = 0x4d75_7300..=0x4d75_730f;
 /// Numbers that SAs and policies share begin here: key daemons count theirs from 1.
 const FIRST_REQID: u32 = 0x4d75_0000;
 
@@ -73,30 +72,6 @@ pub struct Kernel {
     /// Before the workers: dropping it ends its thread, which they wait for.
     learned: Learned,
     workers: Workers,
-}
-
-/// What the kernel was told.
-struct State {
-    /// The interface's number: what is ours in the kernel bears it.
-    if_id: u32,
-    socket: BatchSocket,
-    filter: Filter,
-    device: Device,
-    statistics: Statistics,
-    black: IpAddr,
-    /// Holds the group's membership on black.
-    _member: Socket,
-    _alone: UnixListener,
-    sas: BTreeMap<SaId, Entry>,
-    senders: Senders,
-    routes: BTreeMap<MemberId, Vec<IpNet>>,
-    policies: BTreeMap<PolicyKey, Template>,
-    reqids: HashMap<(MemberId, SaKind), u32>,
-    next_reqid: u32,
-    /// Outbound SAs before the ones in use, which packets may still be on their way under; when they go.
-    retired: Vec<(Instant, SaId)>,
-    /// Kinds of outbound SAs that have carried so many packets that another is due.
-    worn: HashSet<SaKind>,
 }
 
 impl Kernel {
@@ -128,37 +103,41 @@ impl Kernel {
         if config.hop_limit != 64 {
             return Err(Error::Config("dataplane.hop_limit: the kernel's ESP has its own, 64".into()));
         }
-        let if_id = if_id(&config);
+        let if_id = if_id(config.instance);
         // Before what is found here is taken for a dead daemon's.
-        let alone = only_one(&config)?;
+        let claim = Claim::take(&config)?;
         let mut socket = xfrm_socket()?;
         clear(&mut socket, if_id)?;
         try_algorithm(&mut socket, if_id, config.black_address.is_ipv4())?;
         let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
         let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
         let member = member(&config, link.index)?;
-        let device = Device::create(&config.device, if_id)?;
+        let device = Device::create(&config.device, if_id, config.group_address)?;
         // Before the first packet.
-        let filter = Filter::start(&config.device, config.instance, config.clear_df)?;
+        let filter = Filter::start(&config, if_id)?;
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
         let mut workers = Workers::new()?;
-        let mut way_out = WayOut::start(if_id, config.group_address)?;
+        let mut way_out = WayOut::start(if_id, config.black_address.is_ipv4())?;
+        way_out.lead([config.group_address].into_iter())?;
+        let way_out = Arc::new(Mutex::new(way_out));
+        let kept = way_out.clone();
         let keep = move |black: Link| {
+            let mut way_out = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if let Err(error) = way_out.keep(black.index) {
                 warn!(%error, "what is encrypted may not leave");
             }
         };
         let learned = Learned::start(&config, keep, &mut workers)?;
-        let forwarding = Forwarding::start(&config, &policies, &mut workers)?;
+        let forwarding = Forwarding::start(&config, claim, &policies, &mut workers)?;
         let state = State {
             if_id,
             socket,
             filter,
             device,
             statistics: Statistics::open()?,
+            way_out,
             black: config.black_address,
             _member: member,
-            _alone: alone,
             sas: BTreeMap::new(),
             senders: Senders::default(),
             routes: BTreeMap::new(),
@@ -173,6 +152,8 @@ impl Kernel {
         let state = Arc::new(Mutex::new(state));
         let (monitor, watched) = (Monitor::open()?, state.clone());
         workers.spawn("muster-xfrm", move |stop| monitor.run(&watched, stop))?;
+        let (monitor, watched, followed) = (FilterMonitor::open()?, state.clone(), policies.clone());
+        workers.spawn("muster-filter", move |stop| monitor.run(&watched, &followed, stop))?;
         let kernel = Kernel { config, policies, state, forwarding, learned, workers };
         kernel.follow(&mut kernel.state())?;
         Ok(kernel)
@@ -192,6 +173,10 @@ impl Kernel {
             .map(|(key, template)| Request::set_policy(key, template, state.if_id))
             .chain(gone.map(|key| Request::delete_policy(key, state.if_id)))
             .collect();
+        let peers = state.senders.unicast.values().map(|id| id.destination);
+        let mut way_out = state.way_out.lock().unwrap_or_else(PoisonError::into_inner);
+        way_out.lead([self.config.group_address].into_iter().chain(peers))?;
+        drop(way_out);
         state.socket.demand(&requests, &[libc::ENOENT])?;
         state.policies = wanted;
         Ok(())
@@ -212,10 +197,10 @@ impl Kernel {
             if_id: state.if_id,
             copy_dscp: self.config.copy_dscp,
         };
-        state.socket.demand(&[Request::add_sa(&sa, place)], &[])?;
+        state.socket.demand(&[Request::add_sa(id, &sa.key, place, Progress::None)], &[])?;
         let source = Some(state.black);
-        let Sa { kind, epoch, sender, .. } = sa;
-        state.sas.insert(id, Entry { direction: Direction::Out, kind, epoch, sender, receiver, source, reqid });
+        let Sa { kind, epoch, sender, key, .. } = sa;
+        state.sas.insert(id, Entry { place, kind, epoch, sender, receiver, source, key });
         let before = match receiver {
             Some(member) => state.senders.unicast.insert(member, id),
             None => state.senders.group.replace(id),
@@ -233,91 +218,10 @@ impl Kernel {
             Some(member) => state.senders.unicast.remove(member),
             None => state.senders.group.take(),
         };
+        // The SA in any case: without it the policy stops what it is for.
+        let removed = state.remove(before.as_slice());
         self.follow(state)?;
-        state.remove(before.as_slice())
-    }
-}
-
-/// Where an SA is to be, and from which address it is to send.
-struct Move {
-    from: SaId,
-    to: SaId,
-    source: Option<IpAddr>,
-}
-
-impl State {
-    /// Of the SAs that a member sends on.
-    fn reqid_of(&mut self, member: MemberId, kind: SaKind) -> u32 {
-        if let Some(reqid) = self.reqids.get(&(member, kind)) {
-            return *reqid;
-        }
-        let reqid = self.fresh_reqid();
-        self.reqids.insert((member, kind), reqid);
-        reqid
-    }
-
-    fn fresh_reqid(&mut self) -> u32 {
-        let reqid = self.next_reqid;
-        self.next_reqid = self.next_reqid.checked_add(1).unwrap_or(FIRST_REQID);
-        reqid
-    }
-
-    fn next_retirement(&self) -> Option<Instant> {
-        self.retired.iter().map(|(at, _)| *at).min()
-    }
-
-    fn remove_retired(&mut self, now: Instant) -> Result<(), Error> {
-        let (due, later) = self.retired.iter().partition(|(at, _)| *at <= now);
-        self.retired = later;
-        let due: Vec<(Instant, SaId)> = due;
-        self.remove(&due.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
-    }
-
-    /// Gives SAs other addresses: their keys are the senders', not the addresses'.
-    fn move_sas(&mut self, moves: &[Move]) -> Result<(), Error> {
-        let (if_id, mut added) = (self.if_id, Vec::new());
-        self.socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
-            let moved = ours(payload, if_id).and_then(|(id, _)| moves.iter().find(|one| one.from == id));
-            added.extend(moved.map(|one| Request::add_again(payload, one.to.destination, one.source)));
-        })?;
-        // One that stays under its number goes before it can come again.
-        let in_place = moves.iter().filter(|one| one.from == one.to).map(|one| Request::delete_sa(one.from));
-        self.socket.demand(&in_place.collect::<Vec<_>>(), &[libc::ESRCH])?;
-        self.socket.demand(&added, &[])?;
-        let gone: Vec<Request> =
-            moves.iter().filter(|one| one.from != one.to).map(|one| Request::delete_sa(one.from)).collect();
-        for Move { from, to, source } in moves {
-            if let Some(entry) = self.sas.remove(from) {
-                self.sas.insert(*to, Entry { source: source.or(entry.source), ..entry });
-            }
-        }
-        self.socket.demand(&gone, &[libc::ESRCH])
-    }
-
-    /// Whether all that was installed is there.
-    fn check(&mut self) -> Result<(), Error> {
-        let mut found = HashSet::new();
-        let if_id = self.if_id;
-        self.socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
-            found.extend(ours(payload, if_id).map(|(id, _)| id));
-        })?;
-        match self.sas.keys().find(|id| !found.contains(id)) {
-            None => Ok(()),
-            Some(SaId { destination, spi }) => Err(Error::Config(format!(
-                "somebody has removed the SA to {destination} with SPI {spi:#010x} from the kernel"
-            ))),
-        }
-    }
-
-    /// Removes SAs of ours; others and unknown ones are passed over.
-    fn remove(&mut self, ids: &[SaId]) -> Result<(), Error> {
-        let known: Vec<SaId> = ids.iter().copied().filter(|id| self.sas.contains_key(id)).collect();
-        let requests: Vec<Request> = known.iter().map(|id| Request::delete_sa(*id)).collect();
-        self.socket.demand(&requests, &[libc::ESRCH])?;
-        self.sas.retain(|id, _| !known.contains(id));
-        // Else one that comes under the same number soon would go in its place.
-        self.retired.retain(|(_, id)| !known.contains(id));
-        Ok(())
+        removed
     }
 }
 
@@ -336,36 +240,31 @@ impl Dataplane for Kernel {
             }
         }
         self.config.ledger.record(&sas)?;
-        let known = state.reqids.len();
         state.remove(&sas.iter().map(Sa::id).collect::<Vec<_>>())?;
-        let placed: Vec<(Request, SaId, Entry)> = sas
-            .iter()
-            .map(|sa| {
-                let (direction, reqid) = (Direction::In, state.reqid_of(sa.sender, sa.kind));
-                let source = if state.black.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-                let place = Place { direction, source, reqid, if_id: state.if_id, copy_dscp: false };
-                let Sa { kind, epoch, sender, source, .. } = *sa;
-                let entry = Entry { direction, kind, epoch, sender, receiver: None, source, reqid };
-                (Request::add_sa(sa, place), sa.id(), entry)
-            })
-            .collect();
-        let (requests, entries): (Vec<Request>, Vec<(SaId, Entry)>) =
-            placed.into_iter().map(|(request, id, entry)| (request, (id, entry))).unzip();
+        let known = state.reqids.len();
+        let anywhere = if state.black.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        let (mut requests, mut entries) = (Vec::new(), Vec::new());
+        for sa in sas {
+            let (id, reqid) = (sa.id(), state.reqid_of(sa.sender, sa.kind));
+            let place =
+                Place { direction: Direction::In, source: anywhere, reqid, if_id: state.if_id, copy_dscp: false };
+            requests.push(Request::add_sa(id, &sa.key, place, Progress::None));
+            let Sa { kind, epoch, sender, source, key, .. } = sa;
+            entries.push((id, Entry { place, kind, epoch, sender, receiver: None, source, key }));
+        }
+        let ids: Vec<SaId> = entries.iter().map(|(id, _)| *id).collect();
         let refused = state.socket.ask(&requests)?;
         let failed: BTreeSet<usize> = refused.iter().map(|one| one.at).collect();
-        let added = entries.into_iter().enumerate().filter(|(at, _)| !failed.contains(at)).map(|(_, entry)| entry);
-        let added: Vec<(SaId, Entry)> = added.collect();
-        state.sas.extend(added.iter().copied());
-        if let Some(first) = refused.into_iter().next() {
-            // All or none.
-            state.remove(&added.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
-            return Err(first.into_error(&requests));
-        }
-        match state.reqids.len() == known {
-            true => Ok(()),
+        let added = entries.into_iter().enumerate().filter(|(at, _)| !failed.contains(at));
+        state.sas.extend(added.map(|(_, entry)| entry));
+        let done = match refused.into_iter().next() {
+            Some(first) => Err(first.into_error(&requests)),
             // Of a sender that is new here.
-            false => self.filter(state),
-        }
+            None if state.reqids.len() != known => self.filter(state),
+            None => Ok(()),
+        };
+        // All or none.
+        done.or_else(|error| state.remove(&ids).and(Err(error)))
     }
 
     fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
@@ -374,7 +273,7 @@ impl Dataplane for Kernel {
 
     fn remove_inbound(&self, ids: &[SaId]) -> Result<(), Error> {
         let mut state = self.state();
-        let inbound = |id: &&SaId| state.sas.get(id).is_some_and(|sa| sa.direction == Direction::In);
+        let inbound = |id: &&SaId| state.sas.get(id).is_some_and(|sa| sa.place.direction == Direction::In);
         let ids: Vec<SaId> = ids.iter().filter(inbound).copied().collect();
         state.remove(&ids)
     }
@@ -448,7 +347,7 @@ impl Dataplane for Kernel {
         let moves: Vec<Move> = state
             .sas
             .iter()
-            .filter_map(|(id, sa)| match (sa.direction, sa.kind) {
+            .filter_map(|(id, sa)| match (sa.place.direction, sa.kind) {
                 (Direction::Out, _) => Some(Move { from: *id, to: *id, source: Some(address) }),
                 (Direction::In, SaKind::Unicast) => {
                     Some(Move { from: *id, to: SaId { destination: address, ..*id }, source: None })
@@ -463,15 +362,13 @@ impl Dataplane for Kernel {
 
     fn sas(&self) -> Vec<SaStatus> {
         let state = &mut *self.state();
-        let mut found: Vec<SaStatus> = Vec::new();
-        let State { if_id, socket, sas, retired, .. } = state;
-        let dumped = socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
-            found.extend(status(payload, *if_id, sas));
-        });
-        found.retain(|sa| !retired.iter().any(|(_, id)| (id.destination, id.spi) == (sa.destination, sa.spi)));
-        if let Err(error) = dumped {
+        let mut found = statuses(&mut state.socket, state.if_id, &state.sas).unwrap_or_else(|error| {
             warn!(%error, "the kernel's SAs cannot be read");
-        }
+            Vec::new()
+        });
+        let is_retired =
+            |sa: &SaStatus| state.retired.iter().any(|(_, id)| (id.destination, id.spi) == (sa.destination, sa.spi));
+        found.retain(|sa| !is_retired(sa));
         let rank = |sa: &SaStatus| {
             (sa.direction == Direction::In, sa.kind == SaKind::Unicast && sa.direction == Direction::Out)
         };
@@ -480,20 +377,9 @@ impl Dataplane for Kernel {
     }
 
     fn export_keys(&self) -> Vec<ExportedKey> {
-        let state = &mut *self.state();
-        let mut keys = Vec::new();
-        let State { if_id, socket, sas, .. } = state;
-        let dumped = socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
-            let Some((id, _)) = ours(payload, *if_id).filter(|(id, _)| sas.contains_key(id)) else { return };
-            let found = attributes(&payload[SA_LEN..]).find(|(kind, _)| *kind == XFRMA_ALG_AEAD);
-            if let Some(key) = found.and_then(|(_, value)| value.get(72..)) {
-                keys.push(ExportedKey { id, algorithm: ALGORITHM, key_hex: hex(key) });
-            }
-        });
-        if let Err(error) = dumped {
-            warn!(%error, "the kernel's SAs cannot be read");
-        }
-        keys
+        let export =
+            |(id, sa): (&SaId, &Entry)| ExportedKey { id: *id, algorithm: ALGORITHM, key_hex: hex(sa.key.bytes()) };
+        self.state().sas.iter().map(export).collect()
     }
 
     fn counters(&self) -> Counters {
@@ -540,16 +426,14 @@ impl Kernel {
 impl Drop for Kernel {
     fn drop(&mut self) {
         let state = &mut *self.state();
+        // Their going is no alarm now.
+        state.sas.clear();
         // Before the filter, which stops what they would let through.
         if let Err(error) = clear(&mut state.socket, state.if_id) {
             warn!(%error, "SAs of ours stay in the kernel; the next start takes them away");
         }
     }
 }
-
-/// `struct xfrm_usersa_info` and `struct xfrm_userpolicy_info`, with what comes before their attributes.
-const SA_LEN: usize = 224;
-const POLICY_LEN: usize = 168;
 
 /// Whether the kernel has what SAs and filters are asked of.
 pub(crate) fn check_sockets() -> Result<(), Error> {
@@ -567,96 +451,16 @@ fn xfrm_socket() -> Result<BatchSocket, Error> {
 /// at the first key, when it is too late to choose another data plane.
 fn try_algorithm(socket: &mut BatchSocket, if_id: u32, ipv4: bool) -> Result<(), Error> {
     let here: IpAddr = if ipv4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    let sa = Sa {
-        spi: 256,
-        kind: SaKind::Unicast,
-        source: None,
-        destination: here,
-        epoch: 0,
-        sender: MemberId([0; 32]),
-        key: SaKey::new(&[0; SaKey::LEN]),
-    };
+    let id = SaId { destination: here, spi: 256 };
     let place = Place { direction: Direction::In, source: here, reqid: FIRST_REQID, if_id, copy_dscp: false };
-    let add = [Request { what: format!("trying an SA with {ALGORITHM}"), ..Request::add_sa(&sa, place) }];
+    let tried = Request::add_sa(id, &SaKey::new(&[0; SaKey::LEN]), place, Progress::None);
+    let add = [Request { what: format!("trying an SA with {ALGORITHM}"), ..tried }];
     match socket.ask(&add)?.into_iter().next() {
-        None => socket.demand(&[Request::delete_sa(sa.id())], &[]),
+        None => socket.demand(&[Request::delete_sa(id)], &[]),
         // Somebody else's: then the kernel has ESP.
         Some(refused) if refused.error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         Some(refused) => Err(refused.into_error(&add)),
     }
-}
-
-/// Removes all SAs and policies with this number.
-fn clear(socket: &mut BatchSocket, if_id: u32) -> Result<(), Error> {
-    let mut requests = Vec::new();
-    socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
-        requests.extend(ours(payload, if_id).map(|(id, _)| Request::delete_sa(id)));
-    })?;
-    socket.dump(&Request::dump(XFRM_MSG_GETPOLICY), |_, payload| {
-        let Some(attributes) = payload.get(POLICY_LEN..) else { return };
-        if has_number(attributes, if_id)
-            && let Ok(policy) = UserPolicyInfo::parse(payload)
-        {
-            requests.push(Request::delete_policy_at(policy.index, policy.direction, if_id));
-        }
-    })?;
-    socket.demand(&requests, &[libc::ESRCH, libc::ENOENT])
-}
-
-/// An SA of a dump, if it bears this number.
-fn ours(payload: &[u8], if_id: u32) -> Option<(SaId, UserSaInfo)> {
-    if !has_number(payload.get(SA_LEN..)?, if_id) {
-        return None;
-    }
-    let info = UserSaInfo::parse(payload).ok()?;
-    Some((id_in(&info), info))
-}
-
-fn id_in(info: &UserSaInfo) -> SaId {
-    SaId { destination: address(&info.id.daddr, info.family), spi: info.id.spi }
-}
-
-/// Of an announcement that an SA is gone.
-fn id_of(payload: &[u8]) -> Option<SaId> {
-    let id = UserSaId::parse(payload).ok()?;
-    Some(SaId { destination: address(&id.daddr, id.family), spi: id.spi })
-}
-
-fn address(address: &Address, family: u16) -> IpAddr {
-    if family == AF_INET { address.to_ipv4().into() } else { address.to_ipv6().into() }
-}
-
-fn has_number(all: &[u8], if_id: u32) -> bool {
-    attributes(all).any(|(kind, value)| kind == XFRMA_IF_ID && value == if_id.to_ne_bytes())
-}
-
-fn status(payload: &[u8], if_id: u32, sas: &BTreeMap<SaId, Entry>) -> Option<SaStatus> {
-    let (id, info) = ours(payload, if_id)?;
-    let entry = sas.get(&id)?;
-    let word = |kind: u16, at: usize| {
-        let value = attributes(payload.get(SA_LEN..)?).find(|(found, _)| *found == kind)?.1;
-        Some(u64::from(u32::from_ne_bytes(*value.get(at..)?.first_chunk()?)))
-    };
-    // struct xfrm_replay_state_esn: bmp_len, oseq, seq …; struct xfrm_replay_state: oseq, seq, bitmap.
-    let sequence = match entry.direction {
-        Direction::In => word(XFRMA_REPLAY_ESN_VAL, 8),
-        Direction::Out => word(XFRMA_REPLAY_VAL, 0).or(word(XFRMA_REPLAY_ESN_VAL, 4)),
-    };
-    Some(SaStatus {
-        direction: entry.direction,
-        kind: entry.kind,
-        source: entry.source,
-        destination: id.destination,
-        spi: id.spi,
-        epoch: entry.epoch,
-        sender: entry.sender,
-        receiver: entry.receiver,
-        packets: info.lifetime_cur.packets,
-        bytes: info.lifetime_cur.bytes,
-        replay_drops: info.stats.replay.into(),
-        auth_failures: info.stats.integrity_failed.into(),
-        sequence: sequence.unwrap_or(0),
-    })
 }
 
 fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
@@ -669,15 +473,9 @@ fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
     Ok(())
 }
 
-fn if_id(config: &EspConfig) -> u32 {
-    IF_ID + u32::from(config.instance)
-}
-
-/// Held as long as this instance runs in this network namespace: kernel state has no owner that could be asked.
-fn only_one(config: &EspConfig) -> Result<UnixListener, Error> {
-    let what = || format!("device {}: another daemon of instance {} runs", config.device, config.instance);
-    let name = SocketAddr::from_abstract_name(format!("muster/xfrm/{}", config.instance)).map_err(Error::io(what))?;
-    UnixListener::bind_addr(&name).map_err(Error::io(what))
+/// `instance` was checked to be one.
+fn if_id(instance: u8) -> u32 {
+    IF_IDS.start() + u32::from(instance)
 }
 
 /// A member of the group on black, so that its network brings the group's packets here.

@@ -1,4 +1,4 @@
-//! What happens in the kernel without our doing: an SA is worn, or somebody has removed one.
+//! What happens in the kernel without our doing: an SA is worn, or somebody has removed one, or the packet filter.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -6,34 +6,33 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use libc::{EAGAIN, EINTR, ENOBUFS, MSG_DONTWAIT};
-use netlink_packet_xfrm::UserSaInfo;
 use netlink_packet_xfrm::constants::{
     XFRM_MSG_DELSA, XFRM_MSG_EXPIRE, XFRM_MSG_FLUSHSA, XFRMNLGRP_EXPIRE, XFRMNLGRP_SA,
 };
 use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_XFRM;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_XFRM};
 use nix::poll::PollTimeout;
-use tracing::debug;
+use nix::sys::socket::{setsockopt, sockopt};
+use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use super::dump::{id_of_gone, id_of_worn};
 use super::socket::messages;
-use super::{State, id_of};
+use super::state::State;
 use crate::Error;
+use crate::policy::Policies;
 use crate::stop::Stop;
+
+const NFNLGRP_NFTABLES: u32 = 7;
+/// A kilobyte an SA, and thousands of them.
+const RECEIVED: usize = 8 << 20;
 
 /// Listens to XFRM's announcements, and removes what has been retired long enough.
 pub(super) struct Monitor(Socket);
 
 impl Monitor {
     pub(super) fn open() -> Result<Self, Error> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_XFRM)?;
-            socket.bind_auto()?;
-            socket.add_membership(XFRMNLGRP_EXPIRE)?;
-            socket.add_membership(XFRMNLGRP_SA)?;
-            Ok(Monitor(socket))
-        };
-        open().map_err(Error::io::<io::Error>(|| "listening to the kernel's XFRM".into()))
+        listen(NETLINK_XFRM, &[XFRMNLGRP_EXPIRE, XFRMNLGRP_SA], "listening to the kernel's XFRM").map(Monitor)
     }
 
     /// Until it is to stop, or what was installed is not there any more.
@@ -46,7 +45,7 @@ impl Monitor {
             if !stop.wait_at_most(self.0.as_fd(), limit).map_err(Error::io(|| "waiting for XFRM".into()))? {
                 return Ok(());
             }
-            let is_suspicious = self.listen(state).map_err(Error::io(|| "reading XFRM's announcements".into()))?;
+            let is_suspicious = self.take(state).map_err(Error::io(|| "reading XFRM's announcements".into()))?;
             let mut state = locked();
             state.remove_retired(Instant::now())?;
             if is_suspicious {
@@ -56,7 +55,7 @@ impl Monitor {
     }
 
     /// Takes what has been announced; whether one of ours may be gone.
-    fn listen(&self, state: &Mutex<State>) -> io::Result<bool> {
+    fn take(&self, state: &Mutex<State>) -> io::Result<bool> {
         let mut is_suspicious = false;
         // That an SA has come is announced with its key.
         let mut buffer = Zeroizing::new(Vec::with_capacity(1 << 16));
@@ -76,10 +75,11 @@ impl Monitor {
             for (_, kind, payload) in messages(&buffer) {
                 match kind {
                     XFRM_MSG_FLUSHSA => is_suspicious = true,
-                    XFRM_MSG_DELSA => is_suspicious |= id_of(payload).is_some_and(|id| state.sas.contains_key(&id)),
+                    XFRM_MSG_DELSA => {
+                        is_suspicious |= id_of_gone(payload).is_some_and(|id| state.sas.contains_key(&id))
+                    }
                     XFRM_MSG_EXPIRE => {
-                        let expired = UserSaInfo::parse(payload).ok().map(|info| super::id_in(&info));
-                        let kind = expired.and_then(|id| state.sas.get(&id)).map(|sa| sa.kind);
+                        let kind = id_of_worn(payload).and_then(|id| state.sas.get(&id)).map(|sa| sa.kind);
                         debug!(?kind, "an SA has carried many packets");
                         state.worn.extend(kind);
                     }
@@ -88,4 +88,42 @@ impl Monitor {
             }
         }
     }
+}
+
+/// Listens to the packet filter's announcements: whoever loads rules of his own may flush all others before.
+pub(super) struct FilterMonitor(Socket);
+
+impl FilterMonitor {
+    pub(super) fn open() -> Result<Self, Error> {
+        listen(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], "listening to the kernel's packet filter").map(FilterMonitor)
+    }
+
+    /// Until it is to stop, sets the filter again when it is gone. Until then the SAs let through what it stops.
+    pub(super) fn run(&self, state: &Mutex<State>, policies: &Policies, stop: &Stop) -> Result<(), Error> {
+        while stop.wait(self.0.as_fd()).map_err(Error::io(|| "waiting for the packet filter".into()))? {
+            let mut buffer = Vec::with_capacity(1 << 16);
+            // What is announced does not matter: it is looked whether all is there.
+            while self.0.recv(&mut buffer, MSG_DONTWAIT).is_ok() {
+                buffer.clear();
+            }
+            let state = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
+            if !state.filter.stands() {
+                warn!("somebody has removed the packet filter that checks inner sources; it is set again");
+                state.filter.set(&policies.load(), &state.reqids)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn listen(protocol: isize, groups: &[u32], what: &str) -> Result<Socket, Error> {
+    let open = || {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        groups.iter().try_for_each(|group| socket.add_membership(*group))?;
+        // An epoch's SAs are announced at once, with their keys. Without the right to more the default has to do.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVED);
+        Ok(socket)
+    };
+    open().map_err(Error::io::<io::Error>(|| what.to_owned()))
 }

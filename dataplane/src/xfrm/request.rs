@@ -14,7 +14,7 @@ use netlink_packet_xfrm::{
 use zeroize::Zeroizing;
 
 use crate::esp::replay::WINDOW;
-use crate::{ALGORITHM, Direction, REKEY_AT, Sa, SaId, SaKey};
+use crate::{ALGORITHM, Direction, REKEY_AT, SaId, SaKey};
 
 /// XFRMA_SA_DIR, which kernels from 6.10 on want and older ones pass over.
 const SA_DIR: u16 = 33;
@@ -47,6 +47,15 @@ pub(super) struct Place {
     pub(super) if_id: u32,
     /// The outer header shows the inner DSCP.
     pub(super) copy_dscp: bool,
+}
+
+/// How far an SA has come.
+pub(super) enum Progress {
+    None,
+    /// The last sequence number that may have been used.
+    Sent(u32),
+    /// `struct xfrm_replay_state_esn`, as the kernel has told it.
+    Received(Vec<u8>),
 }
 
 /// A policy: what red traffic is protected by which SAs (RFC 4301 4.4.1). Ordered, so that sets of them can be compared.
@@ -98,14 +107,17 @@ impl Request {
         self
     }
 
-    /// Adds an SA.
-    pub(super) fn add_sa(sa: &Sa, place: Place) -> Self {
+    /// Adds an SA, which is new or goes on where another object of the kernel stopped.
+    pub(super) fn add_sa(id: SaId, key: &SaKey, place: Place, progress: Progress) -> Self {
         let Place { direction, source, reqid, if_id, copy_dscp } = place;
-        let id = sa.id();
         let outbound = direction == Direction::Out;
+        let left = |limit: u64| match &progress {
+            Progress::Sent(sent) => limit.saturating_sub((*sent).into()).max(1),
+            _ => limit,
+        };
         let lifetime = LifetimeConfig {
-            soft_packet_limit: if outbound { REKEY_AT } else { XFRM_INF },
-            hard_packet_limit: if outbound { LAST_SEQUENCE } else { XFRM_INF },
+            soft_packet_limit: if outbound { left(REKEY_AT) } else { XFRM_INF },
+            hard_packet_limit: if outbound { left(LAST_SEQUENCE) } else { XFRM_INF },
             ..unlimited()
         };
         let fixed = UserSaInfo {
@@ -121,12 +133,16 @@ impl Request {
         };
         let what = format!("adding the {} SA to {} with SPI {:#010x}", direction.as_str(), id.destination, id.spi);
         let mut request = Self::new(XFRM_MSG_NEWSA, NLM_F_CREATE | NLM_F_EXCL, &fixed, what)
-            .with(XFRMA_ALG_AEAD, &[&aead_header(), sa.key.bytes()])
+            .with(XFRMA_ALG_AEAD, &[&aead_header(), key.bytes()])
             .with(XFRMA_IF_ID, &[&if_id.to_ne_bytes()])
             .with(SA_DIR, &[&[if outbound { SA_DIR_OUT } else { SA_DIR_IN }]]);
-        if !outbound {
-            request = request.with(XFRMA_REPLAY_ESN_VAL, &[&replay_window()]);
-        }
+        request = match progress {
+            Progress::None if outbound => request,
+            Progress::None => request.with(XFRMA_REPLAY_ESN_VAL, &[&replay_window()]),
+            // struct xfrm_replay_state: oseq, seq, bitmap.
+            Progress::Sent(sent) => request.with(XFRMA_REPLAY_VAL, &[&sent.to_ne_bytes(), &[0; 8]]),
+            Progress::Received(window) => request.with(XFRMA_REPLAY_ESN_VAL, &[&window]),
+        };
         if outbound {
             let mark = [&if_id.to_ne_bytes()[..]];
             request = request.with(XFRMA_SET_MARK, &mark).with(XFRMA_SET_MARK_MASK, &[&u32::MAX.to_ne_bytes()]);
@@ -135,28 +151,6 @@ impl Request {
             request = request.with(XFRMA_SA_EXTRA_FLAGS, &[&XFRM_SA_XFLAG_DONT_ENCAP_DSCP.to_ne_bytes()]);
         }
         request
-    }
-
-    /// Adds an SA of a dump again, with its key, its window and its sequence number, between other addresses.
-    pub(super) fn add_again(dumped: &[u8], destination: IpAddr, source: Option<IpAddr>) -> Self {
-        // In struct xfrm_usersa_info: the selector, then the id, whose first is the destination; then the source.
-        const DESTINATION: usize = 56;
-        const SOURCE: usize = DESTINATION + 24;
-        let mut body = Zeroizing::new(dumped.to_vec());
-        let mut put = |at: usize, address: IpAddr| {
-            let mut bytes = [0; 16];
-            match address {
-                IpAddr::V4(address) => bytes[..4].copy_from_slice(&address.octets()),
-                IpAddr::V6(address) => bytes.copy_from_slice(&address.octets()),
-            }
-            if let Some(place) = body.get_mut(at..at + 16) {
-                place.copy_from_slice(&bytes);
-            }
-        };
-        put(DESTINATION, destination);
-        source.into_iter().for_each(|source| put(SOURCE, source));
-        let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL;
-        Request { kind: XFRM_MSG_NEWSA, flags, body, what: format!("moving an SA to {destination}") }
     }
 
     /// Removes an SA.
@@ -298,35 +292,30 @@ fn replay_window() -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SaKind;
     use crate::xfrm::socket::attributes;
-    use muster_wire::MemberId;
 
-    fn sa() -> Sa {
-        Sa {
-            spi: 0x1234,
-            kind: SaKind::Group,
-            source: None,
-            destination: "ff05::1".parse().unwrap(),
-            epoch: 1,
-            sender: MemberId([1; 32]),
-            key: SaKey::new(&std::array::from_fn(|n| n as u8)),
-        }
+    const KEY: [u8; SaKey::LEN] = [7; SaKey::LEN];
+
+    fn add(direction: Direction, progress: Progress) -> Request {
+        let id = SaId { destination: "ff05::1".parse().unwrap(), spi: 0x1234 };
+        let place = Place { direction, source: "fd00::a".parse().unwrap(), reqid: 7, if_id: 9, copy_dscp: false };
+        Request::add_sa(id, &SaKey::new(&KEY), place, progress)
+    }
+
+    fn value(request: &Request, wanted: u16) -> Option<&[u8]> {
+        attributes(&request.body[224..]).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
     }
 
     #[test]
     fn an_sa_fits_and_its_attributes_are_the_kernels() {
         for direction in [Direction::In, Direction::Out] {
-            let source = "fd00::a".parse().unwrap();
-            let place = Place { direction, source, reqid: 7, if_id: 9, copy_dscp: false };
-            let request = Request::add_sa(&sa(), place);
+            let request = add(direction, Progress::None);
             assert_eq!(request.body.capacity(), ROOM, "it has not grown");
-            let found: Vec<(u16, &[u8])> = attributes(&request.body[224..]).collect();
-            let value = |wanted: u16| found.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
+            let value = |wanted: u16| value(&request, wanted);
             let aead = value(XFRMA_ALG_AEAD).unwrap();
             assert!(aead.starts_with(b"rfc4106(gcm(aes))\0"));
             assert_eq!(aead[64..72], [&288_u32.to_ne_bytes()[..], &128_u32.to_ne_bytes()].concat());
-            assert_eq!(aead[72..], sa().key.bytes()[..]);
+            assert_eq!(aead[72..], KEY);
             assert_eq!(value(XFRMA_IF_ID), Some(&9_u32.to_ne_bytes()[..]));
             // The window inbound alone; the mark outbound alone.
             let inbound = direction == Direction::In;
@@ -337,20 +326,17 @@ mod tests {
     }
 
     #[test]
-    fn an_sa_that_moves_keeps_all_but_its_addresses() {
-        let place = Place {
-            direction: Direction::Out,
-            source: "fd00::a".parse().unwrap(),
-            reqid: 7,
-            if_id: 9,
-            copy_dscp: true,
-        };
-        let before = Request::add_sa(&sa(), place);
-        let (destination, source) = ("fd00::b".parse().unwrap(), "fd00::c".parse().unwrap());
-        let after = Request::add_again(&before.body, destination, Some(source));
-        let info = UserSaInfo::parse(&after.body).unwrap();
-        assert_eq!((info.id.daddr, info.saddr), (Address::from_ip(&destination), Address::from_ip(&source)));
-        let changed: Vec<usize> = (0..after.body.len()).filter(|at| before.body[*at] != after.body[*at]).collect();
-        assert!(changed.iter().all(|at| (56..72).contains(at) || (80..96).contains(at)), "{changed:?}");
+    fn an_sa_that_moves_goes_on_where_it_was() {
+        let request = add(Direction::Out, Progress::Sent(1000));
+        assert_eq!(value(&request, XFRMA_REPLAY_VAL), Some(&[&1000_u32.to_ne_bytes()[..], &[0; 8]].concat()[..]));
+        let limits = UserSaInfo::parse(&request.body).unwrap().lifetime_cfg;
+        assert_eq!(limits.soft_packet_limit, REKEY_AT - 1000);
+        assert_eq!(limits.hard_packet_limit, LAST_SEQUENCE - 1000);
+        let worn = UserSaInfo::parse(&add(Direction::Out, Progress::Sent(u32::MAX)).body).unwrap().lifetime_cfg;
+        assert_eq!((worn.soft_packet_limit, worn.hard_packet_limit), (1, 1));
+        let window = vec![5; 24 + 2048 / 8];
+        let request = add(Direction::In, Progress::Received(window.clone()));
+        assert_eq!(value(&request, XFRMA_REPLAY_ESN_VAL), Some(&window[..]));
+        assert_eq!(request.body.capacity(), ROOM, "it has not grown");
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use libc::{EINTR, MSG_DONTWAIT};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr};
+use nix::sys::socket::{setsockopt, sockopt};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::request::Request;
@@ -19,6 +20,8 @@ const BATCH: usize = 64;
 const HEADER: usize = 16;
 /// The kernel's messages are at most so large (`NLMSG_GOODSIZE` and what a dump asks for).
 const RECEIVED: usize = 1 << 15;
+/// Room for what is sent at once: the packet filter with a thousand routers' prefixes.
+const SENT: usize = 16 << 20;
 /// NLMSGERR_ATTR_MSG: the kernel's own words about an error.
 const ERROR_TEXT: u16 = 1;
 
@@ -46,6 +49,8 @@ impl BatchSocket {
             socket.connect(&SocketAddr::new(0, 0))?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
+            // A transaction goes in one send. Without the right to more the default has to do.
+            let _ = setsockopt(&socket, sockopt::SndBufForce, &SENT);
             Ok(socket)
         };
         let socket = open().map_err(Error::io::<io::Error>(|| what.to_owned()))?;

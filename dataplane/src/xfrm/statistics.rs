@@ -25,16 +25,18 @@ impl Statistics {
     /// Since it was opened.
     pub(super) fn dropped(&mut self) -> Dropped {
         let (now, before) = (self.read(), self.before);
+        // Counters of the namespace; unreadable ones are zero.
+        let since = u64::saturating_sub;
         Dropped {
-            replay: now.replay - before.replay,
-            auth: now.auth - before.auth,
-            unknown_spi: now.unknown_spi - before.unknown_spi,
-            spoofed: now.spoofed - before.spoofed,
-            too_big: now.too_big - before.too_big,
-            no_sa: now.no_sa - before.no_sa,
-            malformed: now.malformed - before.malformed,
-            ecn: now.ecn - before.ecn,
-            io: now.io - before.io,
+            replay: since(now.replay, before.replay),
+            auth: since(now.auth, before.auth),
+            unknown_spi: since(now.unknown_spi, before.unknown_spi),
+            spoofed: since(now.spoofed, before.spoofed),
+            too_big: since(now.too_big, before.too_big),
+            no_sa: since(now.no_sa, before.no_sa),
+            malformed: since(now.malformed, before.malformed),
+            ecn: since(now.ecn, before.ecn),
+            io: since(now.io, before.io),
         }
     }
 

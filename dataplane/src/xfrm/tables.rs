@@ -6,20 +6,21 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
-use super::request::{PolicyKey, Template, Way};
+use super::request::{Place, PolicyKey, Template, Way};
 use crate::policy::Policy;
-use crate::{Direction, SaId, SaKind};
+use crate::{SaId, SaKey, SaKind};
 
 /// An SA that stands.
-#[derive(Clone, Copy)]
 pub(super) struct Entry {
-    pub(super) direction: Direction,
+    pub(super) place: Place,
     pub(super) kind: SaKind,
     pub(super) epoch: u64,
     pub(super) sender: MemberId,
     pub(super) receiver: Option<MemberId>,
+    /// For display.
     pub(super) source: Option<IpAddr>,
-    pub(super) reqid: u32,
+    /// Kept, for a kernel under lockdown shows zeros in its place.
+    pub(super) key: SaKey,
 }
 
 /// The outbound SAs that red is sent on now.
@@ -41,7 +42,7 @@ pub(super) fn policies(
 ) -> BTreeMap<PolicyKey, Template> {
     let ipv4 = black.is_ipv4();
     let template =
-        |id: &SaId| sas.get(id).map(|sa| Template { ends: Some((black, id.destination)), ipv4, reqid: sa.reqid });
+        |id: &SaId| sas.get(id).map(|sa| Template { ends: Some((black, id.destination)), ipv4, reqid: sa.place.reqid });
     let own: Vec<IpNet> = policy.own.iter().map(IpNet::trunc).collect();
     let groups: Vec<IpNet> = policy.groups.iter().map(IpNet::trunc).collect();
     let mut wanted = BTreeMap::new();
@@ -75,6 +76,7 @@ pub(super) fn policies(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Direction;
 
     const ALICE: MemberId = MemberId([1; 32]);
     const BOB: MemberId = MemberId([2; 32]);
@@ -85,15 +87,17 @@ mod tests {
 
     fn sa(destination: &str, spi: u32, reqid: u32) -> (SaId, Entry) {
         let id = SaId { destination: destination.parse().unwrap(), spi };
-        let (direction, kind) = (Direction::Out, SaKind::Group);
-        (id, Entry { direction, kind, epoch: 1, sender: ALICE, receiver: None, source: None, reqid })
+        let source = "fd00::c".parse().unwrap();
+        let place = Place { direction: Direction::Out, source, reqid, if_id: 9, copy_dscp: false };
+        let key = SaKey::new(&[0; SaKey::LEN]);
+        (id, Entry { place, kind: SaKind::Group, epoch: 1, sender: ALICE, receiver: None, source: None, key })
     }
 
     #[test]
     fn policies_say_what_leaves_under_which_sa_and_what_may_come_in() {
         let sas = BTreeMap::from([sa("ff05::1", 256, 10), sa("fd00::a", 257, 11), sa("fd00::b", 258, 12)]);
         let ids: Vec<SaId> = sas.keys().copied().collect();
-        let of = |reqid: u32| ids.iter().copied().find(|id| sas[id].reqid == reqid).unwrap();
+        let of = |reqid: u32| ids.iter().copied().find(|id| sas[id].place.reqid == reqid).unwrap();
         let senders = Senders { group: Some(of(10)), unicast: BTreeMap::from([(ALICE, of(11)), (BOB, of(12))]) };
         let routes = BTreeMap::from([
             (ALICE, nets(&["2001:db8:a::/64"])),

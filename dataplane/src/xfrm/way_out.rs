@@ -2,11 +2,14 @@
 //!
 //! The kernel looks up where an ESP packet goes as for any packet of its own, and not on black alone. So its SAs give it a
 //! mark, and a rule before those of the block sends what bears the mark by the main table; and the group, which in IPv6 would
-//! leave by the interface that came up first, has a route of its own.
+//! leave by the interface that came up first, has a route of its own, and so have peers with link-local addresses.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 
+use futures_util::TryStreamExt;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
+use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -17,56 +20,112 @@ use zeroize::Zeroizing;
 use super::request::Request;
 use super::socket::BatchSocket;
 use crate::Error;
+use crate::block::WAY_OUT_PRIORITY;
+use crate::netlink::{self, failed};
 
-/// Behind the block's rules for black and before all others of it.
-const PRIORITY: u32 = 28;
-
-/// The rule and the route of one instance; removed when this is dropped.
+/// The rule and the routes of one instance; removed when this is dropped.
 pub(super) struct WayOut {
     /// Of the network namespace that it was made in, whoever asks later.
     socket: BatchSocket,
     mark: u32,
-    group: IpAddr,
-    /// The black interface that the route leads to.
+    ipv4: bool,
+    /// What has a route of its own: the group, and peers with link-local addresses.
+    destinations: BTreeSet<Ipv6Addr>,
+    /// The black interface that the routes lead to.
     black: Option<u32>,
 }
 
 impl WayOut {
-    /// For packets that bear `mark`, and for the group.
-    pub(super) fn start(mark: u32, group: IpAddr) -> Result<Self, Error> {
+    /// For packets that bear `mark`. What a killed predecessor has left goes first: it may lead to what is not black any
+    /// more.
+    pub(super) fn start(mark: u32, ipv4: bool) -> Result<Self, Error> {
+        Self::remove_left_over(mark)?;
         let socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
-        Ok(WayOut { socket, mark, group, black: None })
+        Ok(WayOut { socket, mark, ipv4, destinations: BTreeSet::new(), black: None })
     }
 
-    /// What a predecessor has left; dropping it removes that.
-    pub(super) fn found(mark: u32, group: IpAddr, black: u32) -> Result<Self, Error> {
-        let mut found = Self::start(mark, group)?;
-        found.black = group.is_ipv6().then_some(black);
-        Ok(found)
+    /// Removes rules for packets that bear `mark`, and routes whose metric it is.
+    pub(super) fn remove_left_over(mark: u32) -> Result<(), Error> {
+        let mut socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
+        let rules = [true, false].map(|ipv4| request(libc::RTM_DELRULE, 0, &rule(mark, ipv4)));
+        socket.demand(&rules, &[libc::ENOENT, libc::EAFNOSUPPORT])?;
+        let bears = |one: &RouteAttribute| matches!(one, RouteAttribute::Priority(metric) if *metric == mark);
+        let old: Vec<RouteMessage> = netlink::run(async |handle| {
+            let all = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
+            match all.try_collect::<Vec<_>>().await {
+                Err(error) if netlink::errno(&error) == Some(libc::EAFNOSUPPORT) => Ok(Vec::new()),
+                Err(error) => Err(failed("reading the routes".into(), error)),
+                Ok(all) => Ok(all.into_iter().filter(|route| route.attributes.iter().any(bears)).collect()),
+            }
+        })?;
+        let routes: Vec<Request> = old.iter().map(|route| request(libc::RTM_DELROUTE, 0, route)).collect();
+        socket.demand(&routes, &[libc::ESRCH])
     }
 
     /// Sets what is not there: the kernel drops routes when black goes down, and black may be another interface by now.
     pub(super) fn keep(&mut self, black: u32) -> Result<(), Error> {
-        let create = NLM_F_CREATE | NLM_F_EXCL;
-        let rule = request(libc::RTM_NEWRULE, create, &rule(self.mark, self.group.is_ipv4()));
+        let rule = request(libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &rule(self.mark, self.ipv4));
         self.socket.demand(&[rule], &[libc::EEXIST])?;
-        // IPv4 goes by its source address.
-        if self.group.is_ipv6() {
-            self.black = Some(black);
-            // While black is down there is no way out.
-            let forgiven = [libc::EEXIST, libc::ENETDOWN, libc::ENODEV, libc::EINVAL];
-            self.socket.demand(&[request(libc::RTM_NEWROUTE, create, &route(self.group, black))], &forgiven)?;
+        if self.black.is_some_and(|former| former != black) {
+            self.remove(&self.destinations.clone())?;
         }
-        Ok(())
+        self.black = Some(black);
+        self.add(&self.destinations.clone())
+    }
+
+    /// Gives the group and peers with link-local addresses routes of their own; everybody else is found without.
+    pub(super) fn lead(&mut self, destinations: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
+        let wanted: BTreeSet<Ipv6Addr> = destinations
+            .filter_map(|destination| match destination {
+                IpAddr::V6(address) => Some(address).filter(|a| a.is_multicast() || a.is_unicast_link_local()),
+                IpAddr::V4(_) => None,
+            })
+            .collect();
+        let former = std::mem::replace(&mut self.destinations, wanted.clone());
+        self.remove(&(&former - &wanted))?;
+        self.add(&(&wanted - &former))
+    }
+
+    fn add(&mut self, destinations: &BTreeSet<Ipv6Addr>) -> Result<(), Error> {
+        // While black is down there is no way out.
+        self.change(libc::RTM_NEWROUTE, destinations, &[libc::EEXIST, libc::ENETDOWN, libc::ENODEV, libc::EINVAL])
+    }
+
+    fn remove(&mut self, destinations: &BTreeSet<Ipv6Addr>) -> Result<(), Error> {
+        self.change(libc::RTM_DELROUTE, destinations, &[libc::ESRCH, libc::ENODEV])
+    }
+
+    fn change(&mut self, kind: u16, destinations: &BTreeSet<Ipv6Addr>, forgiven: &[i32]) -> Result<(), Error> {
+        let Some(black) = self.black else { return Ok(()) };
+        let flags = if kind == libc::RTM_NEWROUTE { NLM_F_CREATE | NLM_F_EXCL } else { 0 };
+        let requests = destinations.iter().map(|one| request(kind, flags, &route(*one, black, self.mark)));
+        self.socket.demand(&requests.collect::<Vec<_>>(), forgiven)
     }
 }
 
 impl Drop for WayOut {
     fn drop(&mut self) {
-        let rule = request(libc::RTM_DELRULE, 0, &rule(self.mark, self.group.is_ipv4()));
-        let route = self.black.map(|black| request(libc::RTM_DELROUTE, 0, &route(self.group, black)));
-        let _ = self.socket.ask(&[rule].into_iter().chain(route).collect::<Vec<_>>());
+        let _ = self.remove(&self.destinations.clone());
+        let _ = self.socket.ask(&[request(libc::RTM_DELRULE, 0, &rule(self.mark, self.ipv4))]);
     }
+}
+
+/// In the table of local addresses, which comes first: there every interface has a route to all groups, and in the main
+/// one to all link-local addresses. By its metric it is known to be ours.
+fn route(destination: Ipv6Addr, black: u32, mark: u32) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet6;
+    route.header.destination_prefix_length = 128;
+    route.header.table = libc::RT_TABLE_LOCAL;
+    route.header.protocol = RouteProtocol::Kernel;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = if destination.is_multicast() { RouteType::Multicast } else { RouteType::Unicast };
+    route.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet6(destination)),
+        RouteAttribute::Oif(black),
+        RouteAttribute::Priority(mark),
+    ];
+    route
 }
 
 /// From here, marked: by the main table.
@@ -76,7 +135,7 @@ fn rule(mark: u32, ipv4: bool) -> RuleMessage {
     rule.header.action = RuleAction::ToTable;
     rule.header.table = RouteHeader::RT_TABLE_MAIN;
     rule.attributes = vec![
-        RuleAttribute::Priority(PRIORITY),
+        RuleAttribute::Priority(WAY_OUT_PRIORITY),
         // What is forwarded bears no mark of ours; should somebody give it one, it is not meant.
         RuleAttribute::Iifname("lo".into()),
         RuleAttribute::FwMark(mark),
@@ -84,24 +143,6 @@ fn rule(mark: u32, ipv4: bool) -> RuleMessage {
         RuleAttribute::Protocol(RouteProtocol::Kernel),
     ];
     rule
-}
-
-/// In the table of local addresses, which comes first: there every interface has a route to all groups.
-fn route(group: IpAddr, black: u32) -> RouteMessage {
-    let mut route = RouteMessage::default();
-    let (family, length, address) = match group {
-        IpAddr::V4(group) => (AddressFamily::Inet, 32, RouteAddress::Inet(group)),
-        IpAddr::V6(group) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(group)),
-    };
-    route.header.address_family = family;
-    route.header.destination_prefix_length = length;
-    route.header.table = libc::RT_TABLE_LOCAL;
-    route.header.protocol = RouteProtocol::Kernel;
-    route.header.scope = RouteScope::Universe;
-    route.header.kind = RouteType::Multicast;
-    route.attributes =
-        vec![RouteAttribute::Destination(address), RouteAttribute::Oif(black), RouteAttribute::Priority(1)];
-    route
 }
 
 fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {

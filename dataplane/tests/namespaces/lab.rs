@@ -26,7 +26,16 @@ pub(crate) fn skip() -> bool {
         },
         other => format!("no network namespace can be made ({other:?}); run as root"),
     };
-    let line = format!("SKIP: {}: {reason}\n", thread::current().name().unwrap_or("test"));
+    say_skipped(&reason)
+}
+
+/// The same of what only the kernel's ESP has.
+pub(crate) fn skip_userspace() -> bool {
+    !is_kernel() && say_skipped("of the kernel's ESP, which the kernel lab tests")
+}
+
+fn say_skipped(reason: &str) -> bool {
+    let line = format!("SKIP {}: {reason}\n", thread::current().name().unwrap_or("test"));
     let _ = io::stderr().write_all(line.as_bytes());
     true
 }

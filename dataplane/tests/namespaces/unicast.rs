@@ -18,13 +18,13 @@ const HOSTS: [[&str; 2]; 2] = [["2001:db8:a::2", "2001:db8:b::2"], ["10.1.0.2", 
 const ROUTERS: [[&str; 2]; 2] = [["2001:db8:a::1", "2001:db8:b::1"], ["10.1.0.1", "10.2.0.1"]];
 
 /// The coalition with unicast SAs and routes both ways.
-struct Pair {
-    net: Coalition,
-    a: Box<dyn Dataplane>,
-    b: Box<dyn Dataplane>,
+pub(crate) struct Pair {
+    pub(crate) net: Coalition,
+    pub(crate) a: Box<dyn Dataplane>,
+    pub(crate) b: Box<dyn Dataplane>,
 }
 
-fn sa(from: MemberId, black_ipv4: bool) -> Sa {
+pub(crate) fn sa(from: MemberId, black_ipv4: bool) -> Sa {
     let destination = match (from == ALICE, black_ipv4) {
         (true, false) => "fd00::b",
         (true, true) => "192.0.2.2",
@@ -43,7 +43,7 @@ fn sa(from: MemberId, black_ipv4: bool) -> Sa {
 }
 
 impl Pair {
-    fn new(config: fn(Side, bool) -> EspConfig, black_ipv4: bool) -> Self {
+    pub(crate) fn new(config: fn(Side, bool) -> EspConfig, black_ipv4: bool) -> Self {
         let net = Coalition::new();
         for (host, side) in [(&net.host_a, 0), (&net.host_b, 1)] {
             ROUTERS.iter().for_each(|routers| host.default_route(routers[side]));
@@ -68,7 +68,7 @@ impl Pair {
     }
 
     /// What the host behind A sends arrives at the one behind B.
-    fn crosses(&self, family: usize, payload: &[u8]) {
+    pub(crate) fn crosses(&self, family: usize, payload: &[u8]) {
         let (from, to) = self.sockets(family);
         let expected = payload.to_vec();
         until(&format!("{} octets arrive in family {family}", payload.len()), || {
@@ -79,7 +79,7 @@ impl Pair {
     }
 
     /// A socket on the host behind A, connected to one on the host behind B.
-    fn sockets(&self, family: usize) -> (UdpSocket, UdpSocket) {
+    pub(crate) fn sockets(&self, family: usize) -> (UdpSocket, UdpSocket) {
         let [a, b] = HOSTS[family];
         let (from, to) = (udp(&self.net.host_a, &at(a, 0)), udp(&self.net.host_b, &at(b, 5000)));
         from.connect(at(b, 5000)).unwrap();
@@ -155,7 +155,7 @@ fn unicast_over_black_ipv4() {
 }
 
 /// Largest IP packets of the path to `to`, as the host learns them from ICMP.
-fn path_mtu(socket: &UdpSocket, ipv4: bool) -> i32 {
+pub(crate) fn path_mtu(socket: &UdpSocket, ipv4: bool) -> i32 {
     let (level, option) = if ipv4 { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
     let (mut mtu, mut len) = (0i32, 4u32);
     // SAFETY: both pointers are to live values of the stated sizes, which the kernel fills during the call.

@@ -1,0 +1,151 @@
+//! What this instance has in the kernel, and how that changes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use muster_wire::MemberId;
+use socket2::Socket;
+
+use super::FIRST_REQID;
+use super::device::Device;
+use super::dump::each_sa;
+use super::filter::Filter;
+use super::request::{PolicyKey, Progress, Request, Template};
+use super::socket::BatchSocket;
+use super::statistics::Statistics;
+use super::tables::{Entry, Senders};
+use super::way_out::WayOut;
+use crate::{Direction, Error, REKEY_AT, SaId, SaKind};
+
+/// What the kernel was told.
+pub(super) struct State {
+    /// The interface's number: what is ours in the kernel bears it.
+    pub(super) if_id: u32,
+    pub(super) socket: BatchSocket,
+    pub(super) filter: Filter,
+    pub(super) device: Device,
+    pub(super) statistics: Statistics,
+    /// Kept as well by whoever watches the interfaces.
+    pub(super) way_out: Arc<Mutex<WayOut>>,
+    pub(super) black: IpAddr,
+    /// Holds the group's membership on black.
+    pub(super) _member: Socket,
+    pub(super) sas: BTreeMap<SaId, Entry>,
+    pub(super) senders: Senders,
+    pub(super) routes: BTreeMap<MemberId, Vec<IpNet>>,
+    pub(super) policies: BTreeMap<PolicyKey, Template>,
+    pub(super) reqids: HashMap<(MemberId, SaKind), u32>,
+    pub(super) next_reqid: u32,
+    /// Outbound SAs before the ones in use, which packets may still be on their way under; when they go.
+    pub(super) retired: Vec<(Instant, SaId)>,
+    /// Kinds of outbound SAs that have carried so many packets that another is due.
+    pub(super) worn: HashSet<SaKind>,
+}
+
+/// Where an SA is to be, and from which address it is to send.
+pub(super) struct Move {
+    pub(super) from: SaId,
+    pub(super) to: SaId,
+    pub(super) source: Option<IpAddr>,
+}
+
+impl State {
+    /// Of the SAs that a member sends on.
+    pub(super) fn reqid_of(&mut self, member: MemberId, kind: SaKind) -> u32 {
+        if let Some(reqid) = self.reqids.get(&(member, kind)) {
+            return *reqid;
+        }
+        let reqid = self.fresh_reqid();
+        self.reqids.insert((member, kind), reqid);
+        reqid
+    }
+
+    pub(super) fn fresh_reqid(&mut self) -> u32 {
+        let reqid = self.next_reqid;
+        self.next_reqid = self.next_reqid.checked_add(1).unwrap_or(FIRST_REQID);
+        reqid
+    }
+
+    pub(super) fn next_retirement(&self) -> Option<Instant> {
+        self.retired.iter().map(|(at, _)| *at).min()
+    }
+
+    pub(super) fn remove_retired(&mut self, now: Instant) -> Result<(), Error> {
+        let (due, later) = self.retired.iter().partition(|(at, _)| *at <= now);
+        self.retired = later;
+        let due: Vec<(Instant, SaId)> = due;
+        self.remove(&due.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
+    }
+
+    /// Gives SAs other addresses: their keys are the senders', not the addresses'. One that cannot be moved is gone.
+    pub(super) fn move_sas(&mut self, moves: &[Move]) -> Result<(), Error> {
+        let mut reached: HashMap<SaId, Progress> = HashMap::new();
+        let State { socket, sas, if_id, .. } = self;
+        each_sa(socket, *if_id, |found| {
+            let direction = sas.get(&found.id).map(|entry| entry.place.direction);
+            reached.extend(direction.map(|direction| (found.id, found.progress(direction))));
+        })?;
+        let mut added = Vec::new();
+        for Move { from, to, source } in moves {
+            let (Some(mut entry), Some(progress)) = (self.sas.remove(from), reached.remove(from)) else { continue };
+            if let Some(source) = *source {
+                (entry.place.source, entry.source) = (source, Some(source));
+            }
+            added.push(Request::add_sa(*to, &entry.key, entry.place, ahead(progress)));
+            self.sas.insert(*to, entry);
+        }
+        // One that stays under its number goes before it can come again; the others stand until they have come.
+        let (in_place, away): (Vec<&Move>, Vec<&Move>) = moves.iter().partition(|one| one.from == one.to);
+        let gone = |moves: Vec<&Move>| moves.into_iter().map(|one| Request::delete_sa(one.from)).collect::<Vec<_>>();
+        self.socket.demand(&gone(in_place), &[libc::ESRCH])?;
+        let added = self.socket.demand(&added, &[]);
+        self.socket.demand(&gone(away), &[libc::ESRCH])?;
+        added
+    }
+
+    /// Whether all that was installed is there.
+    pub(super) fn check(&mut self) -> Result<(), Error> {
+        let mut stand = HashSet::new();
+        let State { socket, sas, if_id, worn, .. } = self;
+        each_sa(socket, *if_id, |found| {
+            stand.insert(found.id);
+            // That may have been among what was missed.
+            let is_worn = |entry: &&Entry| {
+                entry.place.direction == Direction::Out && u64::from(found.sequence(Direction::Out)) >= REKEY_AT
+            };
+            worn.extend(sas.get(&found.id).filter(is_worn).map(|entry| entry.kind));
+        })?;
+        match self.sas.keys().find(|id| !stand.contains(id)) {
+            None => Ok(()),
+            Some(SaId { destination, spi }) => Err(Error::Config(format!(
+                "somebody has removed the SA to {destination} with SPI {spi:#010x} from the kernel"
+            ))),
+        }
+    }
+
+    /// Removes SAs of ours; others and unknown ones are passed over.
+    pub(super) fn remove(&mut self, ids: &[SaId]) -> Result<(), Error> {
+        let known: Vec<SaId> = ids.iter().copied().filter(|id| self.sas.contains_key(id)).collect();
+        let requests: Vec<Request> = known.iter().map(|id| Request::delete_sa(*id)).collect();
+        self.socket.demand(&requests, &[libc::ESRCH])?;
+        self.sas.retain(|id, _| !known.contains(id));
+        // Else one that comes under the same number soon would go in its place.
+        self.retired.retain(|(_, id)| !known.contains(id));
+        // A number means a sender as long as SAs bear it.
+        let senders: HashSet<_> = self.sas.values().map(|entry| (entry.sender, entry.kind)).collect();
+        self.reqids.retain(|sender, _| senders.contains(sender));
+        Ok(())
+    }
+}
+
+/// Packets may have gone since the kernel was asked, and a number that comes twice is dropped as a replay.
+fn ahead(progress: Progress) -> Progress {
+    const SURELY_LESS: u32 = 1 << 20;
+    match progress {
+        Progress::Sent(sent) => Progress::Sent(sent.saturating_add(SURELY_LESS)),
+        other => other,
+    }
+}

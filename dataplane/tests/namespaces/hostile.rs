@@ -1,0 +1,213 @@
+//! What somebody on black says, and what somebody on the router does, to harm a data plane that runs.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, UdpSocket};
+
+use ipnet::IpNet;
+use muster_dataplane::{EspConfig, Sa};
+use muster_wire::MemberId;
+use nix::libc;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::lab::{self, Capture, Ns, protocol, receive, start, until};
+use super::tunnel::{ALICE, MARKER, Side, config, nets};
+use super::unicast::{Pair, path_mtu, sa};
+
+/// The least MTU that the kernels still believe.
+const SMALL: u16 = 1280;
+
+/// ICMPv6 "packet too big" about an IPv6 packet of A's to B, whose payload begins with `next` and `rest`.
+fn too_big_v6(next: u8, rest: &[u8]) -> Vec<u8> {
+    let mut message = vec![2, 0, 0, 0, 0, 0];
+    message.extend(SMALL.to_be_bytes());
+    message.extend([0x60, 0, 0, 0, 5, 0, next, 64]);
+    for address in ["fd00::a", "fd00::b"] {
+        message.extend(address.parse::<std::net::Ipv6Addr>().unwrap().octets());
+    }
+    message.extend(rest);
+    message
+}
+
+/// ICMP "fragmentation needed" about an ESP packet of A's to B.
+fn too_big_v4(esp: &[u8]) -> Vec<u8> {
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(600_u16.to_be_bytes());
+    message.extend([0x45, 0, 5, 0, 0, 0, 0x40, 0, 64, libc::IPPROTO_ESP as u8, 0, 0]);
+    message.extend([192, 0, 2, 1, 192, 0, 2, 2]);
+    message.extend(esp);
+    let sum: u32 = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
+/// Sends an ICMP message from `ns` to A's black address.
+fn say(ns: &Ns, ipv4: bool, message: Vec<u8>) {
+    ns.run(move || {
+        let (domain, protocol) = match ipv4 {
+            true => (Domain::IPV4, Protocol::ICMPV4),
+            false => (Domain::IPV6, Protocol::ICMPV6),
+        };
+        let to: IpAddr = if ipv4 { "192.0.2.1" } else { "fd00::a" }.parse().unwrap();
+        // Of ICMPv6 the kernel makes the checksum.
+        let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
+        socket.send_to(&message, &std::net::SocketAddr::new(to, 0).into()).unwrap();
+    });
+}
+
+/// The router's own path to B on black, which is what such messages would change.
+fn black_path(pair: &Pair, black_ipv4: bool) -> i32 {
+    let to = if black_ipv4 { "192.0.2.2:9" } else { "[fd00::b]:9" };
+    let from = if black_ipv4 { "192.0.2.1:0" } else { "[fd00::a]:0" };
+    let socket = pair.net.router_a.run(move || {
+        let socket = UdpSocket::bind(from).unwrap();
+        SockRef::from(&socket).bind_device(Some(b"black")).unwrap();
+        socket.connect(to).unwrap();
+        socket
+    });
+    path_mtu(&socket, black_ipv4)
+}
+
+/// Whoever sees an SPI could else shrink the tunnel, again and again.
+#[test]
+fn nobody_on_black_says_how_large_esp_may_be() {
+    if lab::skip() {
+        return;
+    }
+    for black_ipv4 in [false, true] {
+        let pair = Pair::new(config, black_ipv4);
+        let spi = sa(ALICE, black_ipv4).spi.to_be_bytes();
+        let esp = [&spi[..], &1_u32.to_be_bytes()].concat();
+        if black_ipv4 {
+            say(&pair.net.router_b, true, too_big_v4(&esp));
+        } else {
+            say(&pair.net.router_b, false, too_big_v6(libc::IPPROTO_ESP as u8, &esp));
+            // Behind an extension header the kernel finds it, too.
+            let hidden = [&[libc::IPPROTO_ESP as u8, 0, 1, 4, 0, 0, 0, 0][..], &esp].concat();
+            say(&pair.net.router_b, false, too_big_v6(libc::IPPROTO_DSTOPTS as u8, &hidden));
+        }
+        for family in [0, 1] {
+            let (from, to) = pair.sockets(family);
+            let tunnel = 1500 - if black_ipv4 { 54 } else { 74 };
+            let payload = vec![7; tunnel - if family == 1 { 28 } else { 48 }];
+            // The host learns no other size, whatever it sends.
+            for _ in 0..3 {
+                from.send(&payload).unwrap();
+                until("it arrives", || receive(&to).is_some_and(|got| got == payload));
+            }
+            assert!(path_mtu(&from, family == 1) >= tunnel as i32);
+        }
+        // In user space it does not matter.
+        assert!(!lab::is_kernel() || black_path(&pair, black_ipv4) == 1500);
+    }
+}
+
+/// Hosts choose flow labels: with them they could speak to black.
+#[test]
+fn flow_labels_of_hosts_do_not_show_on_black() {
+    if lab::skip() {
+        return;
+    }
+    let label = |frame: &[u8]| u32::from_be_bytes([0, frame[15] & 0xf, frame[16], frame[17]]);
+    let pair = Pair::new(config, false);
+    pair.net.host_a.run(|| std::fs::write("/proc/sys/net/ipv6/auto_flowlabels", "1").unwrap());
+    let (black, red) = (Capture::new(&pair.net.router_a, "black"), Capture::new(&pair.net.host_a, "eth0"));
+    for flow in [b"one flow", b"the next"] {
+        pair.crosses(0, flow);
+    }
+    let labels = |frames: Vec<Vec<u8>>, wanted: u8| -> Vec<u32> {
+        frames.iter().filter(|frame| protocol(frame) == Some(wanted)).map(|frame| label(frame)).collect()
+    };
+    let (inner, outer) = (labels(red.frames(), 17), labels(black.frames(), 50));
+    assert!(inner.iter().any(|label| *label != inner[0]), "{inner:x?}");
+    // In user space one of the router's own, always the same.
+    assert!(outer.len() >= 2 && outer.iter().all(|label| *label == outer[0]), "{outer:x?}");
+}
+
+/// More prefixes than one send to the kernel takes by default.
+#[test]
+fn senders_with_very_many_prefixes_have_room() {
+    if lab::skip() {
+        return;
+    }
+    let pair = Pair::new(config, false);
+    let mut senders: HashMap<MemberId, Vec<IpNet>> =
+        HashMap::from([(ALICE, nets(&["2001:db8:a::/64", "10.1.0.0/24"]))]);
+    for nth in 1..=100_u8 {
+        let prefixes = (0..64).map(|prefix| format!("2001:db8:{nth:x}00:{prefix:x}::/64").parse().unwrap());
+        senders.insert(MemberId([0x80 | nth; 32]), prefixes.collect());
+    }
+    // Numbers of the SAs are what prefixes are paired with.
+    let sas =
+        senders.keys().filter(|sender| **sender != ALICE).map(|sender| Sa { sender: *sender, ..sa(*sender, false) });
+    let sas: Vec<Sa> = sas.map(|one| Sa { destination: "fd00::b".parse().unwrap(), ..one }).collect();
+    pair.b.set_senders(senders);
+    pair.b.install_inbound(sas).unwrap();
+    pair.crosses(0, b"there is room");
+    assert_eq!(pair.b.failure(), None);
+}
+
+/// Whoever loads rules of his own begins with `flush ruleset`.
+#[test]
+fn the_packet_filter_comes_back_when_somebody_has_flushed_it() {
+    if lab::skip() || lab::skip_userspace() {
+        return;
+    }
+    let pair = Pair::new(config, false);
+    pair.b.set_senders(HashMap::from([(ALICE, nets(&["2001:db8:c::/64"]))]));
+    let before = pair.b.counters().dropped.spoofed;
+    pair.net.router_b.run(flush_ruleset);
+    let (from, to) = pair.sockets(0);
+    until("what the sender may not send from is dropped again", || {
+        from.send(MARKER).unwrap();
+        pair.b.counters().dropped.spoofed > before
+    });
+    while receive(&to).is_some() {}
+    for _ in 0..20 {
+        from.send(MARKER).unwrap();
+    }
+    assert_eq!(receive(&to), None);
+    assert_eq!(pair.b.failure(), None);
+}
+
+/// As `nft flush ruleset` does.
+fn flush_ruleset() {
+    const BATCH_BEGIN: u16 = 16;
+    const BATCH_END: u16 = 17;
+    const NFTABLES: u16 = 10;
+    const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
+    let message = |kind: u16, flags: u16, number: u32, body: [u8; 4]| {
+        let header = [&20_u32.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &number.to_ne_bytes()];
+        [&header.concat()[..], &[0; 4], &body].concat()
+    };
+    let begin = [0, 0, 0, NFTABLES as u8];
+    // NLM_F_REQUEST, and NLM_F_ACK.
+    let bytes =
+        [message(BATCH_BEGIN, 1, 1, begin), message(DELETE_TABLE, 5, 2, [0; 4]), message(BATCH_END, 1, 3, begin)];
+    let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_NETFILTER).unwrap();
+    socket.bind_auto().unwrap();
+    socket.send_to(&bytes.concat(), &netlink_sys::SocketAddr::new(0, 0), 0).unwrap();
+    let (answer, _) = socket.recv_from_full().unwrap();
+    assert_eq!(answer[16..20], [0; 4], "flushed");
+}
+
+/// The kernel keeps all SAs in one table, by destination and SPI.
+#[test]
+fn two_instances_on_the_kernel_do_not_share_a_group() {
+    if lab::skip() || lab::skip_userspace() {
+        return;
+    }
+    let pair = Pair::new(config, false);
+    let another = |group: &'static str| {
+        move || {
+            let group_address = group.parse().unwrap();
+            let config = config(Side::A, false);
+            start(EspConfig { instance: 4, device: "muster4".into(), reds: vec![], group_address, ..config }).map(drop)
+        }
+    };
+    let refused = pair.net.router_a.run(another("ff05::6d76")).unwrap_err().to_string();
+    assert!(refused.contains("ff05::6d76") && refused.contains("muster0"), "{refused}");
+    pair.net.router_a.run(another("ff05::6d77")).unwrap();
+    assert_eq!(pair.a.failure(), None);
+    pair.crosses(0, MARKER);
+}
