@@ -190,7 +190,7 @@ defaulted! {
     }
     /// `[dataplane]`
     DataplaneSection {
-        /// `auto` or `userspace` so far.
+        /// `auto` (the kernel's ESP where it can be started, else user space), `kernel` or `userspace`.
         backend: String = "auto".into(),
         /// The tunnel's device.
         device: String = "muster0".into(),
@@ -380,6 +380,9 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     }
     if file.dataplane.backend.parse::<muster_dataplane::Backend>().is_err() {
         return value("dataplane.backend", "must be auto, kernel or userspace".into());
+    }
+    if file.dataplane.backend == "kernel" && file.dataplane.hop_limit != 64 {
+        return value("dataplane.hop_limit", "must be 64 with the kernel's ESP".into());
     }
     Ok(())
 }

@@ -174,7 +174,7 @@ pub(crate) struct DemoArgs {
     /// The black network and the red traffic are IPv4
     #[arg(long)]
     pub(crate) ipv4: bool,
-    /// What carries the traffic: auto or userspace
+    /// What carries the traffic: auto (the kernel's ESP where it can be started, else userspace), kernel or userspace
     #[arg(long, value_name = "BACKEND", default_value = "auto", value_parser = backend)]
     pub(crate) dataplane: String,
     /// Print one JSON object at the end, and nothing else

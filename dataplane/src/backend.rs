@@ -2,16 +2,18 @@
 
 use std::str::FromStr;
 
-use crate::{Dataplane, Error, EspConfig, Kernel, Userspace};
+use crate::userspace::Userspace;
+use crate::xfrm::Kernel;
+use crate::{Dataplane, Error, EspConfig};
 
 /// As `dataplane.backend` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// [`Kernel`] where it can be had, else [`Userspace`].
+    /// The kernel's where it can be started, else the other.
     Auto,
-    /// [`Kernel`]
+    /// Linux's own ESP, through an xfrm interface.
     Kernel,
-    /// [`Userspace`]
+    /// ESP by this program, over a TUN device and raw sockets.
     Userspace,
 }
 
@@ -40,7 +42,8 @@ pub struct Running {
 /// the other one.
 ///
 /// # Errors
-/// As [`Kernel::start`] and [`Userspace::start`].
+/// A configuration that cannot work, an interface that is not there, a missing right or device, what the kernel lacks: each
+/// by name.
 pub fn start(backend: Backend, config: EspConfig) -> Result<Running, Error> {
     let configured = || "configured".to_owned();
     match backend {

@@ -27,8 +27,9 @@ use tracing::{debug, warn};
 
 use crate::Error;
 use crate::config::{check_instance, check_interface_name};
-use crate::mroute;
+use crate::mroute::{self, Claim};
 use crate::netlink::{self, Action, Owner, Route, Rule, RuleFamily, Selector};
+use crate::xfrm::remove_left_over;
 
 const TABLE: u32 = 0x4d00;
 const OWN_TABLE: u32 = 0x4d10;
@@ -98,12 +99,17 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
     })
 }
 
-/// Takes the block of this instance away, whatever interfaces it was set for.
+/// Takes the block of this instance away, whatever interfaces it was set for, and what a killed daemon has left in the
+/// kernel.
 ///
 /// # Errors
 /// What the kernel refuses.
 pub fn unblock(instance: u8) -> Result<(), Error> {
     check_instance(instance)?;
+    // With its keys. What a daemon that runs has stays.
+    if Claim::take(instance).is_ok() {
+        remove_left_over(instance)?;
+    }
     netlink::run(async |handle| {
         for table in [table(instance), own_table(instance)] {
             for route in netlink::routes(handle, table).await? {

@@ -6,10 +6,10 @@ use ipnet::IpNet;
 
 use crate::{BlockConfig, Error, KeyLedger};
 
-/// For [`Userspace::start`](crate::Userspace::start).
+/// For [`start`](crate::start).
 #[derive(Clone)]
 pub struct EspConfig {
-    /// Name of the TUN device, at most 15 octets.
+    /// Name of the tunnel's device, at most 15 octets.
     pub device: String,
     /// Name of the black interface.
     pub black_interface: String,
@@ -17,7 +17,7 @@ pub struct EspConfig {
     pub black_address: IpAddr,
     /// Outer destination of the group's ESP: multicast, of the family of `black_address`.
     pub group_address: IpAddr,
-    /// Outer TTL or hop limit.
+    /// Outer TTL or hop limit; the kernel's ESP has 64 only.
     pub hop_limit: u8,
     /// The outer header shows the inner DSCP (RFC 4301 5.1.2); ECN it always does.
     pub copy_dscp: bool,

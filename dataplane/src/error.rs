@@ -38,6 +38,9 @@ pub enum Error {
     /// A configuration value that cannot work.
     #[error("{0}")]
     Config(String),
+    /// What ran has ended or was taken away by others.
+    #[error("{0}")]
+    Lost(String),
     /// The named interface is not there.
     #[error("interface {name}: not found; create it or correct the configuration")]
     NoInterface {

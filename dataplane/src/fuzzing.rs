@@ -17,7 +17,7 @@ use crate::mroute::{Family, parse_upcall};
 use crate::netlink::{Route, Rule, RuleFamily};
 use crate::policy::Inner;
 use crate::policy::Policies;
-use crate::sad::{Sad, Treatment};
+use crate::userspace::sad::{Sad, Treatment};
 use crate::{KeyLedger, Sa, SaKey, SaKind};
 
 const GROUP: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 0x6d76));
@@ -38,13 +38,14 @@ pub fn esp(data: &[u8]) {
     }
 }
 
-/// The kernel's messages: multicast upcalls, rules and routes. The first byte chooses.
+/// The kernel's messages: multicast upcalls, rules and routes, what XFRM and the packet filter say. The first byte chooses.
 pub fn kernel(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else { return };
-    match which % 3 {
+    match which % 4 {
         0 => drop(parse_upcall(Family::Ipv4, bytes)),
         1 => drop(parse_upcall(Family::Ipv6, bytes)),
-        _ => rule_or_route(bytes),
+        2 => rule_or_route(bytes),
+        _ => crate::xfrm::read(bytes),
     }
 }
 

@@ -26,12 +26,11 @@ use tracing::{info, warn};
 use crate::Error;
 use crate::block::{BlockConfig, own_table, red_links, set_routes, table, warn_of};
 use crate::config::EspConfig;
-use crate::esp::device::set_ipv6_mtu;
-use crate::esp::tunnel_mtu;
 use crate::lost::Lost;
 use crate::netlink::{self, Link, Owner, Route};
 use crate::policy::covers;
 use crate::stop::Workers;
+use crate::tunnel::{set_ipv6_mtu, tunnel_mtu};
 
 /// Metric of the routes that stay: worse than any by the tunnel.
 const LAST: u32 = 0xffff;
@@ -81,8 +80,11 @@ impl Learned {
         Ok(Learned(sender))
     }
 
-    /// All prefixes that are reached through the tunnel, and the router before each.
-    pub(crate) fn set(&self, prefixes: BTreeMap<IpNet, MemberId>) {
+    /// All prefixes that are reached through the tunnel, by the router before them. Of two before one the higher id stands.
+    pub(crate) fn set(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
+        let of =
+            |(member, prefixes): (MemberId, Vec<IpNet>)| prefixes.into_iter().map(move |net| (net.trunc(), member));
+        let prefixes: BTreeMap<IpNet, MemberId> = routes.into_iter().flat_map(of).collect();
         self.0.send_if_modified(|wanted| {
             let changes = wanted.prefixes != prefixes;
             wanted.prefixes = prefixes;
@@ -153,7 +155,7 @@ impl Keeper {
                     }
                     announcement = announced.next() => {
                         let Some((message, _)) = announcement else {
-                            return Err(Error::Config("the netlink connection has ended".into()));
+                            return Err(Error::Lost("the netlink connection has ended".into()));
                         };
                         if self.concerns(&message) {
                             if changes_routes(&message) {
@@ -166,7 +168,7 @@ impl Keeper {
                     () = reached(look_at), if look_at.is_some() => {
                         look_at = None;
                         let done = tokio::time::timeout(PATIENCE, self.follow(&handle)).await;
-                        if let Err(error) = done.unwrap_or_else(|_| Err(Error::Config("the kernel does not answer".into()))) {
+                        if let Err(error) = done.unwrap_or_else(|_| Err(Error::Lost("the kernel does not answer".into()))) {
                             warn!(%error, "routes are not as they should be; trying again");
                             self.shape = None;
                             look_at = Some(Instant::now() + AGAIN);

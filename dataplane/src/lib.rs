@@ -1,13 +1,13 @@
 //! Where keys go: ESP, routes, multicast forwarding, the block.
 //!
-//! The daemon knows the [`Dataplane`] trait alone. [`Userspace`] is RFC 4303 in user space over a TUN device and raw
-//! sockets, [`Kernel`] by Linux through an xfrm interface; [`Memory`] is the first without I/O, for tests. [`block()`]
+//! The daemon knows the [`Dataplane`] trait alone. [`start`] starts one: RFC 4303 in user space over a TUN device and raw
+//! sockets, or by Linux through an xfrm interface; [`Memory`] is the first without I/O, for tests. [`block()`]
 //! makes the router fail closed before any of them starts and keeps it so after they have ended.
 //!
-//! Read in this order: `plane` (the trait), `sad` (security associations, the way of a packet), `esp` (formats,
-//! devices, threads), `xfrm` (the kernel's ESP), `mroute` (red multicast), `learned` (routes to red unicast), `block`.
+//! Read in this order: `plane` (the trait), `policy` (what may cross), `userspace` (security associations, the way of a
+//! packet, threads) with the formats of `esp`, `xfrm` (the kernel's ESP), `mroute` (red multicast), `learned` (routes to red
+//! unicast), `block`; `backend` says which of the two runs.
 
-mod association;
 mod backend;
 mod block;
 mod config;
@@ -19,28 +19,27 @@ pub mod fuzzing;
 mod learned;
 mod ledger;
 mod lost;
-mod memory;
+mod membership;
 mod mroute;
 mod netlink;
 mod plane;
 mod policy;
 mod probe;
 mod routes;
-mod sad;
 mod stop;
 mod sysctl;
+mod tunnel;
+mod userspace;
 mod xfrm;
 
 pub use backend::{Backend, Running, start};
 pub use block::{BlockConfig, Blocked, block, is_blocked, unblock};
 pub use config::{EspConfig, check_interface_name};
 pub use error::Error;
-pub use esp::Userspace;
 pub use forwarding::enable_forwarding;
 pub use ledger::KeyLedger;
-pub use memory::Memory;
 pub use plane::{
     ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, REKEY_AT, Sa, SaId, SaKey, SaKind, SaStatus,
 };
 pub use probe::{Probe, probe};
-pub use xfrm::Kernel;
+pub use userspace::Memory;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::Error;
 
@@ -250,7 +250,25 @@ pub struct ExportedKey {
     /// Always [`ALGORITHM`].
     pub algorithm: &'static str,
     /// 72 hex digits: 32 octets of key, 4 of salt.
-    pub key_hex: zeroize::Zeroizing<String>,
+    pub key_hex: Zeroizing<String>,
+}
+
+impl ExportedKey {
+    pub(crate) fn new(id: SaId, key: &SaKey) -> Self {
+        ExportedKey { id, algorithm: ALGORITHM, key_hex: hex(key.bytes()) }
+    }
+}
+
+/// A key in hexadecimal, erased when dropped.
+fn hex(bytes: &[u8]) -> Zeroizing<String> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    // Room for all of it first: a string that grows leaves its old content behind.
+    let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+    }
+    text
 }
 
 /// Sums over all SAs since the start.

@@ -13,6 +13,7 @@ mod timeline;
 mod traffic;
 mod view;
 
+use muster_dataplane::Probe;
 use muster_netlab::{enter_user_namespace, unavailable};
 use nix::unistd::geteuid;
 
@@ -26,7 +27,7 @@ use self::report::Report;
 use self::timeline::Timeline;
 
 pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
-    check_machine()?;
+    check_machine(&args.dataplane)?;
     let patience = Patience::new()?;
     let mut timeline = Timeline::start(!args.json);
     let mut report = Report::new(args.routers.into());
@@ -55,8 +56,14 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
     }
 }
 
-fn check_machine() -> Result<(), Failure> {
-    muster_dataplane::probe().tun.map_err(because)?;
+fn check_machine(backend: &str) -> Result<(), Failure> {
+    let Probe { tun, kernel, .. } = muster_dataplane::probe();
+    match backend {
+        "kernel" => kernel,
+        "userspace" => tun,
+        _ => tun.or(kernel),
+    }
+    .map_err(because)?;
     // While there is but one thread: the kernel allows it to no other.
     if !geteuid().is_root() {
         enter_user_namespace()?;

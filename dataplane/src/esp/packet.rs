@@ -178,6 +178,14 @@ mod tests {
         (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
     }
 
+    /// README tells the least MTUs that leave 1280 octets, which IPv6 needs.
+    #[test]
+    fn the_largest_inner_packet_is_known() {
+        let of = |mtu: usize, ipv4| largest_inner(mtu, ipv4);
+        assert_eq!([of(1500, false), of(1356, false), of(1355, false)], [1426, 1282, 1278]);
+        assert_eq!([of(1500, true), of(1336, true), of(1335, true)], [1446, 1282, 1278]);
+    }
+
     /// Made once by another implementation (OpenSSL's AES-GCM, the packet put together by hand in Python).
     #[test]
     fn golden_vectors() {

@@ -42,15 +42,13 @@ pub(crate) struct Claim(Vec<(Family, RoutingSocket)>);
 impl Claim {
     /// # Errors
     /// Another daemon of this instance runs; or a missing right.
-    pub(crate) fn take(config: &EspConfig) -> Result<Self, Error> {
-        let EspConfig { device, instance, .. } = config;
-        let (mut sockets, table) = (Vec::new(), table(*instance));
+    pub(crate) fn take(instance: u8) -> Result<Self, Error> {
+        let (mut sockets, table) = (Vec::new(), table(instance));
         for family in [Family::Ipv4, Family::Ipv6] {
             let Some(socket) = open(family, table)? else { continue };
             let what = || {
                 format!(
-                    "device {device}: taking {family:?} multicast routing table {table}; does another daemon of \
-                     instance {instance} run?"
+                    "taking {family:?} multicast routing table {table}; does another daemon of instance {instance} run?"
                 )
             };
             socket.start().map_err(Error::io(what))?;
@@ -115,8 +113,7 @@ impl Forwarding {
 async fn interfaces(handle: &Handle, config: &EspConfig) -> Result<Vec<u32>, Error> {
     let mut indices = Vec::new();
     for name in [&config.device].into_iter().chain(&config.reds) {
-        let link = netlink::link(handle, name).await?;
-        indices.push(link.ok_or_else(|| Error::NoInterface { name: name.clone() })?.index);
+        indices.push(netlink::existing_link(handle, name).await?.index);
         // Part of the block; here too, so that forwarding does not depend on who started us.
         for family in RuleFamily::MULTICAST {
             multicast_rule(family, config.instance, name).add(handle).await?;

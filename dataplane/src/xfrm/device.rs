@@ -11,11 +11,10 @@ use tracing::debug;
 use zeroize::Zeroizing;
 
 use super::IF_IDS;
-use super::request::Request;
-use super::socket::{BatchSocket, attributes};
 use crate::Error;
-use crate::esp::device::quieten;
+use crate::netlink::batch::{BatchSocket, Request, attributes};
 use crate::netlink::{self, failed};
+use crate::tunnel::quieten;
 
 /// As that of the TUN device: what is too big is told by the routes and by the interface's IPv6 MTU.
 const DEVICE_MTU: u32 = 65535;

@@ -8,9 +8,9 @@ use netlink_packet_xfrm::constants::{
 };
 use netlink_packet_xfrm::{Address, UserPolicyInfo, UserSaId, UserSaInfo};
 
-use super::request::{Progress, Request};
-use super::socket::{BatchSocket, attributes};
-use super::tables::Entry;
+use super::request::Progress;
+use super::spd::Entry;
+use crate::netlink::batch::{BatchSocket, Request, attributes};
 use crate::{Direction, Error, SaId, SaStatus};
 
 /// `struct xfrm_usersa_info` and `struct xfrm_userpolicy_info`, with what comes before their attributes.
@@ -134,6 +134,62 @@ fn address(address: &Address, family: u16) -> IpAddr {
     if family == AF_INET { address.to_ipv4().into() } else { address.to_ipv6().into() }
 }
 
+/// Whose an SA is.
+#[cfg(feature = "fuzzing")]
+pub(super) fn number_of(payload: &[u8]) -> Option<u32> {
+    let (_, value) = attributes(payload.get(SA_LEN..)?).find(|(kind, _)| *kind == XFRMA_IF_ID)?;
+    Some(u32::from_ne_bytes(*value.first_chunk()?))
+}
+
 fn has_number(all: &[u8], if_id: u32) -> bool {
     attributes(all).any(|(kind, value)| kind == XFRMA_IF_ID && value == if_id.to_ne_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xfrm::request::Place;
+    use crate::{SaKey, SaKind};
+    use muster_wire::MemberId;
+
+    const IF_ID: u32 = 9;
+
+    fn place(direction: Direction) -> Place {
+        Place { direction, source: "fd00::a".parse().unwrap(), reqid: 7, if_id: IF_ID, copy_dscp: false }
+    }
+
+    /// What an SA is asked for with is what a dump shows, but for the key.
+    fn dumped(direction: Direction, progress: Progress) -> Vec<u8> {
+        let id = SaId { destination: "ff05::1".parse().unwrap(), spi: 0x1234 };
+        Request::add_sa(id, &SaKey::new(&[0; SaKey::LEN]), place(direction), progress).body.to_vec()
+    }
+
+    #[test]
+    fn sas_of_ours_are_found_and_how_far_they_have_come() {
+        let payload = dumped(Direction::Out, Progress::Sent(77));
+        assert!(Found::parse(&payload, IF_ID + 1).is_none(), "somebody else's");
+        let found = Found::parse(&payload, IF_ID).unwrap();
+        assert_eq!(found.id, SaId { destination: "ff05::1".parse().unwrap(), spi: 0x1234 });
+        assert!(matches!(found.progress(Direction::Out), Progress::Sent(77)));
+        let key = SaKey::new(&[0; SaKey::LEN]);
+        let (kind, sender) = (SaKind::Group, MemberId([1; 32]));
+        let entry = Entry { place: place(Direction::Out), kind, epoch: 3, sender, receiver: None, source: None, key };
+        assert_eq!((found.status(&entry).sequence, found.status(&entry).epoch), (77, 3));
+
+        // The window, of which the third word is the highest number.
+        let mut window = vec![0; 24 + 2048 / 8];
+        window[8..12].copy_from_slice(&99_u32.to_ne_bytes());
+        let payload = dumped(Direction::In, Progress::Received(window.clone()));
+        let found = Found::parse(&payload, IF_ID).unwrap();
+        assert_eq!(found.sequence(Direction::In), 99);
+        assert!(matches!(found.progress(Direction::In), Progress::Received(same) if same == window));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_nobodys() {
+        let payload = dumped(Direction::Out, Progress::None);
+        let whole = (0..payload.len()).filter(|len| Found::parse(&payload[..*len], IF_ID).is_some());
+        // Without the last attributes it may still be ours.
+        assert!(whole.min().unwrap() > SA_LEN);
+    }
 }

@@ -42,9 +42,8 @@ use muster_wire::MemberId;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REQUEST};
 use zeroize::Zeroizing;
 
-use super::request::Request;
-use super::socket::{BatchSocket, attributes};
 use crate::config::EspConfig;
+use crate::netlink::batch::{BatchSocket, Request, attributes};
 use crate::policy::Policy;
 use crate::{Error, SaKind};
 
@@ -465,7 +464,7 @@ fn batch(kind: u16) -> Request {
 }
 
 /// Packets counted by a rule of a dump.
-fn counter(payload: &[u8]) -> Option<u64> {
+pub(super) fn counter(payload: &[u8]) -> Option<u64> {
     const KIND: u16 = 0x3fff;
     let find = |bytes: &'_ [u8], wanted: u16| {
         attributes(bytes).find(|(kind, _)| kind & KIND == wanted).map(|(_, value)| value.to_vec())
@@ -516,5 +515,57 @@ impl Attributes {
     fn and(mut self, more: Attributes) -> Self {
         self.0.extend_from_slice(&more.0);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: MemberId = MemberId([1; 32]);
+    const BOB: MemberId = MemberId([2; 32]);
+
+    fn nets(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn pairs_are_of_one_family_and_of_who_has_a_number() {
+        let senders = HashMap::from([
+            (ALICE, nets(&["2001:db8::/65", "2001:db8::8000:0:0:0/65", "10.1.0.0/16"])),
+            (BOB, nets(&["2001:db8:b::/64"])),
+        ]);
+        let policy = Policy { senders, ..Policy::default() };
+        let reqids = HashMap::from([((ALICE, SaKind::Group), 7), ((BOB, SaKind::Unicast), 8)]);
+        let of = |nth: usize| pairs(&policy, &reqids, &SETS[nth]).collect::<Vec<_>>();
+        assert_eq!(of(0), [(7, "10.1.0.0/16".parse().unwrap())]);
+        assert_eq!(of(1), []);
+        // Neighbouring prefixes are one: intervals of a set must not touch.
+        assert_eq!(of(2), [(7, "2001:db8::/64".parse().unwrap())]);
+        assert_eq!(of(3), [(8, "2001:db8:b::/64".parse().unwrap())]);
+    }
+
+    #[test]
+    fn an_element_is_a_number_and_the_ends_of_a_prefix() {
+        let Attributes(bytes) = element(7, "10.1.0.0/16".parse().unwrap());
+        let nested: Vec<(u16, Vec<u8>)> = attributes(&bytes).map(|(kind, value)| (kind, value.to_vec())).collect();
+        let number = 7_u32.to_ne_bytes();
+        let key = |address: [u8; 4]| [&12_u16.to_ne_bytes()[..], &1_u16.to_ne_bytes(), &number, &address].concat();
+        assert_eq!(nested, [(0x8001, key([10, 1, 0, 0])), (0x800a, key([10, 1, 255, 255]))]);
+    }
+
+    #[test]
+    fn a_rule_has_counted_what_its_counter_says() {
+        let told = |packets: u64| {
+            let counted = Attributes::new().bytes(1, &[0; 8]).bytes(2, &packets.to_be_bytes());
+            let expressions = meta(MARK).and(expression("counter", counted)).and(verdict(false));
+            // struct nfgenmsg, then the rule.
+            [vec![INET, 0, 0, 0], Attributes::new().text(1, "muster0").nest(4, expressions).0].concat()
+        };
+        assert_eq!(counter(&told(5)), Some(5));
+        let without = [vec![INET, 0, 0, 0], Attributes::new().nest(4, verdict(true)).0].concat();
+        assert_eq!(counter(&without), None);
+        let whole = told(5);
+        assert!((0..whole.len()).all(|len| counter(&whole[..len]).is_none()), "cut off");
     }
 }

@@ -12,10 +12,9 @@ mod filter;
 mod left_over;
 mod monitor;
 mod request;
-mod socket;
+mod spd;
 mod state;
 mod statistics;
-mod tables;
 mod way_out;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -29,15 +28,16 @@ use muster_wire::MemberId;
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
-use crate::association::hex;
 use crate::config::EspConfig;
-use crate::esp::device::MIN_MTU;
 use crate::esp::packet::largest_inner;
 use crate::learned::Learned;
+use crate::membership;
 use crate::mroute::{Claim, Forwarding};
 use crate::netlink::Link;
+use crate::netlink::batch::{self, BatchSocket, Request};
 use crate::policy::Policies;
 use crate::stop::Workers;
+use crate::tunnel::MIN_MTU;
 use crate::{
     ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus, netlink,
 };
@@ -46,11 +46,10 @@ use dump::{clear, statuses};
 use filter::Filter;
 pub(crate) use left_over::remove_left_over;
 use monitor::{FilterMonitor, Monitor};
-use request::{Place, Progress, Request};
-use socket::BatchSocket;
+use request::{Place, Progress};
+use spd::{Entry, Senders, policies};
 use state::{Move, State};
 use statistics::Statistics;
-use tables::{Entry, Senders, policies};
 use way_out::WayOut;
 
 /// Numbers of our interfaces, one for each instance.
@@ -64,7 +63,7 @@ const RETIRED_FOR: Duration = Duration::from_secs(1);
 /// RFC 4303 by the kernel, with multicast forwarding to the red interfaces.
 ///
 /// Dropping it takes the SAs, the policies and the interface away. The block stays.
-pub struct Kernel {
+pub(crate) struct Kernel {
     config: EspConfig,
     policies: Arc<Policies>,
     state: Arc<Mutex<State>>,
@@ -80,10 +79,9 @@ impl Kernel {
     /// # Errors
     /// A black interface too narrow: the kernel does not fragment what it has encrypted, and IPv6 in it has 1280 octets
     /// at least (RFC 8200 5).
-    pub fn suits(config: &EspConfig) -> Result<(), Error> {
+    pub(crate) fn suits(config: &EspConfig) -> Result<(), Error> {
         let EspConfig { black_interface: name, black_address, .. } = config;
-        let link = netlink::run(async |handle| netlink::link(handle, name).await)?;
-        let mtu = link.ok_or_else(|| Error::NoInterface { name: name.clone() })?.mtu;
+        let mtu = netlink::run(async |handle| netlink::existing_link(handle, name).await)?.mtu;
         match largest_inner(mtu as usize, black_address.is_ipv4()) >= usize::from(MIN_MTU) {
             true => Ok(()),
             false => {
@@ -98,19 +96,18 @@ impl Kernel {
     /// # Errors
     /// A configuration that cannot work, an interface that is not there, a kernel without ESP or xfrm interfaces, a missing
     /// right: each by name.
-    pub fn start(config: EspConfig) -> Result<Self, Error> {
+    pub(crate) fn start(config: EspConfig) -> Result<Self, Error> {
         config.check()?;
         if config.hop_limit != 64 {
             return Err(Error::Config("dataplane.hop_limit: the kernel's ESP has its own, 64".into()));
         }
         let if_id = if_id(config.instance);
         // Before what is found here is taken for a dead daemon's.
-        let claim = Claim::take(&config)?;
+        let claim = Claim::take(config.instance)?;
         let mut socket = xfrm_socket()?;
         clear(&mut socket, if_id)?;
         try_algorithm(&mut socket, if_id, config.black_address.is_ipv4())?;
-        let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
-        let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
+        let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
         let member = member(&config, link.index)?;
         let device = Device::create(&config.device, if_id, config.group_address)?;
         // Before the first packet.
@@ -306,10 +303,7 @@ impl Dataplane for Kernel {
     fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
         let state = &mut *self.state();
         state.routes.clone_from(&routes);
-        self.policies.set_routes(&routes);
-        let of =
-            |(member, prefixes): (MemberId, Vec<IpNet>)| prefixes.into_iter().map(move |net| (net.trunc(), member));
-        self.learned.set(routes.into_iter().flat_map(of).collect());
+        self.learned.set(routes);
         self.follow_or_warn(state);
     }
 
@@ -338,8 +332,7 @@ impl Dataplane for Kernel {
     fn set_black_address(&self, address: IpAddr) -> Result<(), Error> {
         let config = EspConfig { black_address: address, ..self.config.clone() };
         config.check()?;
-        let link = netlink::run(async |handle| netlink::link(handle, &config.black_interface).await)?;
-        let link = link.ok_or_else(|| Error::NoInterface { name: config.black_interface.clone() })?;
+        let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
         let state = &mut *self.state();
         let member = member(&config, link.index)?;
         let retired: Vec<SaId> = std::mem::take(&mut state.retired).into_iter().map(|(_, id)| id).collect();
@@ -377,9 +370,7 @@ impl Dataplane for Kernel {
     }
 
     fn export_keys(&self) -> Vec<ExportedKey> {
-        let export =
-            |(id, sa): (&SaId, &Entry)| ExportedKey { id: *id, algorithm: ALGORITHM, key_hex: hex(sa.key.bytes()) };
-        self.state().sas.iter().map(export).collect()
+        self.state().sas.iter().map(|(id, sa)| ExportedKey::new(*id, &sa.key)).collect()
     }
 
     fn counters(&self) -> Counters {
@@ -485,10 +476,25 @@ fn member(config: &EspConfig, ifindex: u32) -> Result<Socket, Error> {
         let socket = Socket::new(if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }, Type::DGRAM, None)?;
         // It carries nothing; bound, it says whether the address is there.
         socket.bind_device(Some(name.as_bytes()))?;
-        socket.bind(&crate::esp::black::at(*address, ifindex))?;
-        crate::esp::black::join(&socket, *group, ifindex)?;
+        socket.bind(&membership::at(*address, ifindex))?;
+        membership::join(&socket, *group, ifindex)?;
         Ok(socket)
     };
     let what = || format!("interface {name}: joining the group {group} from {address}; is that assigned and usable?");
     join().map_err(Error::io::<std::io::Error>(what))
+}
+
+/// Reads a netlink datagram as an answer, a dump and an announcement.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(bytes: &[u8]) {
+    for (_, _, payload) in batch::messages(bytes) {
+        let _ = (batch::error_of(payload), filter::counter(payload));
+        let _ = (dump::id_of_worn(payload), dump::id_of_gone(payload));
+        let number = dump::number_of(payload);
+        if let Some(found) = number.and_then(|number| dump::Found::parse(payload, number)) {
+            for direction in [Direction::In, Direction::Out] {
+                let _ = (found.progress(direction), found.sequence(direction));
+            }
+        }
+    }
 }

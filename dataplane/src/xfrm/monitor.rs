@@ -17,9 +17,9 @@ use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::dump::{id_of_gone, id_of_worn};
-use super::socket::messages;
 use super::state::State;
 use crate::Error;
+use crate::netlink::batch::messages;
 use crate::policy::Policies;
 use crate::stop::Stop;
 

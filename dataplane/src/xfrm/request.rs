@@ -14,6 +14,7 @@ use netlink_packet_xfrm::{
 use zeroize::Zeroizing;
 
 use crate::esp::replay::WINDOW;
+use crate::netlink::batch::Request;
 use crate::{ALGORITHM, Direction, REKEY_AT, SaId, SaKey};
 
 /// XFRMA_SA_DIR, which kernels from 6.10 on want and older ones pass over.
@@ -26,15 +27,6 @@ const ROOM: usize = 768;
 
 /// The last sequence number of an SA: they are 32 bits wide and must not cycle (RFC 4303 3.3.3).
 const LAST_SEQUENCE: u64 = u32::MAX as u64;
-
-/// A message without its header.
-pub(super) struct Request {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) body: Zeroizing<Vec<u8>>,
-    /// For an error: what was tried.
-    pub(super) what: String,
-}
 
 /// What an SA needs besides itself.
 #[derive(Clone, Copy)]
@@ -61,14 +53,14 @@ pub(super) enum Progress {
 /// A policy: what red traffic is protected by which SAs (RFC 4301 4.4.1). Ordered, so that sets of them can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PolicyKey {
-    pub(super) way: Way,
+    pub(super) way: PolicyDirection,
     pub(super) source: IpNet,
     pub(super) destination: IpNet,
 }
 
 /// Which packets a policy is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Way {
+pub(super) enum PolicyDirection {
     /// From red, and the router's own.
     Out,
     /// For the router itself.
@@ -202,12 +194,12 @@ impl Request {
     }
 }
 
-impl Way {
+impl PolicyDirection {
     pub(super) fn direction(self) -> u8 {
         match self {
-            Way::Out => XFRM_POLICY_OUT,
-            Way::In => XFRM_POLICY_IN,
-            Way::Forward => XFRM_POLICY_FWD,
+            PolicyDirection::Out => XFRM_POLICY_OUT,
+            PolicyDirection::In => XFRM_POLICY_IN,
+            PolicyDirection::Forward => XFRM_POLICY_FWD,
         }
     }
 }
@@ -292,7 +284,7 @@ fn replay_window() -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xfrm::socket::attributes;
+    use crate::netlink::batch::attributes;
 
     const KEY: [u8; SaKey::LEN] = [7; SaKey::LEN];
 

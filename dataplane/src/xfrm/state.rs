@@ -13,11 +13,11 @@ use super::FIRST_REQID;
 use super::device::Device;
 use super::dump::each_sa;
 use super::filter::Filter;
-use super::request::{PolicyKey, Progress, Request, Template};
-use super::socket::BatchSocket;
+use super::request::{PolicyKey, Progress, Template};
+use super::spd::{Entry, Senders};
 use super::statistics::Statistics;
-use super::tables::{Entry, Senders};
 use super::way_out::WayOut;
+use crate::netlink::batch::{BatchSocket, Request};
 use crate::{Direction, Error, REKEY_AT, SaId, SaKind};
 
 /// What the kernel was told.
@@ -120,7 +120,7 @@ impl State {
         })?;
         match self.sas.keys().find(|id| !stand.contains(id)) {
             None => Ok(()),
-            Some(SaId { destination, spi }) => Err(Error::Config(format!(
+            Some(SaId { destination, spi }) => Err(Error::Lost(format!(
                 "somebody has removed the SA to {destination} with SPI {spi:#010x} from the kernel"
             ))),
         }

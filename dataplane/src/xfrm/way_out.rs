@@ -17,10 +17,9 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use zeroize::Zeroizing;
 
-use super::request::Request;
-use super::socket::BatchSocket;
 use crate::Error;
 use crate::block::WAY_OUT_PRIORITY;
+use crate::netlink::batch::{BatchSocket, Request};
 use crate::netlink::{self, failed};
 
 /// The rule and the routes of one instance; removed when this is dropped.

@@ -34,7 +34,7 @@ pub(crate) fn skip_userspace() -> bool {
     !is_kernel() && say_skipped("of the kernel's ESP, which the kernel lab tests")
 }
 
-fn say_skipped(reason: &str) -> bool {
+pub(crate) fn say_skipped(reason: &str) -> bool {
     let line = format!("SKIP {}: {reason}\n", thread::current().name().unwrap_or("test"));
     let _ = io::stderr().write_all(line.as_bytes());
     true

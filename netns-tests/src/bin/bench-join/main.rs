@@ -1,7 +1,7 @@
 //! How long a join takes: from the joiner's first hello to a key that every router sends under.
 //!
 //! For each size of the group all daemons run on this one machine, each in its own network namespace, on one bridge,
-//! with the default configuration. One router joins and leaves, again and again, each time as a stranger: with a new
+//! with the default configuration but ESP in user space. One router joins and leaves, again and again, each time as a stranger: with a new
 //! certificate, so that nobody has checked it before, and as a new process, which has checked nobody. Addresses are
 //! used without duplicate address detection. All times are the daemons' own events (CLOCK_MONOTONIC).
 //!

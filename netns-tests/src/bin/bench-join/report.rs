@@ -83,6 +83,28 @@ pub(crate) fn csv(measured: &[(usize, Vec<Join>)]) -> String {
 mod tests {
     use super::*;
 
+    /// README tells what docs/measurements holds.
+    #[test]
+    fn readme_has_the_table_of_the_csv() {
+        let project = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let read = |name: &str| std::fs::read_to_string(format!("{project}/{name}")).unwrap();
+        let mut measured: Vec<(usize, Vec<Join>)> = Vec::new();
+        for line in read("docs/measurements/join.csv").lines().skip(1) {
+            let numbers: Vec<u64> = line.split(',').map(|number| number.parse().unwrap()).collect();
+            let [routers, _, discovered, keyed, installed, activated, work] = numbers[..] else { panic!("{line}") };
+            if measured.last().is_none_or(|(size, _)| *size != routers as usize) {
+                measured.push((routers as usize, Vec::new()));
+            }
+            measured.last_mut().unwrap().1.push(Join { discovered, keyed, installed, activated, work });
+        }
+        let readme = read("README.md");
+        let rows = table(&measured);
+        assert_eq!(rows.lines().count(), 2 + 5);
+        for row in rows.lines().skip(2) {
+            assert!(readme.contains(row), "README lacks {row}");
+        }
+    }
+
     #[test]
     fn median_and_percentile_are_values_that_occurred() {
         assert_eq!(Spread::of(vec![3000, 1000, 2000]), Spread { median: 2.0, p95: 3.0 });

@@ -1,4 +1,4 @@
-//! What the kernel's tables are to hold, and the requests that bring them there.
+//! What the kernel's security policy database is to hold (RFC 4301 4.4.1).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
-use super::request::{Place, PolicyKey, Template, Way};
+use super::request::{Place, PolicyDirection, PolicyKey, Template};
 use crate::policy::Policy;
 use crate::{SaId, SaKey, SaKind};
 
@@ -53,21 +53,21 @@ pub(super) fn policies(
     };
     let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
     for destination in own.iter().chain(&groups) {
-        for way in [Way::In, Way::Forward] {
+        for way in [PolicyDirection::In, PolicyDirection::Forward] {
             everything.iter().for_each(|any| add(way, *any, *destination, Template { ends: None, ipv4, reqid: 0 }));
         }
     }
     let is_left = |own: &IpNet| policy.left_to_another.iter().any(|left| left.trunc().contains(own));
     if let Some(template) = senders.group.as_ref().and_then(template) {
         for source in own.iter().filter(|own| !is_left(own)) {
-            groups.iter().for_each(|group| add(Way::Out, *source, *group, template));
+            groups.iter().for_each(|group| add(PolicyDirection::Out, *source, *group, template));
         }
     }
     // Where two routers have one prefix, the lower member id carries: it comes last.
     for (member, prefixes) in routes.iter().rev() {
         let Some(template) = senders.unicast.get(member).and_then(template) else { continue };
         for source in &own {
-            prefixes.iter().for_each(|prefix| add(Way::Out, *source, prefix.trunc(), template));
+            prefixes.iter().for_each(|prefix| add(PolicyDirection::Out, *source, prefix.trunc(), template));
         }
     }
     wanted
@@ -112,14 +112,14 @@ mod tests {
         let wanted = policies(&policy, &routes, &senders, &sas, "fd00::c".parse().unwrap());
         let out = |source: &str, destination: &str| {
             let [source, destination] = [source, destination].map(|net| net.parse().unwrap());
-            wanted.get(&PolicyKey { way: Way::Out, source, destination }).map(|template| template.reqid)
+            wanted.get(&PolicyKey { way: PolicyDirection::Out, source, destination }).map(|template| template.reqid)
         };
         assert_eq!(out("2001:db8:c::/64", "ff1e::/16"), Some(10));
         assert_eq!(out("2001:db8:d::/64", "ff1e::/16"), None, "another router carries its multicast");
         assert_eq!(out("2001:db8:d::/64", "2001:db8:a::/64"), Some(11), "the lower of two");
         assert_eq!(out("2001:db8:c::/64", "2001:db8:b::/64"), Some(12));
         assert!(wanted.keys().all(|key| key.source.addr().is_ipv4() == key.destination.addr().is_ipv4()));
-        let inward = |key: &&PolicyKey| key.way != Way::Out;
+        let inward = |key: &&PolicyKey| key.way != PolicyDirection::Out;
         let destinations: Vec<IpNet> = wanted.keys().filter(inward).map(|key| key.destination).collect();
         let allowed = [policy.own.clone(), policy.groups.clone()].concat();
         assert!(destinations.iter().all(|destination| allowed.contains(destination)));

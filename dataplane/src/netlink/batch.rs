@@ -1,4 +1,4 @@
-//! A netlink socket that asks in batches: of XFRM, and of the packet filter.
+//! A netlink socket that asks in batches: for XFRM, the packet filter, and what must not go through the library.
 //!
 //! Sixty-four requests go in one send, and only the last asks for an acknowledgement; the kernel reports errors all the
 //! same, each with the number of its request. To wait for each answer costs thirty times as much.
@@ -11,7 +11,6 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::request::Request;
 use crate::Error;
 
 /// Requests in one send.
@@ -25,24 +24,33 @@ const SENT: usize = 16 << 20;
 /// NLMSGERR_ATTR_MSG: the kernel's own words about an error.
 const ERROR_TEXT: u16 = 1;
 
+/// A message without its header.
+pub(crate) struct Request {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+    /// For an error: what was tried.
+    pub(crate) what: String,
+}
+
 /// Of one thread at a time.
-pub(super) struct BatchSocket {
+pub(crate) struct BatchSocket {
     socket: Socket,
     sequence: u32,
 }
 
 /// One request that the kernel refused.
-pub(super) struct Refused {
+pub(crate) struct Refused {
     /// Which of those asked.
-    pub(super) at: usize,
-    pub(super) error: io::Error,
+    pub(crate) at: usize,
+    pub(crate) error: io::Error,
     /// The kernel's own words.
     text: Option<String>,
 }
 
 impl BatchSocket {
     /// `what` is told when it cannot be opened.
-    pub(super) fn open(protocol: isize, what: &str) -> Result<Self, Error> {
+    pub(crate) fn open(protocol: isize, what: &str) -> Result<Self, Error> {
         let open = || {
             let mut socket = Socket::new(protocol)?;
             socket.bind_auto()?;
@@ -58,7 +66,7 @@ impl BatchSocket {
     }
 
     /// Carries out `requests` in order; those that the kernel refuses keep none of the others from it.
-    pub(super) fn ask(&mut self, requests: &[Request]) -> Result<Vec<Refused>, Error> {
+    pub(crate) fn ask(&mut self, requests: &[Request]) -> Result<Vec<Refused>, Error> {
         let mut refused = Vec::new();
         for (nth, batch) in requests.chunks(BATCH).enumerate() {
             let answers = self.ask_at_once(batch, batch.len() - 1)?;
@@ -68,7 +76,7 @@ impl BatchSocket {
     }
 
     /// Carries out all of `requests` or none; the first begins and the last ends the transaction.
-    pub(super) fn transact(&mut self, requests: &[Request]) -> Result<(), Error> {
+    pub(crate) fn transact(&mut self, requests: &[Request]) -> Result<(), Error> {
         let refused = self.ask_at_once(requests, requests.len().saturating_sub(2))?;
         refused.into_iter().next().map_or(Ok(()), |one| Err(one.into_error(requests)))
     }
@@ -100,14 +108,14 @@ impl BatchSocket {
     }
 
     /// As [`ask`](Self::ask), where nothing may be refused but with one of the errors `forgiven`.
-    pub(super) fn demand(&mut self, requests: &[Request], forgiven: &[i32]) -> Result<(), Error> {
+    pub(crate) fn demand(&mut self, requests: &[Request], forgiven: &[i32]) -> Result<(), Error> {
         let refused = self.ask(requests)?;
         let first = refused.into_iter().find(|one| !one.error.raw_os_error().is_some_and(|e| forgiven.contains(&e)));
         first.map_or(Ok(()), |one| Err(one.into_error(requests)))
     }
 
     /// Hands each message of a dump to `each`: its kind and payload.
-    pub(super) fn dump(&mut self, request: &Request, mut each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
+    pub(crate) fn dump(&mut self, request: &Request, mut each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
         let mut bytes = Vec::new();
         self.append(&mut bytes, request, request.flags | NLM_F_DUMP);
         let what = || request.what.clone();
@@ -124,7 +132,7 @@ impl BatchSocket {
     }
 
     /// Hands what is asked for, one thing, to `each`.
-    pub(super) fn get(&mut self, request: &Request, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+    pub(crate) fn get(&mut self, request: &Request, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut bytes = Vec::new();
         self.append(&mut bytes, request, request.flags);
         let what = || request.what.clone();
@@ -185,7 +193,7 @@ impl BatchSocket {
 }
 
 impl Refused {
-    pub(super) fn into_error(self, requests: &[Request]) -> Error {
+    pub(crate) fn into_error(self, requests: &[Request]) -> Error {
         let what = requests.get(self.at).map_or("", |request| request.what.as_str());
         let text = self.text.map(|text| format!(" (the kernel says: {text})")).unwrap_or_default();
         Error::Io { what: format!("{what}{text}"), source: self.error }
@@ -193,7 +201,7 @@ impl Refused {
 }
 
 /// The messages of one datagram: sequence number, kind, payload.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u32, u16, &[u8])> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u32, u16, &[u8])> {
     std::iter::from_fn(move || {
         let header = bytes.first_chunk::<HEADER>()?;
         let [a, b, c, d, kind, kind_high, _, _, s, t, u, v, ..] = *header;
@@ -205,7 +213,7 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u32, u16, &[u8
 }
 
 /// The attributes of a message: kind and value.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [a, b, kind, kind_high] = *bytes.first_chunk::<4>()?;
         let len = usize::from(u16::from_ne_bytes([a, b]));
@@ -216,7 +224,7 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// What an NLMSG_ERROR says; `None`: all is well.
-fn error_of(payload: &[u8]) -> Option<(io::Error, Option<String>)> {
+pub(crate) fn error_of(payload: &[u8]) -> Option<(io::Error, Option<String>)> {
     let code = i32::from_ne_bytes(*payload.first_chunk::<4>()?);
     if code == 0 {
         return None;

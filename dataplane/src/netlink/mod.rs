@@ -1,5 +1,7 @@
 //! Links, addresses, rules and routes, by netlink.
 
+pub(crate) mod batch;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::thread;
@@ -39,6 +41,11 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+}
+
+/// The interface of this name.
+pub(crate) async fn existing_link(handle: &Handle, name: &str) -> Result<Link, Error> {
+    link(handle, name).await?.ok_or_else(|| Error::NoInterface { name: name.to_owned() })
 }
 
 /// `None`: there is no such interface.

@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use muster_wire::MemberId;
 
-use crate::association::{Inbound, Outbound};
 use crate::esp::fragment::is_whole_only;
 use crate::esp::outer;
 use crate::esp::packet::{self, HEADER_LEN, Header, NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, OpenError};
 use crate::policy::{Inner, Policies, Way};
+use crate::userspace::association::{Inbound, Outbound};
 use crate::{Counters, Dropped, Error, ExportedKey, KeyLedger, Sa, SaId, SaStatus};
 
 /// SAs, policy and counters of one data plane.

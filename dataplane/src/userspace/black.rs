@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg,
     setsockopt, sockopt,
 };
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::Error;
 use crate::config::EspConfig;
+use crate::membership::{at, join};
 
 /// IANA protocol number of ESP.
 const ESP: i32 = 50;
@@ -198,14 +199,6 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
         )
 }
 
-pub(crate) fn at(address: IpAddr, ifindex: u32) -> SockAddr {
-    match address {
-        // Raw sockets have no ports.
-        IpAddr::V4(_) => SocketAddr::new(address, 0).into(),
-        IpAddr::V6(address) => SocketAddrV6::new(address, 0, 0, ifindex).into(),
-    }
-}
-
 enum At {
     V4(SockaddrIn),
     V6(SockaddrIn6),
@@ -215,19 +208,6 @@ fn at_nix(address: IpAddr, ifindex: u32) -> At {
     match address {
         IpAddr::V4(address) => At::V4(std::net::SocketAddrV4::new(address, 0).into()),
         IpAddr::V6(address) => At::V6(SocketAddrV6::new(address, 0, 0, ifindex).into()),
-    }
-}
-
-pub(crate) fn join(socket: &Socket, group: IpAddr, ifindex: u32) -> io::Result<()> {
-    match group {
-        IpAddr::V4(group) => {
-            socket.set_multicast_all_v4(false)?;
-            socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(ifindex))
-        }
-        IpAddr::V6(group) => {
-            socket.set_multicast_all_v6(false)?;
-            socket.join_multicast_v6(&group, ifindex)
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use muster_wire::MemberId;
 
 use crate::esp::packet::{HEADER_LEN, sealed_len};
 use crate::policy::Policies;
-use crate::sad::{Sad, Treatment, delegate_to_sad};
+use crate::userspace::sad::{Sad, Treatment, delegate_to_sad};
 use crate::{Counters, Dataplane, Error, ExportedKey, KeyLedger, Sa, SaId, SaStatus};
 
 /// The real tables, ciphers and checks of the userspace data plane, with nothing around them.

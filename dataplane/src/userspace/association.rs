@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use muster_wire::MemberId;
-use zeroize::Zeroizing;
 
 use crate::esp::packet::Cipher;
 use crate::esp::replay::ReplayWindow;
-use crate::{ALGORITHM, Direction, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus};
+use crate::{Direction, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus};
 
 /// What both directions keep of an SA.
 pub(crate) struct Record {
@@ -55,21 +54,8 @@ impl Record {
 
     /// `destination`: where it goes now.
     pub(crate) fn export(&self, destination: IpAddr) -> ExportedKey {
-        let key_hex = hex(self.key.bytes());
-        ExportedKey { id: SaId { destination, ..self.id }, algorithm: ALGORITHM, key_hex }
+        ExportedKey::new(SaId { destination, ..self.id }, &self.key)
     }
-}
-
-/// A key in hexadecimal, erased when dropped.
-pub(crate) fn hex(bytes: &[u8]) -> Zeroizing<String> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    // Room for all of it first: a string that grows leaves its old content behind.
-    let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 0xf)]));
-    }
-    text
 }
 
 pub(crate) struct Inbound {

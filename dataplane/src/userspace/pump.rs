@@ -10,11 +10,11 @@ use tun_rs::SyncDevice;
 
 use super::black::{Black, Outer, Room, is_too_big, is_transient};
 use super::early::Early;
-use super::fragment::Fragments;
-use super::packet::{HEADER_LEN, ICV_LEN};
 use crate::Error;
-use crate::sad::{BUFFER_LEN, Fit, Opened, Sad, Sealed};
+use crate::esp::fragment::Fragments;
+use crate::esp::packet::{HEADER_LEN, ICV_LEN};
 use crate::stop::Stop;
+use crate::userspace::sad::{BUFFER_LEN, Fit, Opened, Sad, Sealed};
 
 /// Packets taken before the wish to stop is looked at again.
 const BATCH: usize = 256;

@@ -1,0 +1,156 @@
+//! ESP in user space: packets go from the TUN device through the security associations to raw sockets, and back.
+
+mod association;
+mod black;
+mod device;
+mod early;
+mod memory;
+mod pump;
+pub(crate) mod sad;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+use muster_wire::MemberId;
+use tracing::info;
+use tun_rs::SyncDevice;
+
+use crate::config::EspConfig;
+use crate::learned::Learned;
+use crate::mroute::{Claim, Forwarding};
+use crate::policy::Policies;
+use crate::stop::Workers;
+use crate::tunnel::tunnel_mtu;
+use crate::xfrm::remove_left_over;
+use crate::{Counters, Dataplane, Error, ExportedKey, Sa, SaId, SaStatus, netlink};
+use black::Black;
+pub use memory::Memory;
+use sad::{Sad, Treatment, delegate_to_sad};
+
+/// RFC 4303 over a TUN device and raw sockets, with multicast forwarding to the red interfaces.
+///
+/// Dropping it ends its threads and takes the device, the forwarding entries and the keys away. The block stays.
+pub(crate) struct Userspace {
+    sad: Arc<Sad>,
+    policies: Arc<Policies>,
+    config: EspConfig,
+    device: Arc<SyncDevice>,
+    /// Others take their place when the black address changes.
+    packets: Mutex<Packets>,
+    forwarding: Forwarding,
+    /// Before the workers: dropping it ends its thread, which they wait for.
+    learned: Learned,
+    workers: Workers,
+}
+
+impl Userspace {
+    /// Makes the device, opens the sockets, starts the threads. From then on red multicast is carried as far as SAs
+    /// and senders are set. Forwarding and the block are the caller's, before.
+    ///
+    /// # Errors
+    /// A configuration that cannot work, an interface that is not there, a missing right or device: each by name.
+    pub(crate) fn start(config: EspConfig) -> Result<Self, Error> {
+        config.check()?;
+        let claim = Claim::take(config.instance)?;
+        // Who ran here before may have used the kernel's ESP and been killed.
+        remove_left_over(config.instance)?;
+        let device = Arc::new(device::create(&config.device)?);
+
+        let treatment = Treatment { copy_dscp: config.copy_dscp, clear_df: config.clear_df };
+        let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
+        let sad = Arc::new(Sad::new(policies.clone(), treatment, config.ledger.clone()));
+        let mut workers = Workers::new()?;
+        let (mtu, ipv4) = (sad.clone(), config.black_address.is_ipv4());
+        let learned =
+            Learned::start(&config, move |black| mtu.set_mtu(tunnel_mtu(black.mtu, ipv4).into()), &mut workers)?;
+        let forwarding = Forwarding::start(&config, claim, &policies, &mut workers)?;
+        let packets = Mutex::new(Packets::start(&config, &device, &sad)?);
+
+        let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
+        info!(device = name, black_interface, %black_address, %group_address, "userspace ESP is running");
+        Ok(Userspace { sad, policies, config, device, packets, forwarding, learned, workers })
+    }
+
+    fn packets(&self) -> MutexGuard<'_, Packets> {
+        // Whoever holds it replaces it whole.
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_family(&self, destination: IpAddr) -> Result<(), Error> {
+        let black = self.config.black_address;
+        match destination.is_ipv4() == black.is_ipv4() {
+            true => Ok(()),
+            false => Err(Error::FamilyMismatch { destination, black }),
+        }
+    }
+}
+
+/// The threads that carry packets between the device and black, from one black address.
+struct Packets {
+    address: IpAddr,
+    workers: Workers,
+}
+
+impl Packets {
+    fn start(config: &EspConfig, device: &Arc<SyncDevice>, sad: &Arc<Sad>) -> Result<Self, Error> {
+        let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
+        let black = Arc::new(Black::open(config, link.index)?);
+        let mut workers = Workers::new()?;
+        let (d, b, s) = (device.clone(), black.clone(), sad.clone());
+        workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, stop))?;
+        let (d, s) = (device.clone(), sad.clone());
+        workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&d, &black, &s, stop))?;
+        Ok(Packets { address: config.black_address, workers })
+    }
+}
+
+impl Dataplane for Userspace {
+    fn backend(&self) -> &'static str {
+        "userspace"
+    }
+
+    fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
+        self.check_family(sa.destination)?;
+        self.sad.set_outbound(Sa { source: Some(self.packets().address), ..sa })
+    }
+
+    fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error> {
+        self.check_family(sa.destination)?;
+        self.sad.set_unicast(peer, Sa { source: Some(self.packets().address), ..sa })
+    }
+
+    fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
+        self.policies.set_routes(&routes);
+        self.learned.set(routes);
+    }
+
+    fn leave_to_another(&self, prefixes: Vec<IpNet>) {
+        self.forwarding.leave_to_another(&prefixes);
+        self.policies.leave_to_another(prefixes);
+        self.forwarding.forget();
+    }
+
+    fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
+        self.policies.set_own_prefixes(prefixes.clone());
+        self.learned.set_own(prefixes);
+        self.forwarding.forget();
+    }
+
+    fn set_black_address(&self, address: IpAddr) -> Result<(), Error> {
+        let config = EspConfig { black_address: address, ..self.config.clone() };
+        config.check()?;
+        let new = Packets::start(&config, &self.device, &self.sad)?;
+        let old = std::mem::replace(&mut *self.packets(), new);
+        // Its threads may still wait for a full queue; nobody waits with them.
+        std::thread::spawn(move || drop(old));
+        Ok(())
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.workers.failure().or_else(|| self.packets().workers.failure())
+    }
+
+    delegate_to_sad!(sad);
+}
