@@ -36,6 +36,12 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     Ok(nix::net::if_::if_nametoindex(name)?)
 }
 
+/// Whether somebody has brought an interface up.
+pub(crate) fn is_up(interface: &str) -> bool {
+    let flags = nix::ifaddrs::getifaddrs().into_iter().flatten().find(|entry| entry.interface_name == interface);
+    flags.is_some_and(|entry| entry.flags.contains(nix::net::if_::InterfaceFlags::IFF_UP))
+}
+
 /// The addresses of an interface, in the kernel's order.
 pub(crate) fn addresses(interface: &str) -> io::Result<Vec<Assigned>> {
     let mut all: Vec<Assigned> = fs::read_to_string("/proc/thread-self/net/if_inet6")

@@ -71,9 +71,9 @@ pub fn check(path: &Path) -> Vec<Finding> {
     }
     let Probe { tun, kernel, net_admin, net_raw } = muster_dataplane::probe();
     let esp = match (file.dataplane.backend.as_str(), kernel) {
-        ("kernel", kernel) => ("the kernel's XFRM and nf_tables", kernel),
-        ("auto", Ok(())) => ("the kernel's XFRM and nf_tables, or else user space", Ok(())),
-        _ => ("/dev/net/tun", tun),
+        ("kernel", kernel) => ("the kernel's ESP", kernel),
+        ("auto", Ok(())) => ("the kernel's ESP", Ok(())),
+        _ => ("/dev/net/tun, for ESP in user space", tun),
     };
     for (what, result) in [esp, ("CAP_NET_ADMIN", net_admin), ("CAP_NET_RAW", net_raw)] {
         match result {

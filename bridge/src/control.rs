@@ -36,6 +36,7 @@ pub(crate) enum Request {
     Routes,
     Events,
     Rekey,
+    Reload,
     Leave,
 }
 
@@ -214,6 +215,7 @@ fn request_of(call: &Call) -> Option<Request> {
         "routes" => Request::Routes,
         "events" => Request::Events,
         "rekey" => Request::Rekey,
+        "reload" => Request::Reload,
         "leave" => Request::Leave,
         _ => return None,
     })

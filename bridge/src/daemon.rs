@@ -15,10 +15,12 @@ use ipnet::IpNet;
 use muster_dataplane::SaKind;
 use muster_wire::{MemberId, Time};
 use nix::time::{ClockId, clock_gettime};
+use serde_json::json;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::alarm::Alarm;
+use crate::control::Request;
 use crate::engine::{Engine, StartError};
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
@@ -33,7 +35,7 @@ use crate::sockets::Sockets;
 use crate::trust::Bounds;
 use crate::watch::Watch;
 use outside::Outside;
-use starting::{first_address, own_prefixes, place_of, times_of};
+use starting::{own_prefixes, place_of, times_of};
 
 mod acting;
 mod answering;
@@ -87,9 +89,9 @@ pub fn block(file: &File) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Removes the fail-closed rules.
-pub fn unblock(file: &File) -> Result<(), RunError> {
-    Ok(muster_dataplane::unblock(file.dataplane.instance)?)
+/// Removes the fail-closed rules of an instance.
+pub fn unblock(instance: u8) -> Result<(), RunError> {
+    Ok(muster_dataplane::unblock(instance)?)
 }
 
 /// Runs the daemon in the foreground until it is told to leave. The block, which is to stand before, stays.
@@ -100,13 +102,12 @@ pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
         .build()
         .map_err(io_error("cannot start the event loop"))?;
     runtime.block_on(async {
-        let mut signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
+        let signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
         let watch = Watch::start().map_err(io_error("cannot watch the interfaces"))?;
         let rollback = Rollback::watch().map_err(io_error("cannot watch for a new VM generation"))?;
-        let mut notifier = Notifier::default();
-        notifier.status(format!("waiting for an address on {}", settings.file.black.interface));
-        let Some(address) = first_address(&settings.file, &watch, &mut signals).await? else { return Ok(()) };
-        let outside = Outside::open(&settings, signals, (watch, rollback), notifier, set_level).await?;
+        // Before there is an address: whoever asks is told what is waited for, and nobody unblocks meanwhile.
+        let mut outside = Outside::open(&settings, signals, (watch, rollback), Notifier::default(), set_level).await?;
+        let Some(address) = outside.next_address(&settings.file).await? else { return Ok(()) };
         let mut daemon = Daemon::start(settings, address, outside)?;
         // With another certificate, or after a rollback, it is another daemon, in the same process.
         while let Some((settings, mut outside)) = daemon.run().await? {
@@ -178,8 +179,12 @@ impl Daemon {
                     self.engine.handle_timeout(now());
                 }
                 Some((request, answer)) = self.outside.asked.recv() => {
+                    let answered = match request {
+                        Request::Reload => self.reload().await.map(|changed| json!({ "changed": changed })),
+                        request => self.answer(&request),
+                    };
                     // Whoever asked may be gone.
-                    let _ = answer.send(self.answer(&request));
+                    let _ = answer.send(answered);
                 }
                 Some(answer) = self.outside.scraped.recv() => {
                     let _ = answer.send(self.metrics());
@@ -193,7 +198,8 @@ impl Daemon {
                     return Ok(self.start_anew());
                 }
                 told = self.outside.signals.next() => match told {
-                    Told::Reload => self.reload().await,
+                    // What comes of it is in the log and an event.
+                    Told::Reload => drop(self.reload().await),
                     // Again: at once. On the way to another certificate it is not again.
                     Told::End if self.leaving && self.successor.take().is_none() => return Ok(None),
                     Told::End => self.leave(),

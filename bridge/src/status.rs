@@ -21,7 +21,8 @@ pub(crate) struct Status {
     pub(crate) version: &'static str,
     pub(crate) uptime_ms: u64,
     pub(crate) state: &'static str,
-    pub(crate) black_address: IpAddr,
+    /// `None`: there is none now.
+    pub(crate) black_address: Option<IpAddr>,
     pub(crate) certificate: Certificate,
     pub(crate) group: Group,
     pub(crate) dataplane: DataplaneStatus,

@@ -7,8 +7,8 @@ use muster_wire::MemberId;
 
 use crate::settings::TrustSection;
 
-/// Judges announced prefixes: within `[trust."ORG"]` where that is set; else nothing that overlaps another
-/// organisation's, ours among them. Two routers of one organisation may serve one LAN.
+/// Judges announced prefixes: none that overlaps ours; within `[trust."ORG"]` where that is set, else none that overlaps
+/// another organisation's. Two routers of one organisation may serve one LAN.
 pub(crate) struct Bounds {
     /// Our own organisation.
     home: String,
@@ -117,15 +117,16 @@ impl Bounds {
 
     /// What speaks against it whoever else is there.
     fn bar(&self, organisation: &str, prefix: &IpNet) -> Option<String> {
-        if let Some(allowed) = self.allowed.get(organisation) {
-            let inside = allowed.iter().any(|allowed| allowed.contains(prefix));
-            return (!inside).then(|| format!("not within what [trust.\"{organisation}\"] allows"));
-        }
         if prefix.prefix_len() == 0 {
             return Some("a default route".into());
         }
         let own = self.own.iter().find(|own| overlap(own, prefix)).filter(|_| organisation != self.home);
-        own.map(|own| format!("overlaps {own}, which is ours"))
+        if let Some(own) = own {
+            return Some(format!("overlaps {own}, which is ours"));
+        }
+        let allowed = self.allowed.get(organisation)?;
+        let inside = allowed.iter().any(|allowed| allowed.contains(prefix));
+        (!inside).then(|| format!("not within what [trust.\"{organisation}\"] allows"))
     }
 }
 
@@ -143,6 +144,10 @@ mod tests {
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn of_ours(own: &str) -> String {
+        format!("overlaps {own}, which is ours")
     }
 
     #[test]
@@ -193,8 +198,9 @@ mod tests {
         let changed = bounds.replace(&BTreeMap::new(), nets(&["2001:db8:c::/48"]));
         assert_eq!(changed.len(), 1);
         assert_eq!((changed[0].0, changed[0].1.0.len()), (charlie, 0));
-        // Bravo's by the operator's word; Charlie loses nothing more.
+        // Bravo's by the operator's word; Charlie loses nothing more. Even so not what is ours.
         let trust = BTreeMap::from([("Bravo".to_owned(), TrustSection { prefixes: nets(&["2001:db8:c::/48"]) })]);
         assert_eq!(bounds.replace(&trust, vec![]), [(bravo, (net(), vec![]))].into_iter().collect::<Vec<_>>());
+        assert_eq!(bounds.replace(&trust, net()), [(bravo, (vec![], vec![(net()[0], of_ours("2001:db8:c::/64"))]))]);
     }
 }

@@ -30,7 +30,13 @@ pub(crate) enum Command {
     /// Set the fail-closed rules: nothing between red and black but through the tunnel
     Block(ConfigArg),
     /// Remove the fail-closed rules
-    Unblock(ConfigArg),
+    Unblock {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Of this `dataplane.instance`, whatever the configuration says
+        #[arg(long, value_name = "N", conflicts_with = "config")]
+        instance: Option<u8>,
+    },
     /// Run the daemon in the foreground; SIGTERM: leave the group and end, the block stays
     Run(ConfigArg),
     /// Say what is wrong with a configuration and whether this machine can run it
@@ -69,6 +75,8 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Order a new group key
     Rekey(Socket),
+    /// Read configuration, certificates and lists again, all of it or nothing; say what has changed
+    Reload(Socket),
     /// Order the daemon to leave the group and to end
     Leave(Socket),
     /// Print what completes the command line in a shell

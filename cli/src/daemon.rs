@@ -13,15 +13,19 @@ pub(crate) fn block(config: &Path) -> Result<(), Failure> {
     Ok(muster_bridge::block(&load(config)?.0)?)
 }
 
-/// Not under a running daemon: red would leave in the clear while it says that all is well.
-pub(crate) fn unblock(config: &Path) -> Result<(), Failure> {
+/// Not under a running daemon: red would leave in the clear while it says that all is well. `instance`: whatever the
+/// configuration says, which may not be readable.
+pub(crate) fn unblock(config: &Path, instance: Option<u8>) -> Result<(), Failure> {
+    if let Some(instance) = instance {
+        return Ok(muster_bridge::unblock(instance)?);
+    }
     let (file, _) = load(config)?;
     let control = config.parent().unwrap_or(Path::new(".")).join(&file.device.control);
     if UnixStream::connect(&control).is_ok() {
         let why = format!("a daemon answers at {}: end it first (muster leave)", control.display());
         return Err(because(why));
     }
-    Ok(muster_bridge::unblock(&file)?)
+    Ok(muster_bridge::unblock(file.dataplane.instance)?)
 }
 
 pub(crate) fn run(config: &Path) -> Result<(), Failure> {

@@ -46,7 +46,7 @@ fn help_and_version_are_done() {
 
 #[test]
 fn without_a_daemon_it_is_one_and_names_the_socket() {
-    for command in ["status", "members", "neighbors", "sas", "routes", "events", "rekey", "leave"] {
+    for command in ["status", "members", "neighbors", "sas", "routes", "events", "rekey", "reload", "leave"] {
         run([command, "--control", "/no/such/socket"]).failed(&["/no/such/socket", "is the daemon running"]);
     }
     let by_environment = muster().arg("status").env("MUSTER_CONTROL", "/no/such/other").output().unwrap();

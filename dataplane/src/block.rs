@@ -63,8 +63,8 @@ pub struct Blocked {
     pub pending: Vec<IpNet>,
 }
 
-/// Sets the block, or brings one that stands to this configuration; at no moment is less blocked than before or
-/// after. Both families.
+/// Sets the block, beside whatever an older configuration of this instance has blocked: with a slip of the pen in this one,
+/// that is what keeps red from black. [`unblock_others`] takes that away. Both families.
 ///
 /// # Errors
 /// A configuration that cannot work, a rule set in which ours would cut off local delivery, or what the kernel
@@ -90,12 +90,25 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
         let pending = set_routes(handle, config).await?;
         warn_of(&pending);
         add_rules(handle, &lookups).await?;
+        Ok(Blocked { pending })
+    })
+}
+
+/// Takes away what an older configuration of this instance has blocked and this one does not, once its interfaces have
+/// proved to be there. At no moment is less blocked than after.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn unblock_others(config: &BlockConfig) -> Result<(), Error> {
+    check(config)?;
+    netlink::run(async |handle| {
+        let wanted = wanted_rules(config);
         for rule in present_rules(handle, config.instance).await? {
             if !wanted.contains(&rule) {
                 rule.remove(handle).await?;
             }
         }
-        Ok(Blocked { pending })
+        Ok(())
     })
 }
 
@@ -103,13 +116,12 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
 /// kernel.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// A data plane of this instance runs; or what the kernel refuses.
 pub fn unblock(instance: u8) -> Result<(), Error> {
     check_instance(instance)?;
-    // With its keys. What a daemon that runs has stays.
-    if Claim::take(instance).is_ok() {
-        remove_left_over(instance)?;
-    }
+    let _alone = Claim::take(instance)?;
+    // With its keys.
+    remove_left_over(instance)?;
     netlink::run(async |handle| {
         for table in [table(instance), own_table(instance)] {
             for route in netlink::routes(handle, table).await? {

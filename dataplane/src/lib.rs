@@ -33,7 +33,7 @@ mod userspace;
 mod xfrm;
 
 pub use backend::{Backend, Running, start};
-pub use block::{BlockConfig, Blocked, block, is_blocked, unblock};
+pub use block::{BlockConfig, Blocked, block, is_blocked, unblock, unblock_others};
 pub use config::{EspConfig, check_interface_name};
 pub use error::Error;
 pub use forwarding::enable_forwarding;

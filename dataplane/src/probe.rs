@@ -8,8 +8,8 @@ use std::io::ErrorKind;
 pub struct Probe {
     /// /dev/net/tun can be opened: the userspace data plane has its device.
     pub tun: Result<(), String>,
-    /// XFRM and nf_tables answer: the kernel's data plane may run. Whether the kernel has ESP, AES-GCM and xfrm interfaces
-    /// shows only when they are asked for.
+    /// ESP by the kernel: AES-GCM, xfrm interfaces, nf_tables. Without the right to make a network namespace to try them in,
+    /// only whether XFRM and nf_tables answer.
     pub kernel: Result<(), String>,
     /// CAP_NET_ADMIN: rules, routes, multicast forwarding.
     pub net_admin: Result<(), String>,
@@ -21,7 +21,7 @@ pub struct Probe {
 pub fn probe() -> Probe {
     Probe {
         tun: check_tun(),
-        kernel: crate::xfrm::check_sockets().map_err(|error| error.to_string()),
+        kernel: crate::xfrm::probe().map_err(|error| error.to_string()),
         net_admin: check_capability("CAP_NET_ADMIN", 12),
         net_raw: check_capability("CAP_NET_RAW", 13),
     }

@@ -171,7 +171,4 @@ pub enum PrefixError {
     /// Default route, multicast, loopback, link-local, unspecified.
     #[error("{0} is not a network that a router may announce")]
     Forbidden(IpNet),
-    /// A network of ours.
-    #[error("{0} overlaps {1}, which is ours")]
-    Overlap(IpNet, IpNet),
 }

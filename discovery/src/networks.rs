@@ -36,12 +36,6 @@ pub(crate) fn allowed(net: &IpNet) -> Result<(), PrefixError> {
     if forbidden { Err(PrefixError::Forbidden(*net)) } else { Ok(()) }
 }
 
-pub(crate) fn overlap(theirs: &[IpNet], own: &[IpNet]) -> Option<PrefixError> {
-    let pairs = theirs.iter().flat_map(|their| own.iter().map(move |own| (their, own)));
-    let found = pairs.into_iter().find(|(their, own)| overlaps(their, own));
-    found.map(|(their, own)| PrefixError::Overlap(*their, *own))
-}
-
 fn overlaps(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }

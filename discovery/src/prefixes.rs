@@ -10,7 +10,7 @@ use crate::Discovery;
 use crate::config::{PREFIX_PROMPT, PREFIX_RETRY, PREFIX_RETRY_INTERVALS};
 use crate::counters::Dropped;
 use crate::event::{Event, PrefixError};
-use crate::networks::{allowed, from_wire, overlap, to_wire};
+use crate::networks::{allowed, from_wire, to_wire};
 
 /// The own ones.
 #[derive(Debug, Default)]
@@ -96,8 +96,7 @@ fn acceptable(mut prefixes: Vec<IpNet>) -> Result<Vec<IpNet>, PrefixError> {
 }
 
 impl Discovery {
-    /// The networks on the red side. A change is announced to every neighbour; an own network that a neighbour of
-    /// another organisation announces, too, makes all of that neighbour's refused.
+    /// The networks on the red side. A change is announced to every neighbour.
     pub fn set_prefixes(&mut self, now: Time, prefixes: Vec<IpNet>) -> Result<(), PrefixError> {
         let prefixes = acceptable(prefixes)?;
         if self.prefixes.version > 0 && prefixes == self.prefixes.list {
@@ -105,8 +104,6 @@ impl Discovery {
         }
         self.prefixes = OwnPrefixes { version: self.prefixes.version.saturating_add(1), list: prefixes };
         self.peers.ups_mut().for_each(|(_, up)| up.announcing.restart(now));
-        let members: Vec<MemberId> = self.peers.ups().map(|(member, _)| member).collect();
-        members.into_iter().for_each(|member| self.review_prefixes(member, false));
         Ok(())
     }
 
@@ -167,7 +164,6 @@ impl Discovery {
                 result = Err(Dropped::BadPrefixes);
             }
             up.announced = Some(Announced { version, list, refused });
-            self.judge_prefixes(header.sender);
             self.report_prefixes(header.sender, before);
         }
         self.send(to, &ack);
@@ -183,27 +179,9 @@ impl Discovery {
         Ok(())
     }
 
-    /// Looks again at what a neighbour announces, because our own networks have changed or it has come back.
-    pub(crate) fn review_prefixes(&mut self, member: MemberId, back: bool) {
-        if self.judge_prefixes(member) || back {
-            self.report_prefixes(member, true);
-        }
-    }
-
-    /// Whether a neighbour's list is acceptable beside our own networks; `true` when that has changed. Two routers of
-    /// one organisation may serve one LAN.
-    fn judge_prefixes(&mut self, member: MemberId) -> bool {
-        let Some(up) = self.peers.up_mut(&member) else { return false };
-        let same = up.identity.organisation == self.own.organisation;
-        let Some(announced) = &mut up.announced else { return false };
-        let refused = match &announced.refused {
-            None | Some(PrefixError::Overlap(..)) if same => None,
-            None | Some(PrefixError::Overlap(..)) => overlap(&announced.list, &self.prefixes.list),
-            Some(other) => Some(other.clone()),
-        };
-        let changed = refused != announced.refused;
-        announced.refused = refused;
-        changed
+    /// Tells again what a neighbour announces, because it has come back.
+    pub(crate) fn repeat_prefixes(&mut self, member: MemberId) {
+        self.report_prefixes(member, true);
     }
 
     /// `before`: a list was accepted until now, and not empty.

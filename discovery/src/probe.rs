@@ -285,7 +285,9 @@ impl Discovery {
         self.events.push_back(Event::Joined { member, identity, startup, address, kind });
         self.report_heard(member);
         self.compare_lists(now, member);
-        self.review_prefixes(member, kind == JoinKind::Restore);
+        if kind == JoinKind::Restore {
+            self.repeat_prefixes(member);
+        }
         if !knows_us {
             self.answer_newcomer(address);
         }

@@ -69,6 +69,31 @@ fn clear_text_is_stopped(family: Family) {
 }
 
 #[test]
+fn a_slip_of_the_pen_in_the_configuration_opens_nothing() {
+    if skip("a_slip_of_the_pen_in_the_configuration_opens_nothing") {
+        return;
+    }
+    let mut lab = Lab::group(2);
+    lab.terminate(0);
+    for forwarding in ["ipv6/conf/all/forwarding", "ipv4/ip_forward"] {
+        lab.coalition.routers()[0].namespace.sysctl(forwarding, "1").unwrap();
+    }
+    for (right, wrong) in [("\"red0\"", "\"red1\""), ("\"black0\"", "\"black1\"")] {
+        lab.configure(0, |text| *text = text.replace(right, wrong));
+        lab.start(0);
+        lab.wait_for_end(0);
+        attempt(&lab, 0, "[2001:db8:dead::1]:5000".parse().unwrap(), 20);
+        assert!(lab.capture.settle(Duration::from_secs(5)));
+        assert_eq!(lab.capture.stats().cleartext, 0, "{wrong}: {:?}", lab.capture.examples());
+    }
+    assert_eq!(clear_from_black(&lab, 0).unique(), 0, "clear text from black");
+    // Set right, it is as if nothing had been.
+    lab.configure_as_usual(0);
+    lab.start(0);
+    lab.wait_for_group(&[0, 1]);
+}
+
+#[test]
 fn red_traffic_never_shows_on_black() {
     if !skip("red_traffic_never_shows_on_black") {
         red_stays_red(Family::V6);

@@ -56,6 +56,8 @@ fn what_can_change_changes_without_a_rekey() {
     let mut lab = Lab::group(3);
     let before = lab.state(0).unwrap();
     assert_eq!(reload(&mut lab, 0, "reloaded"), "nothing has changed");
+    let by_command = lab.ask(0, &["reload"]);
+    assert_eq!((by_command.status, by_command.stdout.as_str()), (0, "nothing has changed\n"), "{}", by_command.stderr);
     assert!(scrape(&lab, 0).is_none());
 
     let organisation = lab.get(1, "members")[0]["organisation"].as_str().unwrap().to_owned();
@@ -104,6 +106,9 @@ fn what_is_wrong_is_refused_whole() {
         text.push_str(&with_metrics);
     });
     assert_eq!(reload(&mut lab, 0, "reload_refused"), "discovery.port, group.name: needs a restart");
+    let by_command = lab.ask(0, &["reload"]);
+    assert_eq!(by_command.status, 1);
+    assert!(by_command.stderr.contains("discovery.port, group.name: needs a restart"), "{}", by_command.stderr);
     lab.configure(0, |text| text.push_str("[log]\nlevel = \"loud\"\n"));
     assert!(reload(&mut lab, 0, "reload_refused").contains("log.level"));
     lab.configure(0, |text| {

@@ -24,6 +24,8 @@ impl Daemon {
             Request::Sas { show_keys } => Ok(status::sas(&self.plane, self.address, *show_keys)),
             Request::Routes => Ok(status::routes(&self.engine, &self.plane)),
             Request::Events => json(serde_json::to_value(self.outside.report.log.lines().collect::<Vec<_>>())),
+            // It waits for files and sockets, and is not answered here.
+            Request::Reload => Err("not now".into()),
             Request::Rekey => {
                 self.engine.rekey(now());
                 Ok(json!({}))
@@ -50,7 +52,7 @@ impl Daemon {
                 1 => "alone",
                 _ => "member",
             },
-            black_address: self.address,
+            black_address: (!self.adrift).then_some(self.address),
             certificate: status::certificate(own.not_after, unix_seconds()),
             group: status::group(&self.engine, &self.settings.file.group.name, self.epoch_since),
             dataplane: status::dataplane(&self.plane),

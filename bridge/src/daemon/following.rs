@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Daemon, RunError, now, own_prefixes, place_of};
-use crate::addresses::{addresses, black_address, duplicates, interface_index};
+use crate::addresses::{addresses, black_address, duplicates, interface_index, is_up};
 use crate::event::EventKind;
 
 impl Daemon {
@@ -42,7 +42,11 @@ impl Daemon {
                     Err(error) => self.set_adrift(format!("{address} cannot be used: {error}")),
                 }
             }
-            _ => self.set_adrift(duplicates(&all).unwrap_or_else(|| "it has none that can be used".to_owned())),
+            (_, None) => self.set_adrift("it is not there".to_owned()),
+            _ => self.set_adrift(duplicates(&all).unwrap_or_else(|| {
+                let why = if is_up(&black.interface) { "it has none that can be used" } else { "it is down" };
+                why.to_owned()
+            })),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use muster_dataplane::KeyLedger;
 use tokio::sync::{broadcast, mpsc};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::starting::first_address;
 use super::{RunError, SetLevel, every, io_error, now, tick};
@@ -76,8 +76,8 @@ impl Outside {
         })
     }
 
-    /// Waits for an address on black between two members, and lets nobody else wait for it meanwhile. `None`: told to
-    /// end before.
+    /// Waits for an address on black, at first and between two members, and lets nobody else wait for it meanwhile. `None`:
+    /// told to end before.
     pub(super) async fn next_address(&mut self, file: &File) -> Result<Option<IpAddr>, RunError> {
         let interface = &file.black.interface;
         self.notifier.status(format!("waiting for an address on {interface}"));
@@ -110,7 +110,13 @@ impl Report {
         let member = record.member.map(|member| member.to_string()).unwrap_or_default();
         let short = &member[..member.len().min(12)];
         // `?`: a detail may hold what others have said, and stays one line.
-        info!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail);
+        match record.kind {
+            // What an operator has to do something about.
+            EventKind::Refused => {
+                warn!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail);
+            }
+            _ => info!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail),
+        }
         let line = EventLine::new(record, now().0, SystemTime::now());
         // Nobody may be following.
         let _ = self.followers.send(control::notification(&line));

@@ -13,18 +13,20 @@ use crate::reload::{Reload, ReloadError, prepare};
 use crate::settings::File;
 
 impl Daemon {
-    /// Reads everything again and takes it, or says why not and stays as it is.
-    pub(super) async fn reload(&mut self) {
+    /// Reads everything again and takes it, or says why not and stays as it is. The keys of what has changed.
+    pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         self.outside.notifier.reloading();
-        match self.try_reload().await {
+        let done = self.try_reload().await.map_err(|error| error.to_string());
+        match &done {
             Ok(changed) if changed.is_empty() => self.reloaded("nothing has changed".into()),
             Ok(changed) => self.reloaded(changed.join(", ")),
             Err(error) => {
                 warn!("the configuration was read again and is not taken, nothing has changed: {error}");
-                self.engine.record(EventKind::ReloadRefused, None, error.to_string());
+                self.engine.record(EventKind::ReloadRefused, None, error.clone());
             }
         }
         self.outside.notifier.ready();
+        done
     }
 
     fn reloaded(&mut self, what: String) {

@@ -55,7 +55,9 @@ impl Daemon {
         let dataplane = muster_dataplane::start(backend, config)?;
         info!(backend = dataplane.dataplane.backend(), reason = dataplane.reason, "the data plane is chosen");
         // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
-        muster_dataplane::block(&settings.file.block_config(own.clone()))?;
+        let wanted = settings.file.block_config(own.clone());
+        muster_dataplane::block(&wanted)?;
+        muster_dataplane::unblock_others(&wanted)?;
         let mut trust = settings.trust()?;
         lists::restore(&state_dir, &mut trust);
         let engine = Engine::new(start_of(&settings, trust, stamp, own.clone())?, now(), unix_seconds())?;

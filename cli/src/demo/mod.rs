@@ -58,12 +58,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
 
 fn check_machine(backend: &str) -> Result<(), Failure> {
     let Probe { tun, kernel, .. } = muster_dataplane::probe();
-    match backend {
-        "kernel" => kernel,
-        "userspace" => tun,
-        _ => tun.or(kernel),
-    }
-    .map_err(because)?;
+    // With `auto` nobody knows before the routers are there.
+    if backend == "kernel" { kernel } else { tun }.map_err(because)?;
     // While there is but one thread: the kernel allows it to no other.
     if !geteuid().is_root() {
         enter_user_namespace()?;

@@ -11,6 +11,7 @@ mod dump;
 mod filter;
 mod left_over;
 mod monitor;
+mod probe;
 mod request;
 mod spd;
 mod state;
@@ -18,7 +19,7 @@ mod statistics;
 mod way_out;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,14 +39,14 @@ use crate::netlink::batch::{self, BatchSocket, Request};
 use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::MIN_MTU;
-use crate::{
-    ALGORITHM, Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus, netlink,
-};
+use crate::{Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink};
 use device::Device;
 use dump::{clear, statuses};
 use filter::Filter;
 pub(crate) use left_over::remove_left_over;
 use monitor::{FilterMonitor, Monitor};
+pub(crate) use probe::check as probe;
+use probe::try_algorithm;
 use request::{Place, Progress};
 use spd::{Entry, Senders, policies};
 use state::{Move, State};
@@ -426,11 +427,6 @@ impl Drop for Kernel {
     }
 }
 
-/// Whether the kernel has what SAs and filters are asked of.
-pub(crate) fn check_sockets() -> Result<(), Error> {
-    xfrm_socket().and_then(|_| Filter::socket()).map(drop)
-}
-
 fn xfrm_socket() -> Result<BatchSocket, Error> {
     BatchSocket::open(
         netlink_sys::protocols::NETLINK_XFRM,
@@ -438,20 +434,9 @@ fn xfrm_socket() -> Result<BatchSocket, Error> {
     )
 }
 
-/// Adds an SA, to this machine itself, and takes it away again: whether the kernel has ESP and the algorithm would else show
-/// at the first key, when it is too late to choose another data plane.
-fn try_algorithm(socket: &mut BatchSocket, if_id: u32, ipv4: bool) -> Result<(), Error> {
-    let here: IpAddr = if ipv4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    let id = SaId { destination: here, spi: 256 };
-    let place = Place { direction: Direction::In, source: here, reqid: FIRST_REQID, if_id, copy_dscp: false };
-    let tried = Request::add_sa(id, &SaKey::new(&[0; SaKey::LEN]), place, Progress::None);
-    let add = [Request { what: format!("trying an SA with {ALGORITHM}"), ..tried }];
-    match socket.ask(&add)?.into_iter().next() {
-        None => socket.demand(&[Request::delete_sa(id)], &[]),
-        // Somebody else's: then the kernel has ESP.
-        Some(refused) if refused.error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        Some(refused) => Err(refused.into_error(&add)),
-    }
+/// `instance` was checked to be one.
+fn if_id(instance: u8) -> u32 {
+    IF_IDS.start() + u32::from(instance)
 }
 
 fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
@@ -462,11 +447,6 @@ fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
         return Err(Error::FamilyMismatch { destination: sa.destination, black });
     }
     Ok(())
-}
-
-/// `instance` was checked to be one.
-fn if_id(instance: u8) -> u32 {
-    IF_IDS.start() + u32::from(instance)
 }
 
 /// A member of the group on black, so that its network brings the group's packets here.
