@@ -19,6 +19,8 @@ const BATCH: usize = 64;
 const HEADER: usize = 16;
 /// The kernel's messages are at most so large (`NLMSG_GOODSIZE` and what a dump asks for).
 const RECEIVED: usize = 1 << 15;
+/// An acknowledgement with the kernel's words.
+const ANSWERED: usize = 1 << 12;
 /// Room for what is sent at once: the packet filter with a thousand routers' prefixes.
 const SENT: usize = 16 << 20;
 /// NLMSGERR_ATTR_MSG: the kernel's own words about an error.
@@ -92,7 +94,9 @@ impl BatchSocket {
         let what = || requests.first().map(|request| request.what.clone()).unwrap_or_default();
         self.send(&bytes).map_err(Error::io(what))?;
         let mut refused = Vec::new();
-        self.receive(|sequence, kind, payload| {
+        // It brings back no key: `set_cap_ack`.
+        let mut answer = Vec::with_capacity(ANSWERED);
+        self.receive(&mut answer, |sequence, kind, payload| {
             if kind != NLMSG_ERROR {
                 return Ok(true);
             }
@@ -120,7 +124,9 @@ impl BatchSocket {
         self.append(&mut bytes, request, request.flags | NLM_F_DUMP);
         let what = || request.what.clone();
         self.send(&bytes).map_err(Error::io(what))?;
-        self.receive(|_, kind, payload| match kind {
+        // A dump of SAs brings their keys.
+        let mut answer = Zeroizing::new(Vec::with_capacity(RECEIVED));
+        self.receive(&mut answer, |_, kind, payload| match kind {
             NLMSG_DONE => Ok(false),
             NLMSG_ERROR => error_of(payload).map_or(Ok(false), |(error, _)| Err(error)),
             _ => {
@@ -137,7 +143,9 @@ impl BatchSocket {
         self.append(&mut bytes, request, request.flags);
         let what = || request.what.clone();
         self.send(&bytes).map_err(Error::io(what))?;
-        self.receive(|_, kind, payload| match kind {
+        // A dump of SAs brings their keys.
+        let mut answer = Zeroizing::new(Vec::with_capacity(RECEIVED));
+        self.receive(&mut answer, |_, kind, payload| match kind {
             NLMSG_ERROR => error_of(payload).map_or(Ok(false), |(error, _)| Err(error)),
             _ => {
                 each(payload);
@@ -162,29 +170,30 @@ impl BatchSocket {
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         // What an earlier question left behind belongs to nobody now.
-        let mut rest = Zeroizing::new(Vec::with_capacity(RECEIVED));
-        while self.socket.recv(&mut *rest, MSG_DONTWAIT).is_ok() {
-            rest.clear();
+        let mut rest = Vec::with_capacity(ANSWERED);
+        while self.socket.recv(&mut rest, MSG_DONTWAIT).is_ok() {
+            rest.zeroize();
         }
         self.socket.send(bytes, 0).map(drop)
     }
 
     /// Hands sequence number, kind and payload of what comes to `each`, until that says that it was the last.
-    fn receive(&self, mut each: impl FnMut(u32, u16, &[u8]) -> io::Result<bool>) -> io::Result<()> {
-        // A dump of SAs brings their keys.
-        let mut buffer = Zeroizing::new(Vec::with_capacity(RECEIVED));
+    fn receive(
+        &self,
+        buffer: &mut Vec<u8>,
+        mut each: impl FnMut(u32, u16, &[u8]) -> io::Result<bool>,
+    ) -> io::Result<()> {
         loop {
             buffer.clear();
-            match self.socket.recv(&mut *buffer, 0) {
+            match self.socket.recv(buffer, 0) {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(EINTR) => continue,
                 Err(error) => return Err(error),
             }
             let mut going = true;
-            for (sequence, kind, payload) in messages(&buffer) {
+            for (sequence, kind, payload) in messages(buffer) {
                 going &= each(sequence, kind, payload)?;
             }
-            buffer.zeroize();
             if !going {
                 return Ok(());
             }

@@ -35,7 +35,7 @@ use crate::learned::Learned;
 use crate::membership;
 use crate::mroute::{Claim, Forwarding};
 use crate::netlink::Link;
-use crate::netlink::batch::{self, BatchSocket, Request};
+use crate::netlink::batch::{BatchSocket, Request};
 use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::MIN_MTU;
@@ -75,7 +75,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Whether it does for this configuration all that [`Userspace`](crate::Userspace) does.
+    /// Whether it does for this configuration all that [`Userspace`](crate::userspace::Userspace) does.
     ///
     /// # Errors
     /// A black interface too narrow: the kernel does not fragment what it has encrypted, and IPv6 in it has 1280 octets
@@ -467,6 +467,7 @@ fn member(config: &EspConfig, ifindex: u32) -> Result<Socket, Error> {
 /// Reads a netlink datagram as an answer, a dump and an announcement.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn read(bytes: &[u8]) {
+    use crate::netlink::batch;
     for (_, _, payload) in batch::messages(bytes) {
         let _ = (batch::error_of(payload), filter::counter(payload));
         let _ = (dump::id_of_worn(payload), dump::id_of_gone(payload));

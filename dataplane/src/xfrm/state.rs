@@ -129,11 +129,16 @@ impl State {
     /// Removes SAs of ours; others and unknown ones are passed over.
     pub(super) fn remove(&mut self, ids: &[SaId]) -> Result<(), Error> {
         let known: Vec<SaId> = ids.iter().copied().filter(|id| self.sas.contains_key(id)).collect();
+        if known.is_empty() {
+            return Ok(());
+        }
         let requests: Vec<Request> = known.iter().map(|id| Request::delete_sa(*id)).collect();
         self.socket.demand(&requests, &[libc::ESRCH])?;
-        self.sas.retain(|id, _| !known.contains(id));
+        for id in &known {
+            self.sas.remove(id);
+        }
         // Else one that comes under the same number soon would go in its place.
-        self.retired.retain(|(_, id)| !known.contains(id));
+        self.retired.retain(|(_, id)| self.sas.contains_key(id));
         // A number means a sender as long as SAs bear it.
         let senders: HashSet<_> = self.sas.values().map(|entry| (entry.sender, entry.kind)).collect();
         self.reqids.retain(|sender, _| senders.contains(sender));

@@ -1,0 +1,240 @@
+//! How long it takes to give the kernel an epoch's SAs: by the data plane, by the barest loop over netlink that there can
+//! be (the limit), and by `ip -batch`, in one run.
+//!
+//! `cargo bench -p muster-dataplane --bench sas` as root, on a kernel with ESP; elsewhere in the lab:
+//! `netns-tests/kernel-lab/bench sas`. The ratios count: an emulated processor has times of its own.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv6Addr};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use muster_dataplane::{Backend, Dataplane, EspConfig, KeyLedger, Sa, SaId, SaKey, SaKind, start};
+use muster_wire::MemberId;
+use netlink_packet_core::Emitable;
+use netlink_packet_xfrm::constants::{
+    AF_INET6, IPPROTO_ESP, XFRM_INF, XFRM_MODE_TUNNEL, XFRM_STATE_AF_UNSPEC, XFRMA_ALG_AEAD, XFRMA_IF_ID,
+    XFRMA_REPLAY_ESN_VAL,
+};
+use netlink_packet_xfrm::{Address, Id, LifetimeConfig, UserSaInfo};
+use netlink_sys::{Socket, SocketAddr};
+use nix::sched::{CloneFlags, unshare};
+
+const SIZES: [u32; 3] = [10, 100, 1000];
+const ROUNDS: usize = 9;
+const GROUP: &str = "ff05::6d76";
+/// As the data plane sends them.
+const BATCH: usize = 64;
+
+fn main() {
+    if let Err(reason) = prepare() {
+        println!("SKIP bench sas: {reason}");
+        return;
+    }
+    println!("| SAs | data plane, µs each | bare netlink loop | `ip -batch` | data plane / bare loop |");
+    println!("|---|---|---|---|---|");
+    let plane = match start(Backend::Kernel, config()) {
+        Ok(running) => running.dataplane,
+        Err(error) => return println!("SKIP bench sas: {error}"),
+    };
+    // Every sender is known, as at a rekey.
+    let known = (0..SIZES[SIZES.len() - 1])
+        .map(member)
+        .map(|sender| (sender, vec!["2001:db8::/32".parse().expect("a prefix")]));
+    plane.set_senders(known.collect::<HashMap<_, _>>());
+    plane.install_inbound(epoch(1, SIZES[SIZES.len() - 1])).expect("the kernel takes them");
+    let mut number = 1;
+    for size in SIZES {
+        let mut all: [Vec<Duration>; 3] = Default::default();
+        for _ in 0..ROUNDS {
+            number += 3;
+            all[0].push(by_data_plane(&*plane, number, size));
+            all[1].push(by_bare_loop(number + 1, size));
+            all[2].push(by_ip(number + 2, size));
+        }
+        let [own, bare, ip] = all.map(|times| median(times).as_nanos() as f64 / 1000.0 / f64::from(size));
+        println!("| {size} | {own:.1} | {bare:.1} | {ip:.1} | {:.2} |", own / bare);
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// A network namespace with an interface that may be black.
+fn prepare() -> Result<(), String> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("no network namespace: {error}"))?;
+    for line in ["link add black type veth peer name far", "link set black up", "addr add fd00::a/64 dev black nodad"] {
+        let done = Command::new("ip").args(line.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
+        if !done.status.success() {
+            return Err(format!("ip {line}: {}", String::from_utf8_lossy(&done.stderr)));
+        }
+    }
+    Ok(())
+}
+
+fn config() -> EspConfig {
+    EspConfig {
+        device: "muster0".into(),
+        black_interface: "black".into(),
+        black_address: "fd00::a".parse().expect("an address"),
+        group_address: GROUP.parse().expect("an address"),
+        hop_limit: 64,
+        copy_dscp: true,
+        clear_df: false,
+        reds: vec![],
+        red_multicast: vec![],
+        own_prefixes: vec![],
+        instance: 0,
+        ledger: KeyLedger::new(),
+    }
+}
+
+fn member(nth: u32) -> MemberId {
+    let mut id = [0; 32];
+    id[..4].copy_from_slice(&nth.to_be_bytes());
+    MemberId(id)
+}
+
+fn spi(number: u32, nth: u32) -> u32 {
+    number << 16 | nth
+}
+
+/// No key comes twice.
+fn key(number: u32, nth: u32) -> [u8; SaKey::LEN] {
+    let mut key = [0x5a; SaKey::LEN];
+    key[..4].copy_from_slice(&spi(number, nth).to_be_bytes());
+    key
+}
+
+fn epoch(number: u32, size: u32) -> Vec<Sa> {
+    let sa = |nth| Sa {
+        spi: spi(number, nth),
+        kind: SaKind::Group,
+        source: None,
+        destination: GROUP.parse().expect("an address"),
+        epoch: number.into(),
+        sender: member(nth),
+        key: SaKey::new(&key(number, nth)),
+    };
+    (0..size).map(sa).collect()
+}
+
+fn by_data_plane(plane: &dyn Dataplane, number: u32, size: u32) -> Duration {
+    let sas = epoch(number, size);
+    let ids: Vec<SaId> = sas.iter().map(Sa::id).collect();
+    let begun = Instant::now();
+    plane.install_inbound(sas).expect("the kernel takes them");
+    let took = begun.elapsed();
+    plane.remove_inbound(&ids).expect("they go");
+    took
+}
+
+/// The same messages, written before the clock starts: what is left is the kernel's part.
+fn by_bare_loop(number: u32, size: u32) -> Duration {
+    let group: Ipv6Addr = GROUP.parse().expect("an address");
+    let batches: Vec<Vec<u8>> = (0..size)
+        .collect::<Vec<_>>()
+        .chunks(BATCH)
+        .map(|some| {
+            let last = some.len() - 1;
+            some.iter().enumerate().flat_map(|(at, nth)| message(group, number, *nth, at == last)).collect()
+        })
+        .collect();
+    let mut socket = Socket::new(netlink_sys::protocols::NETLINK_XFRM).expect("a socket");
+    socket.bind_auto().expect("a number");
+    socket.connect(&SocketAddr::new(0, 0)).expect("the kernel");
+    let mut answer = Vec::with_capacity(4096);
+    let begun = Instant::now();
+    for batch in &batches {
+        socket.send(batch, 0).expect("sent");
+        answer.clear();
+        socket.recv(&mut answer, 0).expect("answered");
+        assert_eq!(answer[16..20], [0; 4], "the kernel has refused one");
+    }
+    let took = begun.elapsed();
+    remove(number, size);
+    took
+}
+
+/// `struct nlmsghdr`, `struct xfrm_usersa_info`, and the attributes that the data plane gives.
+fn message(group: Ipv6Addr, number: u32, nth: u32, acknowledged: bool) -> Vec<u8> {
+    const XFRM_MSG_NEWSA: u16 = 0x10;
+    // NLM_F_REQUEST, NLM_F_EXCL, NLM_F_CREATE; NLM_F_ACK.
+    let flags: u16 = 1 | 0x200 | 0x400 | if acknowledged { 4 } else { 0 };
+    let unlimited = LifetimeConfig {
+        soft_byte_limit: XFRM_INF,
+        hard_byte_limit: XFRM_INF,
+        soft_packet_limit: XFRM_INF,
+        hard_packet_limit: XFRM_INF,
+        ..LifetimeConfig::default()
+    };
+    let fixed = UserSaInfo {
+        id: Id { daddr: Address::from_ip(&IpAddr::V6(group)), spi: spi(number, nth), proto: IPPROTO_ESP },
+        lifetime_cfg: unlimited,
+        reqid: 1 + nth,
+        family: AF_INET6,
+        mode: XFRM_MODE_TUNNEL,
+        flags: XFRM_STATE_AF_UNSPEC,
+        ..UserSaInfo::default()
+    };
+    let mut body = vec![0; fixed.buffer_len()];
+    fixed.emit(&mut body);
+    let mut attribute = |kind: u16, value: &[u8]| {
+        body.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
+        body.extend_from_slice(&kind.to_ne_bytes());
+        body.extend_from_slice(value);
+        body.resize(body.len().next_multiple_of(4), 0);
+    };
+    let mut aead = [0; 72];
+    aead[..17].copy_from_slice(b"rfc4106(gcm(aes))");
+    aead[64..68].copy_from_slice(&288_u32.to_ne_bytes());
+    aead[68..].copy_from_slice(&128_u32.to_ne_bytes());
+    attribute(XFRMA_ALG_AEAD, &[&aead[..], &key(number, nth)].concat());
+    attribute(XFRMA_IF_ID, &7_u32.to_ne_bytes());
+    let window: Vec<u8> = [64, 0, 0, 0, 0, 2048].into_iter().chain([0; 64]).flat_map(u32::to_ne_bytes).collect();
+    attribute(XFRMA_REPLAY_ESN_VAL, &window);
+    let header = [
+        &(16 + body.len() as u32).to_ne_bytes()[..],
+        &XFRM_MSG_NEWSA.to_ne_bytes(),
+        &flags.to_ne_bytes(),
+        &nth.to_ne_bytes(),
+        &[0; 4],
+    ];
+    [header.concat(), body].concat()
+}
+
+fn by_ip(number: u32, size: u32) -> Duration {
+    let mut lines = String::new();
+    for nth in 0..size {
+        let (spi, reqid, mut hex) = (spi(number, nth), 1 + nth, String::new());
+        key(number, nth).iter().for_each(|byte| write!(hex, "{byte:02x}").expect("a string"));
+        writeln!(
+            lines,
+            "xfrm state add src :: dst {GROUP} proto esp spi {spi:#x} reqid {reqid} mode tunnel replay-window 32 flag af-unspec \
+             if_id 7 aead rfc4106(gcm(aes)) 0x{hex} 128"
+        )
+        .expect("a string");
+    }
+    let begun = Instant::now();
+    batch(&lines);
+    let took = begun.elapsed();
+    remove(number, size);
+    took
+}
+
+fn remove(number: u32, size: u32) {
+    let lines =
+        (0..size).map(|nth| format!("xfrm state delete src :: dst {GROUP} proto esp spi {:#x}\n", spi(number, nth)));
+    batch(&lines.collect::<String>());
+}
+
+/// Runs `ip` on these lines.
+fn batch(lines: &str) {
+    let mut ip = Command::new("ip").args(["-6", "-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip runs");
+    ip.stdin.take().expect("it is piped").write_all(lines.as_bytes()).expect("ip reads");
+    assert!(ip.wait().expect("it ends").success());
+}
