@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
-use muster_netns_tests::{Lab, skip};
+use muster_netns_tests::{Family, Lab, carry, carry_unicast, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 const FOREIGN: &str = "0x00c0ffee";
@@ -149,4 +149,41 @@ fn unblock_takes_away_what_a_killed_daemon_left_in_the_kernel() {
     let output = lab.coalition.routers()[0].namespace.run(unblock).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(is_foreign_alone(&lab, 0));
+}
+
+/// Kernel and user space in one group: all to all, both families, over both families, and after a rekey.
+#[test]
+fn both_data_planes_are_one_group() {
+    if without_kernel("both_data_planes_are_one_group") {
+        return;
+    }
+    for family in [Family::V6, Family::V4] {
+        let mut lab = Lab::on(family, 4);
+        for router in [1, 2] {
+            lab.configure(router, |text| *text = text.replace("backend = \"kernel\"", "backend = \"userspace\""));
+        }
+        (0..4).for_each(|router| lab.start(router));
+        lab.wait_for_group_within(SOON, &[0, 1, 2, 3]);
+        let backends = [0, 1, 2, 3].map(|router| lab.get(router, "status")["dataplane"]["backend"].clone());
+        assert_eq!(backends, ["kernel", "userspace", "userspace", "kernel"]);
+        all_to_all(&lab, &[0, 1, 2, 3]);
+        lab.terminate(3);
+        lab.wait_for_group_within(SOON, &[0, 1, 2]);
+        all_to_all(&lab, &[0, 1, 2]);
+        for router in [0, 1, 2] {
+            let dropped = lab.get(router, "status")["dataplane"]["dropped"].clone();
+            assert!(dropped.as_object().unwrap().values().all(|count| *count == 0), "{router}: {dropped}");
+        }
+    }
+}
+
+fn all_to_all(lab: &Lab, routers: &[usize]) {
+    for from in routers {
+        let others: Vec<usize> = routers.iter().copied().filter(|to| to != from).collect();
+        carry(lab, *from, &others, 20);
+        for to in others {
+            carry_unicast(lab, *from, to, false, 10);
+            carry_unicast(lab, *from, to, true, 10);
+        }
+    }
 }

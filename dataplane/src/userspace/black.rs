@@ -1,24 +1,28 @@
 //! The black side: raw sockets of protocol 50, bound to the black interface.
 
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::io::{self, ErrorKind};
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg,
-    setsockopt, sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::Error;
 use crate::config::EspConfig;
 use crate::membership::{at, join};
+use crate::userspace::sad::{Sad, Sealed};
+
+use super::mmsg::{Beside, Buffer, Outbox, Parcel};
+
+pub(super) use super::mmsg::Inbox;
 
 /// IANA protocol number of ESP.
 const ESP: i32 = 50;
+/// Of an IPv4 header without options.
+const IPV4_HEADER: usize = 20;
 /// Enough for a burst of some thousand packets.
 const BUFFER: usize = 4 << 20;
 /// How long a full interface queue may hold up the sender before its packets are dropped.
@@ -38,18 +42,6 @@ pub(super) struct Outer {
     pub(super) destination: IpAddr,
     /// DSCP and ECN.
     pub(super) class: u8,
-}
-
-/// Where [`Black::receive`] puts a packet.
-pub(super) struct Room {
-    packet: Vec<u8>,
-    control: Vec<u8>,
-}
-
-impl Room {
-    pub(super) fn new(len: usize) -> Self {
-        Room { packet: vec![0; len], control: nix::cmsg_space!(libc::in6_pktinfo, libc::c_int) }
-    }
 }
 
 impl Black {
@@ -111,56 +103,59 @@ impl Black {
         socket.set_write_timeout(Some(SEND_TIMEOUT))
     }
 
-    /// Sends an ESP packet with this outer DSCP and ECN.
-    pub(super) fn send(&self, esp: &[u8], destination: IpAddr, class: u8) -> io::Result<()> {
-        if class == 0 {
-            return self.sender.send_to(esp, &at(destination, self.ifindex)).map(drop);
-        }
-        let (fd, packet, flags) = (self.sender.as_raw_fd(), [IoSlice::new(esp)], MsgFlags::empty());
-        let sent = match at_nix(destination, self.ifindex) {
-            At::V4(to) => sendmsg(fd, &packet, &[ControlMessage::Ipv4Tos(&class)], flags, Some(&to)),
-            At::V6(to) => sendmsg(fd, &packet, &[ControlMessage::Ipv6TClass(&class.into())], flags, Some(&to)),
-        };
-        Ok(sent.map(drop)?)
+    /// Sends ESP packets, each as `Sealed` says, and counts what becomes of them.
+    pub(super) fn send<'a>(
+        &self,
+        outbox: &mut Outbox,
+        packets: impl Iterator<Item = (&'a [u8], &'a Sealed)>,
+        sad: &Sad,
+    ) -> Result<(), Error> {
+        let parcels = packets.map(|(packet, Sealed { destination, class, .. })| Parcel {
+            packet,
+            to: at(*destination, self.ifindex),
+            class: *class,
+        });
+        let mut result = Ok(());
+        outbox.send(self.sender.as_fd(), self.address.is_ipv4(), parcels, |sent| {
+            let count = match sent {
+                Ok(()) => &sad.counts.tx_packets,
+                Err(error) if is_too_big(&error) => &sad.counts.too_big,
+                Err(error) if is_transient(&error) => &sad.counts.io,
+                Err(error) => return result = Err(Error::io(|| "sending ESP".into())(error)),
+            };
+            count.fetch_add(1, Relaxed);
+        });
+        result
     }
 
-    /// The next ESP packet for the group or for this router, without outer header; `None` if none is waiting. Empty
-    /// stands for one to pass over: an own one that the network sent back, or an outer header that is none.
-    pub(super) fn receive<'a>(&self, room: &'a mut Room) -> io::Result<Option<(Outer, &'a mut [u8])>> {
-        let mut outer = Outer { destination: self.address, class: 0 };
-        let (len, source) = {
-            let mut packet = [IoSliceMut::new(&mut room.packet)];
-            let flags = MsgFlags::empty();
-            let received =
-                recvmsg::<SockaddrStorage>(self.receiver.as_raw_fd(), &mut packet, Some(&mut room.control), flags);
-            let message = match received {
-                Ok(message) => message,
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(e) => return Err(e.into()),
-            };
-            for control in message.cmsgs()? {
-                match control {
-                    ControlMessageOwned::Ipv6PacketInfo(info) => {
-                        outer.destination = Ipv6Addr::from(info.ipi6_addr.s6_addr).into();
-                    }
-                    // An octet in an int.
-                    ControlMessageOwned::Ipv6TClass(class) => outer.class = class as u8,
-                    _ => {}
-                }
-            }
-            (message.bytes, message.address.as_ref().and_then(ip_of))
-        };
-        let packet = &mut room.packet[..len];
+    /// Where in a buffer an ESP packet begins: raw IPv4 sockets deliver the outer header, too.
+    pub(super) fn esp_at(&self) -> usize {
+        if self.address.is_ipv4() { IPV4_HEADER } else { 0 }
+    }
+
+    /// Receives what waits, with outer headers where the family has it so; how many packets.
+    pub(super) fn receive(&self, inbox: &mut Inbox, buffers: &mut [Buffer]) -> io::Result<usize> {
+        inbox.receive(self.receiver.as_fd(), buffers)
+    }
+
+    /// What the outer header of packet `nth` of those received last said; the ESP packet then begins at [`Self::esp_at`].
+    /// `None`: one to pass over, an own one that the network sent back, or an outer header that is none.
+    pub(super) fn outer(&self, inbox: &Inbox, nth: usize, buffer: &mut Buffer) -> Option<Outer> {
+        let Beside { source, destination, class } = inbox.beside(nth);
         if source == Some(self.address) {
-            return Ok(Some((outer, &mut [])));
+            return None;
         }
         if self.address.is_ipv6() {
-            return Ok(Some((outer, packet)));
+            let destination = destination.map_or(self.address, IpAddr::from);
+            return Some(Outer { destination, class: class.unwrap_or(0) });
         }
-        Ok(Some(match outer_header(packet) {
-            Some((outer, len)) => (outer, &mut packet[len..]),
-            None => (outer, &mut []),
-        }))
+        let (outer, len) = outer_header(buffer.as_ref())?;
+        // Options are rare.
+        if len > IPV4_HEADER {
+            buffer.as_mut().copy_within(len.., IPV4_HEADER);
+            buffer.len -= len - IPV4_HEADER;
+        }
+        Some(outer)
     }
 }
 
@@ -199,18 +194,6 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
         )
 }
 
-enum At {
-    V4(SockaddrIn),
-    V6(SockaddrIn6),
-}
-
-fn at_nix(address: IpAddr, ifindex: u32) -> At {
-    match address {
-        IpAddr::V4(address) => At::V4(std::net::SocketAddrV4::new(address, 0).into()),
-        IpAddr::V6(address) => At::V6(SocketAddrV6::new(address, 0, 0, ifindex).into()),
-    }
-}
-
 /// Outer packets above the interface's MTU are fragmented here (they are, where black has less than 1280 octets and
 /// overhead), whatever MTU some router on black claims for the path.
 fn allow_fragments(socket: &Socket, ipv4: bool) -> io::Result<()> {
@@ -231,11 +214,6 @@ fn allow_fragments(socket: &Socket, ipv4: bool) -> io::Result<()> {
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
 }
 
 /// Raw IPv4 sockets deliver the outer header too: what it says, and how long it is. `None`: not what it should be.

@@ -2,10 +2,13 @@
 
 use std::os::fd::AsFd;
 
+use rtnetlink::LinkUnspec;
+use rtnetlink::packet_route::link::LinkAttribute;
 use tracing::debug;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::Error;
+use crate::netlink::{self, failed};
 use crate::probe::check_tun;
 use crate::tunnel::quieten;
 
@@ -13,14 +16,25 @@ use crate::tunnel::quieten;
 /// interface's own IPv6 MTU. The kernel drops IPv4 multicast above a device's MTU without a word; so it comes here.
 const DEVICE_MTU: u16 = u16::MAX;
 
-/// Makes the device, quiet and up. It vanishes when it is dropped.
+/// Segments that the device hands over as one packet. The kernel takes larger ones apart itself.
+pub(super) const MOST_SEGMENTS: usize = 64;
+
+/// Makes the device, quiet and up; it hands over many segments as one packet, and takes them so. It vanishes when it is dropped.
 pub(super) fn create(name: &str) -> Result<SyncDevice, Error> {
     check_tun().map_err(Error::Config)?;
     let what = || format!("making the device {name}; is it there already, or held by another process?");
-    let device = DeviceBuilder::new().name(name).enable(false).build_sync().map_err(Error::io(what))?;
+    let device = DeviceBuilder::new().name(name).offload(true).enable(false).build_sync().map_err(Error::io(what))?;
     let what = || format!("device {name}: setting its MTU and non-blocking mode");
     device.set_mtu(DEVICE_MTU).and_then(|()| device.set_nonblocking(true)).map_err(Error::io(what))?;
 
+    netlink::run(async |handle| {
+        let index = netlink::existing_link(handle, name).await?.index;
+        let limited = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::GsoMaxSegs(MOST_SEGMENTS as u32))
+            .build();
+        let done = handle.link().set(limited).execute().await;
+        done.map_err(|error| failed(format!("device {name}: limiting its segments"), error))
+    })?;
     quieten(name)?;
     device.enabled(true).map_err(Error::io(|| format!("device {name}: bringing it up")))?;
     debug!(device = name, fd = ?device.as_fd(), "tunnel device is up");

@@ -5,6 +5,7 @@ mod black;
 mod device;
 mod early;
 mod memory;
+mod mmsg;
 mod pump;
 pub(crate) mod sad;
 

@@ -1,4 +1,8 @@
 //! The two packet threads. Each waits, then takes what is there, a batch at a time.
+//!
+//! The device hands over, and takes, many segments of one TCP or UDP flow as one packet (virtio-net headers, as GSO and GRO
+//! have it): forwarding and the hosts' stacks are then paid once for some forty packets. On black each is a packet of its own,
+//! many in one system call (`mmsg.rs`).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -6,18 +10,22 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use nix::poll::PollTimeout;
-use tun_rs::SyncDevice;
+use tun_rs::{GROTable, SyncDevice, VIRTIO_NET_HDR_LEN};
 
-use super::black::{Black, Outer, Room, is_too_big, is_transient};
+use super::black::{Black, Outer, is_transient};
+use super::device::MOST_SEGMENTS;
 use super::early::Early;
+use super::mmsg::{Buffer, MOST, Outbox};
 use crate::Error;
 use crate::esp::fragment::Fragments;
 use crate::esp::packet::{HEADER_LEN, ICV_LEN};
 use crate::stop::Stop;
 use crate::userspace::sad::{BUFFER_LEN, Fit, Opened, Sad, Sealed};
 
-/// Packets taken before the wish to stop is looked at again.
-const BATCH: usize = 256;
+/// Batches taken before the wish to stop is looked at again.
+const ROUNDS: usize = 8;
+/// Packets of a batch from red: two of the largest that the device hands over.
+const BATCH: usize = 2 * MOST_SEGMENTS;
 
 /// While packets wait for their SA, whether it has come is looked at after this many milliseconds.
 const LOOK_AGAIN: u8 = 2;
@@ -27,92 +35,230 @@ const INNER_END: usize = BUFFER_LEN - ICV_LEN - 8;
 
 /// Reads from the device, encrypts, sends.
 pub(super) fn red_to_black(device: &SyncDevice, black: &Black, sad: &Sad, stop: &Stop) -> Result<(), Error> {
-    let mut buffer = vec![0; BUFFER_LEN];
-    let mut piece = vec![0; BUFFER_LEN];
-    let mut identification = 0u16;
+    let mut red = FromRed::new(black, sad);
     while stop.wait(device.as_fd()).map_err(Error::io(|| "waiting for the device".into()))? {
-        for _ in 0..BATCH {
-            let len = match device.recv(&mut buffer[HEADER_LEN..INNER_END]) {
-                Ok(len) => len,
-                Err(e) if is_idle(&e) => break,
-                Err(e) => return Err(Error::io(|| "reading from the device; was it deleted?".into())(e)),
-            };
-            match sad.fit(&buffer[HEADER_LEN..HEADER_LEN + len]) {
-                Fit::Whole => send(black, sad, &mut buffer, len)?,
-                Fit::Dropped => {}
-                Fit::Pieces(mtu) => {
-                    identification = identification.wrapping_add(1);
-                    let packet = &buffer[HEADER_LEN..HEADER_LEN + len];
-                    let mut pieces = Fragments::of(packet, mtu, identification);
-                    while let Some(len) = pieces.write_next(&mut piece[HEADER_LEN..INNER_END]) {
-                        send(black, sad, &mut piece, len)?;
-                    }
-                }
+        for _ in 0..ROUNDS {
+            let read = red.read(device)?;
+            red.encrypt(read)?;
+            if read == 0 {
+                break;
             }
         }
     }
     Ok(())
 }
 
-/// Encrypts the inner packet in `buffer` behind the room for the ESP header, and sends it.
-fn send(black: &Black, sad: &Sad, buffer: &mut [u8], len: usize) -> Result<(), Error> {
-    let Some(Sealed { len, destination, class }) = sad.seal(buffer, len) else { return Ok(()) };
-    let count = match black.send(&buffer[..len], destination, class) {
-        Ok(()) => &sad.counts.tx_packets,
-        Err(e) if is_too_big(&e) => &sad.counts.too_big,
-        Err(e) if is_transient(&e) => &sad.counts.io,
-        Err(e) => return Err(Error::io(|| format!("sending ESP to {destination}"))(e)),
-    };
-    count.fetch_add(1, Relaxed);
-    Ok(())
+/// A batch on its way from red to black.
+struct FromRed<'a> {
+    black: &'a Black,
+    sad: &'a Sad,
+    /// What the device hands over at once, with its header.
+    whole: Vec<u8>,
+    /// The packets of it, each behind room for the ESP header, and their lengths.
+    buffers: Vec<Buffer>,
+    lens: Vec<usize>,
+    sealed: Vec<(usize, Sealed)>,
+    outbox: Outbox,
+    piece: Vec<u8>,
+    identification: u16,
+}
+
+impl<'a> FromRed<'a> {
+    fn new(black: &'a Black, sad: &'a Sad) -> Self {
+        FromRed {
+            black,
+            sad,
+            whole: vec![0; VIRTIO_NET_HDR_LEN + INNER_END],
+            buffers: (0..BATCH).map(|_| Buffer::new(BUFFER_LEN)).collect(),
+            lens: vec![0; BATCH],
+            sealed: Vec::with_capacity(BATCH),
+            outbox: Outbox::new(),
+            piece: vec![0; BUFFER_LEN],
+            identification: 0,
+        }
+    }
+
+    /// Takes what waits, as far as there is room; how many packets.
+    fn read(&mut self, device: &SyncDevice) -> Result<usize, Error> {
+        let mut count = 0;
+        while count + MOST_SEGMENTS <= BATCH {
+            let (buffers, lens) = (&mut self.buffers[count..], &mut self.lens[count..]);
+            match device.recv_multiple(&mut self.whole, buffers, lens, HEADER_LEN) {
+                Ok(more) => count += more,
+                Err(error) if is_idle(&error) => break,
+                // Not of the kernel: what it handed over cannot be taken apart.
+                Err(error) if error.raw_os_error().is_none() => {
+                    self.sad.counts.malformed.fetch_add(1, Relaxed);
+                }
+                Err(error) => return Err(Error::io(|| "reading from the device; was it deleted?".into())(error)),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Encrypts the first `count` packets and sends them, in order.
+    fn encrypt(&mut self, count: usize) -> Result<(), Error> {
+        for at in 0..count {
+            let len = self.lens[at];
+            match self.sad.fit(&self.buffers[at].bytes[HEADER_LEN..HEADER_LEN + len]) {
+                Fit::Whole => {
+                    let sealed = self.sad.seal(&mut self.buffers[at].bytes, len);
+                    self.sealed.extend(sealed.map(|sealed| (at, sealed)));
+                }
+                Fit::Dropped => {}
+                Fit::Pieces(mtu) => {
+                    self.send()?;
+                    self.send_pieces(at, mtu)?;
+                }
+            }
+        }
+        self.send()
+    }
+
+    fn send(&mut self) -> Result<(), Error> {
+        let FromRed { black, sad, buffers, sealed, outbox, .. } = self;
+        let packets = sealed.iter().map(|(at, sealed)| (&buffers[*at].bytes[..sealed.len], sealed));
+        let done = black.send(outbox, packets, sad);
+        sealed.clear();
+        done
+    }
+
+    /// Sends packet `at` in fragments of at most `mtu` octets.
+    fn send_pieces(&mut self, at: usize, mtu: usize) -> Result<(), Error> {
+        let FromRed { black, sad, buffers, lens, outbox, piece, identification, .. } = self;
+        *identification = identification.wrapping_add(1);
+        let packet = &buffers[at].bytes[HEADER_LEN..HEADER_LEN + lens[at]];
+        let mut pieces = Fragments::of(packet, mtu, *identification);
+        while let Some(len) = pieces.write_next(&mut piece[HEADER_LEN..INNER_END]) {
+            if let Some(sealed) = sad.seal(piece, len) {
+                black.send(outbox, [(&piece[..sealed.len], &sealed)].into_iter(), sad)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Receives, decrypts, writes to the device.
 pub(super) fn black_to_red(device: &SyncDevice, black: &Black, sad: &Sad, stop: &Stop) -> Result<(), Error> {
-    let mut room = Room::new(BUFFER_LEN);
+    let mut red = ToRed::new(device, black, sad);
     let mut early = Early::default();
     loop {
         let limit = if early.is_empty() { PollTimeout::NONE } else { PollTimeout::from(LOOK_AGAIN) };
         if !stop.wait_at_most(black.as_fd(), limit).map_err(Error::io(|| "waiting for ESP".into()))? {
             return Ok(());
         }
-        for _ in 0..BATCH {
-            // Before the next packet: what came first goes first.
+        for _ in 0..ROUNDS {
+            // Before the next packets: what came first goes first.
             if !early.is_empty() {
-                early.offer(sad.installations(), |outer, esp| deliver(device, sad, outer, esp))?;
+                early.offer(sad.installations(), |outer, esp| red.deliver_one(outer, esp))?;
                 sad.counts.unknown_spi.fetch_add(early.expire(Instant::now()), Relaxed);
             }
-            let (outer, esp) = match black.receive(&mut room) {
-                Ok(Some(received)) => received,
-                Ok(None) => break,
-                // Reading an error takes it off the socket.
-                Err(e) if is_transient(&e) => break,
-                Err(e) => return Err(Error::io(|| "receiving ESP".into())(e)),
-            };
-            if esp.is_empty() {
-                continue;
-            }
-            if !deliver(device, sad, &outer, esp)? && !early.keep(Instant::now(), outer, esp) {
-                sad.counts.unknown_spi.fetch_add(1, Relaxed);
+            if red.deliver(&mut early)? == 0 {
+                break;
             }
         }
     }
 }
 
-/// Decrypts a packet and writes it to the device, or drops it; `false`: there is no SA for it.
-fn deliver(device: &SyncDevice, sad: &Sad, outer: &Outer, esp: &mut [u8]) -> Result<bool, Error> {
-    let inner = match sad.open_known(outer.destination, outer.class, esp) {
-        Opened::Inner(inner) => inner,
-        Opened::Dropped => return Ok(true),
-        Opened::Unknown => return Ok(false),
+/// A batch on its way from black to red.
+struct ToRed<'a> {
+    device: &'a SyncDevice,
+    black: &'a Black,
+    sad: &'a Sad,
+    inbox: super::black::Inbox,
+    buffers: Vec<Buffer>,
+    /// For one that has waited for its SA.
+    spare: Buffer,
+    table: GROTable,
+}
+
+impl<'a> ToRed<'a> {
+    fn new(device: &'a SyncDevice, black: &'a Black, sad: &'a Sad) -> Self {
+        let room = black.esp_at() + BUFFER_LEN;
+        ToRed {
+            device,
+            black,
+            sad,
+            inbox: super::black::Inbox::new(),
+            buffers: (0..MOST).map(|_| Buffer::new(room)).collect(),
+            spare: Buffer::new(room),
+            table: GROTable::new(),
+        }
+    }
+
+    /// Takes what waits, once; how many packets.
+    fn deliver(&mut self, early: &mut Early) -> Result<usize, Error> {
+        let received = match self.black.receive(&mut self.inbox, &mut self.buffers) {
+            Ok(received) => received,
+            // Reading an error takes it off the socket.
+            Err(error) if is_transient(&error) => return Ok(0),
+            Err(error) => return Err(Error::io(|| "receiving ESP".into())(error)),
+        };
+        let mut opened = 0;
+        for at in 0..received {
+            let Some(outer) = self.black.outer(&self.inbox, at, &mut self.buffers[at]) else { continue };
+            match open(self.sad, self.black.esp_at(), &outer, &mut self.buffers[at]) {
+                Some(true) => {
+                    self.buffers.swap(opened, at);
+                    opened += 1;
+                }
+                Some(false) => {}
+                None => {
+                    let esp = &self.buffers[at].as_ref()[self.black.esp_at()..];
+                    if !early.keep(Instant::now(), outer, esp) {
+                        self.sad.counts.unknown_spi.fetch_add(1, Relaxed);
+                    }
+                }
+            }
+        }
+        let buffers = &mut self.buffers[..opened];
+        write(self.device, self.sad, &mut self.table, buffers, self.black.esp_at())?;
+        Ok(received)
+    }
+
+    /// As for one packet that has waited; `false`: there still is no SA for it.
+    fn deliver_one(&mut self, outer: &Outer, esp: &[u8]) -> Result<bool, Error> {
+        let at = self.black.esp_at();
+        self.spare.bytes[at..at + esp.len()].copy_from_slice(esp);
+        self.spare.len = at + esp.len();
+        match open(self.sad, at, outer, &mut self.spare) {
+            Some(true) => {}
+            Some(false) => return Ok(true),
+            None => return Ok(false),
+        }
+        write(self.device, self.sad, &mut self.table, std::slice::from_mut(&mut self.spare), at)?;
+        Ok(true)
+    }
+}
+
+/// Decrypts the ESP packet that begins at octet `at`: whether there is something for red, then behind the room for the ESP
+/// header, and to the buffer's end. `None`: there is no SA for it.
+fn open(sad: &Sad, at: usize, outer: &Outer, buffer: &mut Buffer) -> Option<bool> {
+    let inner = match sad.open_known(outer.destination, outer.class, &mut buffer.as_mut()[at..]) {
+        Opened::Inner(inner) => inner.len(),
+        Opened::Dropped => return Some(false),
+        Opened::Unknown => return None,
     };
-    let count = match device.send(inner) {
-        Ok(_) => &sad.counts.rx_packets,
-        Err(e) if is_transient(&e) => &sad.counts.io,
-        Err(e) => return Err(Error::io(|| "writing to the device; was it deleted?".into())(e)),
+    buffer.len = at + HEADER_LEN + inner;
+    Some(true)
+}
+
+/// Writes opened packets to the device, those of one flow as one.
+fn write(
+    device: &SyncDevice,
+    sad: &Sad,
+    table: &mut GROTable,
+    buffers: &mut [Buffer],
+    esp_at: usize,
+) -> Result<(), Error> {
+    let count = buffers.len() as u64;
+    match device.send_multiple(table, buffers, esp_at + HEADER_LEN) {
+        Ok(_) => sad.counts.rx_packets.fetch_add(count, Relaxed),
+        // All the others were tried.
+        Err(error) if is_transient(&error) => sad.counts.io.fetch_add(1, Relaxed),
+        Err(error) => return Err(Error::io(|| "writing to the device; was it deleted?".into())(error)),
     };
-    count.fetch_add(1, Relaxed);
-    Ok(true)
+    Ok(())
 }
 
 fn is_idle(error: &io::Error) -> bool {
