@@ -241,5 +241,5 @@ pub(crate) fn error_of(payload: &[u8]) -> Option<(io::Error, Option<String>)> {
     // Behind the error the header of the request alone (`set_cap_ack`: no key comes back), then the kernel's words.
     let text = attributes(payload.get(4 + HEADER..).unwrap_or_default()).find(|(kind, _)| *kind == ERROR_TEXT);
     let text = text.map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
-    Some((io::Error::from_raw_os_error(-code), text))
+    Some((io::Error::from_raw_os_error(code.saturating_neg()), text))
 }
