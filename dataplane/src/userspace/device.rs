@@ -19,6 +19,9 @@ const DEVICE_MTU: u16 = u16::MAX;
 /// Segments that the device hands over as one packet. The kernel takes larger ones apart itself.
 pub(super) const MOST_SEGMENTS: usize = 64;
 
+/// Packets that wait for us: as many as come in a fiftieth of a second at 100,000 a second.
+const QUEUE: u32 = 2000;
+
 /// Makes the device, quiet and up; it hands over many segments as one packet, and takes them so. It vanishes when it is dropped.
 pub(super) fn create(name: &str) -> Result<SyncDevice, Error> {
     check_tun().map_err(Error::Config)?;
@@ -31,6 +34,7 @@ pub(super) fn create(name: &str) -> Result<SyncDevice, Error> {
         let index = netlink::existing_link(handle, name).await?.index;
         let limited = LinkUnspec::new_with_index(index)
             .append_extra_attribute(LinkAttribute::GsoMaxSegs(MOST_SEGMENTS as u32))
+            .append_extra_attribute(LinkAttribute::TxQueueLen(QUEUE))
             .build();
         let done = handle.link().set(limited).execute().await;
         done.map_err(|error| failed(format!("device {name}: limiting its segments"), error))

@@ -194,14 +194,16 @@ impl<'a> ToRed<'a> {
             Err(error) if is_transient(&error) => return Ok(0),
             Err(error) => return Err(Error::io(|| "receiving ESP".into())(error)),
         };
-        let mut opened = 0;
+        let (mut segments, inner_at) = (0, self.inner_at());
         for at in 0..received {
             let Some(outer) = self.black.outer(&self.inbox, at, &mut self.buffers[at]) else { continue };
             match open(self.sad, self.black.esp_at(), &outer, &mut self.buffers[at]) {
-                Some(true) => {
-                    self.buffers.swap(opened, at);
-                    opened += 1;
+                // Told apart, for those of one flow go together; what is swapped has been written or dropped.
+                Some(true) if is_tcp(&self.buffers[at].as_ref()[inner_at..]) => {
+                    self.buffers.swap(segments, at);
+                    segments += 1;
                 }
+                Some(true) => write_one(self.device, self.sad, &mut self.buffers[at], inner_at)?,
                 Some(false) => {}
                 None => {
                     let esp = &self.buffers[at].as_ref()[self.black.esp_at()..];
@@ -211,9 +213,13 @@ impl<'a> ToRed<'a> {
                 }
             }
         }
-        let buffers = &mut self.buffers[..opened];
-        write(self.device, self.sad, &mut self.table, buffers, self.black.esp_at())?;
+        write_segments(self.device, self.sad, &mut self.table, &mut self.buffers[..segments], inner_at)?;
         Ok(received)
+    }
+
+    /// Where in a buffer an opened packet begins.
+    fn inner_at(&self) -> usize {
+        self.black.esp_at() + HEADER_LEN
     }
 
     /// As for one packet that has waited; `false`: there still is no SA for it.
@@ -226,7 +232,7 @@ impl<'a> ToRed<'a> {
             Some(false) => return Ok(true),
             None => return Ok(false),
         }
-        write(self.device, self.sad, &mut self.table, std::slice::from_mut(&mut self.spare), at)?;
+        write_one(self.device, self.sad, &mut self.spare, at + HEADER_LEN)?;
         Ok(true)
     }
 }
@@ -243,22 +249,44 @@ fn open(sad: &Sad, at: usize, outer: &Outer, buffer: &mut Buffer) -> Option<bool
     Some(true)
 }
 
-/// Writes opened packets to the device, those of one flow as one.
-fn write(
+/// Writes TCP segments to the device, those of one flow as one packet. Of UDP each packet goes alone: a burst of them would
+/// overflow its receiver's socket.
+fn write_segments(
     device: &SyncDevice,
     sad: &Sad,
     table: &mut GROTable,
     buffers: &mut [Buffer],
-    esp_at: usize,
+    inner_at: usize,
 ) -> Result<(), Error> {
-    let count = buffers.len() as u64;
-    match device.send_multiple(table, buffers, esp_at + HEADER_LEN) {
-        Ok(_) => sad.counts.rx_packets.fetch_add(count, Relaxed),
-        // All the others were tried.
+    let written = device.send_multiple(table, buffers, inner_at);
+    // Where one of them was not taken, all the others were tried.
+    counted(sad, written.map(drop), buffers.len() as u64)
+}
+
+/// Writes an opened packet to the device.
+fn write_one(device: &SyncDevice, sad: &Sad, buffer: &mut Buffer, inner_at: usize) -> Result<(), Error> {
+    // Nothing to say of it in its virtio-net header.
+    let from = inner_at - VIRTIO_NET_HDR_LEN;
+    buffer.bytes[from..inner_at].fill(0);
+    counted(sad, device.send(&buffer.as_ref()[from..]).map(drop), 1)
+}
+
+fn counted(sad: &Sad, written: io::Result<()>, count: u64) -> Result<(), Error> {
+    match written {
+        Ok(()) => sad.counts.rx_packets.fetch_add(count, Relaxed),
         Err(error) if is_transient(&error) => sad.counts.io.fetch_add(1, Relaxed),
         Err(error) => return Err(Error::io(|| "writing to the device; was it deleted?".into())(error)),
     };
     Ok(())
+}
+
+/// Without extension headers: such segments go alone.
+fn is_tcp(packet: &[u8]) -> bool {
+    let protocol = match packet.first().map(|first| first >> 4) {
+        Some(4) => packet.get(9),
+        _ => packet.get(6),
+    };
+    protocol == Some(&(libc::IPPROTO_TCP as u8))
 }
 
 fn is_idle(error: &io::Error) -> bool {
