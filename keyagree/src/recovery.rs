@@ -21,7 +21,8 @@ const MAX_REPAIRED: usize = 512;
 
 /// A snapshot that is being asked for.
 pub(crate) struct Recovery {
-    from: MemberId,
+    /// Who holds the epoch that we miss.
+    holder: MemberId,
     /// In which epoch we were when we found that we are behind.
     since: Hash,
     pub(crate) at: Time,
@@ -29,11 +30,11 @@ pub(crate) struct Recovery {
 }
 
 impl KeyAgreement {
-    /// `from` holds an epoch that we miss.
-    pub(crate) fn recover(&mut self, now: Time, from: MemberId) {
+    /// `holder` has an epoch that we miss.
+    pub(crate) fn recover(&mut self, now: Time, holder: MemberId) {
         if self.recovery.is_none() {
             let at = now + PATIENCE / 4 + self.random_below(PATIENCE);
-            self.recovery = Some(Recovery { from, since: self.epoch.public.hash, at, tries: 0 });
+            self.recovery = Some(Recovery { holder, since: self.epoch.public.hash, at, tries: 0 });
         }
     }
 
@@ -42,13 +43,15 @@ impl KeyAgreement {
         if recovery.since != self.epoch.public.hash || recovery.tries >= MAX_TRIES {
             return;
         }
-        // Not always the same: it may be the one that cannot be reached, or is gone.
+        // Not always the same: it may be the one that cannot be reached, or is gone. But always of the holder's instance:
+        // who was asked in its place may have gone elsewhere, and its snapshot would be of no use.
+        let mut asked = recovery.holder;
         if recovery.tries > 0 {
-            let theirs = self.roster.get(&recovery.from).and_then(|peer| peer.group);
+            let theirs = self.roster.get(&recovery.holder).and_then(|peer| peer.group);
             let instance = theirs.map_or(self.epoch.instance(), |group| group.instance);
-            recovery.from = self.random_holder(&instance).unwrap_or(recovery.from);
+            asked = self.random_holder(&instance).unwrap_or(asked);
         }
-        self.request_snapshot(&recovery.from);
+        self.request_snapshot(&asked);
         recovery.tries += 1;
         recovery.at = now + RETRY * 2_u32.pow(recovery.tries - 1);
         self.recovery = Some(recovery);

@@ -119,7 +119,8 @@ fn come_and_go(family: Family, time: Duration) {
         let excluded = lab.events_of(router, "excluded");
         assert!(excluded.is_empty(), "{excluded:?} at {}\n{}\n{}", lab.name(router), trace.join("\n"), story());
     }
-    assert_eq!(total, 0, "{lost:?}\n{}\n{}", trace.join("\n"), story());
+    let dropped = STAY.map(|router| lab.get(router, "status")["dataplane"]["dropped"].to_string());
+    assert_eq!(total, 0, "{lost:?}\n{dropped:?}\n{}\n{}", trace.join("\n"), story());
     lab.assert_keys_used_once(&all);
     carry(&lab, GUESTS[0], &STAY, 50);
     carry(&lab, 0, &all[1..], 50);

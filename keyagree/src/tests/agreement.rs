@@ -294,6 +294,41 @@ fn who_is_asked_for_an_epoch_and_is_gone_is_not_asked_again() {
 }
 
 #[test]
+fn who_was_asked_and_has_gone_elsewhere_does_not_lead_there() {
+    // Seed 68944 of the simulator: a successor's members were asked to the end, in whose group we were not.
+    let mut net = group(4);
+    net.run_for(HELLO / 2);
+    let elsewhere = GroupState {
+        instance: muster_wire::Instance { tm: member(9), startup: 1, random: 9 },
+        ..net.devices[0].machine.group_state()
+    };
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let seen = asked.clone();
+    net.filter = Box::new(move |from, to, bytes| {
+        let is_request = Envelope::parse(bytes).unwrap().header().kind == Kind::Request;
+        if from == 2 && is_request {
+            seen.borrow_mut().push(to);
+        }
+        !is_request
+    });
+    let goes = |net: &mut Net, who: usize| {
+        // It says nothing else any more.
+        net.devices[who].up = false;
+        net.command(2, |machine, now| {
+            machine.neighbour_heard(now, member(who), address(who), nonce(who), HELLO, elsewhere);
+        });
+    };
+    goes(&mut net, 3);
+    net.command(2, |machine, now| machine.recover(now, member(0)));
+    net.run_until_true(Duration::from_secs(4), |_| asked.borrow().contains(&1));
+    goes(&mut net, 1);
+    let before = asked.borrow().len();
+    net.run_for(Duration::from_secs(4));
+    let asked = &asked.borrow()[before..];
+    assert!(!asked.is_empty() && asked.iter().all(|to| *to == 0), "{asked:?}");
+}
+
+#[test]
 fn who_leaves_and_is_astray_waits_for_the_running_transaction_and_keeps_nobody_busy() {
     // Seed 1557 of the simulator: being astray made the timer due at once, but who leaves is in no hurry.
     let mut net = group(3);
