@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use nix::poll::PollTimeout;
-use tun_rs::{GROTable, SyncDevice, VIRTIO_NET_HDR_LEN};
+use tun_rs::{GROTable, SyncDevice, VIRTIO_NET_HDR_LEN, VirtioNetHdr};
 
 use super::black::{Black, Outer, is_transient};
 use super::device::MOST_SEGMENTS;
@@ -26,6 +26,9 @@ use crate::userspace::sad::{BUFFER_LEN, Fit, Opened, Sad, Sealed};
 const ROUNDS: usize = 8;
 /// Packets of a batch from red: two of the largest that the device hands over.
 const BATCH: usize = 2 * MOST_SEGMENTS;
+
+/// Of the kernel's `struct virtio_net_hdr`: the checksum is left to whoever reads.
+const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
 
 /// While packets wait for their SA, whether it has come is looked at after this many milliseconds.
 const LOOK_AGAIN: u8 = 2;
@@ -84,7 +87,12 @@ impl<'a> FromRed<'a> {
         while count + MOST_SEGMENTS <= BATCH {
             let (buffers, lens) = (&mut self.buffers[count..], &mut self.lens[count..]);
             match device.recv_multiple(&mut self.whole, buffers, lens, HEADER_LEN) {
-                Ok(more) => count += more,
+                Ok(more) => {
+                    if let Some(at) = completed_checksum(&self.whole) {
+                        buffers[..more].iter_mut().for_each(|buffer| never_zero(&mut buffer.bytes[HEADER_LEN..], at));
+                    }
+                    count += more;
+                }
                 Err(error) if is_idle(&error) => break,
                 // Not of the kernel: what it handed over cannot be taken apart.
                 Err(error) if error.raw_os_error().is_none() => {
@@ -287,6 +295,21 @@ fn is_tcp(packet: &[u8]) -> bool {
         _ => packet.get(6),
     };
     protocol == Some(&(libc::IPPROTO_TCP as u8))
+}
+
+/// Where in a packet the device has left the checksum to be completed, as the header before it says.
+fn completed_checksum(whole: &[u8]) -> Option<usize> {
+    let header = VirtioNetHdr::decode(whole.get(..VIRTIO_NET_HDR_LEN)?).ok()?;
+    let left = header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0;
+    left.then(|| usize::from(header.csum_start) + usize::from(header.csum_offset))
+}
+
+/// A checksum that comes out as zero is all ones (RFC 768, RFC 8200 8.1): zero says that there is none. The library leaves
+/// it so, which loses one of 65,536 packets of UDP.
+fn never_zero(packet: &mut [u8], at: usize) {
+    if let Some(checksum @ [0, 0]) = packet.get_mut(at..at + 2) {
+        checksum.fill(0xff);
+    }
 }
 
 fn is_idle(error: &io::Error) -> bool {

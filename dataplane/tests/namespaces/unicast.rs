@@ -154,6 +154,30 @@ fn unicast_over_black_ipv4() {
     }
 }
 
+/// A checksum that comes out as zero is sent as its complement: with UDP zero says that there is none, which IPv6 does not
+/// allow (RFC 8200 8.1).
+#[test]
+fn a_checksum_of_zero_is_a_checksum() {
+    if lab::skip() {
+        return;
+    }
+    let pair = Pair::new(config, false);
+    let (from, to) = pair.sockets(0);
+    let words = |bytes: &[u8]| bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum::<u32>();
+    let octets = |address: &str| address.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let port = from.local_addr().unwrap().port();
+    // Pseudo-header, then source port, destination port, length; the payload of two octets makes the sum all ones.
+    let length = 8 + 2;
+    let sum = words(&octets(HOSTS[0][0])) + words(&octets(HOSTS[0][1])) + length + 17 + u32::from(port) + 5000 + length;
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    let payload = (0xffff - folded as u16).to_be_bytes();
+    until("it arrives", || {
+        from.send(&payload).unwrap();
+        receive(&to).is_some_and(|got| got == payload)
+    });
+}
+
 /// Largest IP packets of the path to `to`, as the host learns them from ICMP.
 pub(crate) fn path_mtu(socket: &UdpSocket, ipv4: bool) -> i32 {
     let (level, option) = if ipv4 { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
