@@ -134,13 +134,13 @@ impl Black {
     }
 
     /// Receives what waits, with outer headers where the family has it so; how many packets.
-    pub(super) fn receive(&self, inbox: &mut Inbox, buffers: &mut [Buffer]) -> io::Result<usize> {
+    pub(super) fn receive(&self, inbox: &mut Inbox, buffers: &mut [Buffer<'_>]) -> io::Result<usize> {
         inbox.receive(self.receiver.as_fd(), buffers)
     }
 
     /// What the outer header of packet `nth` of those received last said; the ESP packet then begins at [`Self::esp_at`].
     /// `None`: one to pass over, an own one that the network sent back, or an outer header that is none.
-    pub(super) fn outer(&self, inbox: &Inbox, nth: usize, buffer: &mut Buffer) -> Option<Outer> {
+    pub(super) fn outer(&self, inbox: &Inbox, nth: usize, buffer: &mut Buffer<'_>) -> Option<Outer> {
         let Beside { source, destination, class } = inbox.beside(nth);
         if source == Some(self.address) {
             return None;

@@ -15,31 +15,37 @@ use tun_rs::ExpandBuffer;
 pub(super) const MOST: usize = 64;
 
 /// Room for a packet; of what is in it, `len` octets count.
-pub(super) struct Buffer {
-    pub(super) bytes: Box<[u8]>,
+pub(super) struct Buffer<'a> {
+    pub(super) bytes: &'a mut [u8],
     pub(super) len: usize,
 }
 
-impl Buffer {
-    /// All of it counts. Memory that is never written costs nothing.
-    pub(super) fn new(len: usize) -> Self {
-        Buffer { bytes: vec![0; len].into(), len }
+impl<'a> Buffer<'a> {
+    /// All of it counts.
+    pub(super) fn new(bytes: &'a mut [u8]) -> Self {
+        let len = bytes.len();
+        Buffer { bytes, len }
+    }
+
+    /// Divides `memory` into buffers of `len` octets. One large piece of memory costs only what of it is ever written.
+    pub(super) fn divide(memory: &'a mut [u8], len: usize) -> Vec<Self> {
+        memory.chunks_exact_mut(len).map(Buffer::new).collect()
     }
 }
 
-impl AsRef<[u8]> for Buffer {
+impl AsRef<[u8]> for Buffer<'_> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
 
-impl AsMut<[u8]> for Buffer {
+impl AsMut<[u8]> for Buffer<'_> {
     fn as_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.len]
     }
 }
 
-impl ExpandBuffer for Buffer {
+impl ExpandBuffer for Buffer<'_> {
     fn buf_capacity(&self) -> usize {
         self.bytes.len()
     }
@@ -92,7 +98,7 @@ impl Inbox {
     }
 
     /// Receives what waits, a packet into each of `buffers`; how many.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, buffers: &mut [Buffer]) -> io::Result<usize> {
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, buffers: &mut [Buffer<'_>]) -> io::Result<usize> {
         let count = buffers.len().min(MOST);
         for (at, buffer) in buffers[..count].iter_mut().enumerate() {
             self.pieces[at] = libc::iovec { iov_base: buffer.bytes.as_mut_ptr().cast(), iov_len: buffer.bytes.len() };
@@ -278,7 +284,8 @@ mod tests {
         assert_eq!(taken, packets.len());
 
         let mut inbox = Inbox::new();
-        let mut buffers: Vec<Buffer> = (0..MOST).map(|_| Buffer::new(200)).collect();
+        let mut memory = vec![0; MOST * 200];
+        let mut buffers = Buffer::divide(&mut memory, 200);
         let mut got = Vec::new();
         while got.len() < packets.len() {
             let received = inbox.receive(to.as_fd(), &mut buffers).unwrap();
@@ -304,7 +311,8 @@ mod tests {
         let mut taken = Vec::new();
         Outbox::new().send(from.as_fd(), true, parcels, |sent| taken.push(sent.is_ok()));
         assert_eq!(taken, [true, false, true, false, true]);
-        let mut buffers: Vec<Buffer> = (0..MOST).map(|_| Buffer::new(200)).collect();
+        let mut memory = vec![0; MOST * 200];
+        let mut buffers = Buffer::divide(&mut memory, 200);
         let mut inbox = Inbox::new();
         let mut got = 0;
         while got < 3 {
@@ -316,7 +324,8 @@ mod tests {
 
     #[test]
     fn a_buffer_grows_as_far_as_it_has_room() {
-        let mut buffer = Buffer::new(10);
+        let mut memory = [0; 10];
+        let mut buffer = Buffer::new(&mut memory);
         buffer.buf_resize(4, 0);
         buffer.buf_extend_from_slice(&[7; 3]);
         assert_eq!(buffer.as_ref(), [0, 0, 0, 0, 7, 7, 7]);

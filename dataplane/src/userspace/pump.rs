@@ -38,7 +38,8 @@ const INNER_END: usize = BUFFER_LEN - ICV_LEN - 8;
 
 /// Reads from the device, encrypts, sends.
 pub(super) fn red_to_black(device: &SyncDevice, black: &Black, sad: &Sad, stop: &Stop) -> Result<(), Error> {
-    let mut red = FromRed::new(black, sad);
+    let mut memory = vec![0; BATCH * BUFFER_LEN];
+    let mut red = FromRed::new(black, sad, &mut memory);
     while stop.wait(device.as_fd()).map_err(Error::io(|| "waiting for the device".into()))? {
         for _ in 0..ROUNDS {
             let read = red.read(device)?;
@@ -58,7 +59,7 @@ struct FromRed<'a> {
     /// What the device hands over at once, with its header.
     whole: Vec<u8>,
     /// The packets of it, each behind room for the ESP header, and their lengths.
-    buffers: Vec<Buffer>,
+    buffers: Vec<Buffer<'a>>,
     lens: Vec<usize>,
     sealed: Vec<(usize, Sealed)>,
     outbox: Outbox,
@@ -67,12 +68,12 @@ struct FromRed<'a> {
 }
 
 impl<'a> FromRed<'a> {
-    fn new(black: &'a Black, sad: &'a Sad) -> Self {
+    fn new(black: &'a Black, sad: &'a Sad, memory: &'a mut [u8]) -> Self {
         FromRed {
             black,
             sad,
             whole: vec![0; VIRTIO_NET_HDR_LEN + INNER_END],
-            buffers: (0..BATCH).map(|_| Buffer::new(BUFFER_LEN)).collect(),
+            buffers: Buffer::divide(memory, BUFFER_LEN),
             lens: vec![0; BATCH],
             sealed: Vec::with_capacity(BATCH),
             outbox: Outbox::new(),
@@ -110,7 +111,7 @@ impl<'a> FromRed<'a> {
             let len = self.lens[at];
             match self.sad.fit(&self.buffers[at].bytes[HEADER_LEN..HEADER_LEN + len]) {
                 Fit::Whole => {
-                    let sealed = self.sad.seal(&mut self.buffers[at].bytes, len);
+                    let sealed = self.sad.seal(self.buffers[at].bytes, len);
                     self.sealed.extend(sealed.map(|sealed| (at, sealed)));
                 }
                 Fit::Dropped => {}
@@ -148,7 +149,9 @@ impl<'a> FromRed<'a> {
 
 /// Receives, decrypts, writes to the device.
 pub(super) fn black_to_red(device: &SyncDevice, black: &Black, sad: &Sad, stop: &Stop) -> Result<(), Error> {
-    let mut red = ToRed::new(device, black, sad);
+    let room = black.esp_at() + BUFFER_LEN;
+    let (mut memory, mut spare) = (vec![0; MOST * room], vec![0; room]);
+    let mut red = ToRed::new(device, black, sad, &mut memory, &mut spare);
     let mut early = Early::default();
     loop {
         let limit = if early.is_empty() { PollTimeout::NONE } else { PollTimeout::from(LOOK_AGAIN) };
@@ -174,22 +177,22 @@ struct ToRed<'a> {
     black: &'a Black,
     sad: &'a Sad,
     inbox: super::black::Inbox,
-    buffers: Vec<Buffer>,
+    buffers: Vec<Buffer<'a>>,
     /// For one that has waited for its SA.
-    spare: Buffer,
+    spare: Buffer<'a>,
     table: GROTable,
 }
 
 impl<'a> ToRed<'a> {
-    fn new(device: &'a SyncDevice, black: &'a Black, sad: &'a Sad) -> Self {
+    fn new(device: &'a SyncDevice, black: &'a Black, sad: &'a Sad, memory: &'a mut [u8], spare: &'a mut [u8]) -> Self {
         let room = black.esp_at() + BUFFER_LEN;
         ToRed {
             device,
             black,
             sad,
             inbox: super::black::Inbox::new(),
-            buffers: (0..MOST).map(|_| Buffer::new(room)).collect(),
-            spare: Buffer::new(room),
+            buffers: Buffer::divide(memory, room),
+            spare: Buffer::new(spare),
             table: GROTable::new(),
         }
     }
@@ -247,7 +250,7 @@ impl<'a> ToRed<'a> {
 
 /// Decrypts the ESP packet that begins at octet `at`: whether there is something for red, then behind the room for the ESP
 /// header, and to the buffer's end. `None`: there is no SA for it.
-fn open(sad: &Sad, at: usize, outer: &Outer, buffer: &mut Buffer) -> Option<bool> {
+fn open(sad: &Sad, at: usize, outer: &Outer, buffer: &mut Buffer<'_>) -> Option<bool> {
     let inner = match sad.open_known(outer.destination, outer.class, &mut buffer.as_mut()[at..]) {
         Opened::Inner(inner) => inner.len(),
         Opened::Dropped => return Some(false),
@@ -263,7 +266,7 @@ fn write_segments(
     device: &SyncDevice,
     sad: &Sad,
     table: &mut GROTable,
-    buffers: &mut [Buffer],
+    buffers: &mut [Buffer<'_>],
     inner_at: usize,
 ) -> Result<(), Error> {
     let written = device.send_multiple(table, buffers, inner_at);
@@ -272,7 +275,7 @@ fn write_segments(
 }
 
 /// Writes an opened packet to the device.
-fn write_one(device: &SyncDevice, sad: &Sad, buffer: &mut Buffer, inner_at: usize) -> Result<(), Error> {
+fn write_one(device: &SyncDevice, sad: &Sad, buffer: &mut Buffer<'_>, inner_at: usize) -> Result<(), Error> {
     // Nothing to say of it in its virtio-net header.
     let from = inner_at - VIRTIO_NET_HDR_LEN;
     buffer.bytes[from..inner_at].fill(0);
