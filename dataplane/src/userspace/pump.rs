@@ -180,7 +180,8 @@ struct ToRed<'a> {
     buffers: Vec<Buffer<'a>>,
     /// For one that has waited for its SA.
     spare: Buffer<'a>,
-    table: GROTable,
+    /// Made for the first segment of TCP: it takes a megabyte.
+    table: Option<GROTable>,
 }
 
 impl<'a> ToRed<'a> {
@@ -193,7 +194,7 @@ impl<'a> ToRed<'a> {
             inbox: super::black::Inbox::new(),
             buffers: Buffer::divide(memory, room),
             spare: Buffer::new(spare),
-            table: GROTable::new(),
+            table: None,
         }
     }
 
@@ -224,7 +225,10 @@ impl<'a> ToRed<'a> {
                 }
             }
         }
-        write_segments(self.device, self.sad, &mut self.table, &mut self.buffers[..segments], inner_at)?;
+        if segments > 0 {
+            let table = self.table.get_or_insert_with(GROTable::new);
+            write_segments(self.device, self.sad, table, &mut self.buffers[..segments], inner_at)?;
+        }
         Ok(received)
     }
 
