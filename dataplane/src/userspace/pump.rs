@@ -1,8 +1,8 @@
 //! The two packet threads. Each waits, then takes what is there, a batch at a time.
 //!
-//! The device hands over, and takes, many segments of one TCP or UDP flow as one packet (virtio-net headers, as GSO and GRO
-//! have it): forwarding and the hosts' stacks are then paid once for some forty packets. On black each is a packet of its own,
-//! many in one system call (`mmsg.rs`).
+//! The device hands over many segments of one TCP or UDP flow as one packet, and takes those of TCP so (virtio-net headers, as
+//! GSO and GRO have it): forwarding and the hosts' stacks are then paid once for some forty packets. On black each is a packet
+//! of its own, many in one system call (`mmsg.rs`).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -186,7 +186,7 @@ struct ToRed<'a> {
 
 impl<'a> ToRed<'a> {
     fn new(device: &'a SyncDevice, black: &'a Black, sad: &'a Sad, memory: &'a mut [u8], spare: &'a mut [u8]) -> Self {
-        let room = black.esp_at() + BUFFER_LEN;
+        let room = spare.len();
         ToRed {
             device,
             black,
@@ -295,7 +295,7 @@ fn counted(sad: &Sad, written: io::Result<()>, count: u64) -> Result<(), Error> 
     Ok(())
 }
 
-/// Without extension headers: such segments go alone.
+/// Whether it may be one segment of several. One behind IPv6 extension headers goes alone.
 fn is_tcp(packet: &[u8]) -> bool {
     let protocol = match packet.first().map(|first| first >> 4) {
         Some(4) => packet.get(9),

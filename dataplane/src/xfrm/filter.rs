@@ -529,13 +529,7 @@ impl Attributes {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ALICE: MemberId = MemberId([1; 32]);
-    const BOB: MemberId = MemberId([2; 32]);
-
-    fn nets(list: &[&str]) -> Vec<IpNet> {
-        list.iter().map(|net| net.parse().unwrap()).collect()
-    }
+    use crate::xfrm::spd::tests::{ALICE, BOB, nets};
 
     #[test]
     fn pairs_are_of_one_family_and_of_who_has_a_number() {

@@ -74,14 +74,14 @@ pub(super) fn policies(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::Direction;
 
-    const ALICE: MemberId = MemberId([1; 32]);
-    const BOB: MemberId = MemberId([2; 32]);
+    pub(in crate::xfrm) const ALICE: MemberId = MemberId([1; 32]);
+    pub(in crate::xfrm) const BOB: MemberId = MemberId([2; 32]);
 
-    fn nets(list: &[&str]) -> Vec<IpNet> {
+    pub(in crate::xfrm) fn nets(list: &[&str]) -> Vec<IpNet> {
         list.iter().map(|net| net.parse().unwrap()).collect()
     }
 
