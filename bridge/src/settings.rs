@@ -166,7 +166,7 @@ defaulted! {
         multicast: Vec<IpNet> = default_multicast(),
         /// IPv4 multicast that is too big for the tunnel is fragmented though its sender forbids it.
         clear_df: bool = false,
-        /// Only `flood` so far.
+        /// `flood`: what is carried goes to every red interface; `dynamic`: to those where a host listens.
         membership: String = "flood".into(),
     }
     /// `[group]`
@@ -371,10 +371,10 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if !matches!(file.log.format.as_str(), "text" | "json") {
         return value("log.format", "must be text or json".into());
     }
-    // What the interface names and this version does not do yet is refused, not ignored.
-    if file.red.membership != "flood" {
-        return value("red.membership", "only \"flood\" is there in this version".into());
+    if !matches!(file.red.membership.as_str(), "flood" | "dynamic") {
+        return value("red.membership", "must be flood or dynamic".into());
     }
+    // What the interface names and this version does not do yet is refused, not ignored.
     if group.mode != "agreement" {
         return value("group.mode", "only \"agreement\" is there in this version".into());
     }

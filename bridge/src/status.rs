@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use muster_dataplane::{ALGORITHM, Counters, Direction, Dropped};
+use muster_dataplane::{ALGORITHM, Counters, Direction, Dropped, GroupStatus, Listening};
 use muster_wire::MemberId;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -72,6 +72,28 @@ pub(crate) struct DataplaneStatus {
     pub(crate) dropped: Map<String, Value>,
     /// Own prefixes whose multicast another router of the LAN carries.
     stands_by: Vec<IpNet>,
+    /// With dynamic membership: by red interface and protocol.
+    listeners: Vec<Listeners>,
+}
+
+/// What hosts on a red interface listen to.
+#[derive(Serialize)]
+pub(crate) struct Listeners {
+    interface: String,
+    protocol: &'static str,
+    /// `None`: this router.
+    querier: Option<IpAddr>,
+    groups: Vec<ListenedGroup>,
+    /// Hosts' wishes for which there was no room.
+    refused: u64,
+}
+
+#[derive(Serialize)]
+struct ListenedGroup {
+    group: IpAddr,
+    /// `exclude`: all sources but these; `include`: these alone.
+    mode: &'static str,
+    sources: Vec<IpAddr>,
 }
 
 /// A line of `muster members`.
@@ -136,7 +158,18 @@ pub(crate) fn dataplane(plane: &Plane) -> DataplaneStatus {
     let sas = plane.dataplane().sas().len();
     let stands_by = plane.left().to_vec();
     let (backend, backend_reason) = (plane.dataplane().backend(), plane.reason().to_owned());
-    DataplaneStatus { backend, backend_reason, sas, rx_packets, tx_packets, dropped, stands_by }
+    let listeners = plane.dataplane().listening().into_iter().map(listeners).collect();
+    DataplaneStatus { backend, backend_reason, sas, rx_packets, tx_packets, dropped, stands_by, listeners }
+}
+
+fn listeners(listening: Listening) -> Listeners {
+    let Listening { interface, ipv4, querier, groups, refused } = listening;
+    let group = |GroupStatus { group, exclude, sources }| {
+        let mode = if exclude { "exclude" } else { "include" };
+        ListenedGroup { group, mode, sources }
+    };
+    let protocol = if ipv4 { "igmp" } else { "mld" };
+    Listeners { interface, protocol, querier, groups: groups.into_iter().map(group).collect(), refused }
 }
 
 /// Both machines' counters under names of their own.

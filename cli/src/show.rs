@@ -63,6 +63,7 @@ pub(crate) fn status(status: &Value) -> String {
         ("packets", format!("{} received, {} sent", text(&plane["rx_packets"]), text(&plane["tx_packets"]))),
         ("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }),
         ("stands by", stands_by(plane)),
+        ("listeners", listeners(plane)),
         ("revocations", if lists.is_empty() { "no lists".into() } else { lists.join(", ") }),
     ])
 }
@@ -76,6 +77,26 @@ fn until(certificate: &Value) -> String {
 fn stands_by(plane: &Value) -> String {
     let prefixes: Vec<String> = lines(&plane["stands_by"]).map(text).collect();
     if prefixes.is_empty() { "no".into() } else { format!("for multicast of {}", prefixes.join(" ")) }
+}
+
+/// How many groups hosts listen to, by interface.
+fn listeners(plane: &Value) -> String {
+    let links: Vec<String> = lines(&plane["listeners"])
+        .map(|link| {
+            let asks = if link["querier"].is_null() {
+                String::new()
+            } else {
+                format!(", asked by {}", text(&link["querier"]))
+            };
+            format!(
+                "{} by {} on {}{asks}",
+                lines(&link["groups"]).count(),
+                text(&link["protocol"]),
+                text(&link["interface"])
+            )
+        })
+        .collect();
+    if links.is_empty() { "not asked for".into() } else { links.join("; ") }
 }
 
 pub(crate) fn members(members: &Value) -> String {

@@ -87,6 +87,7 @@ fn config() -> EspConfig {
         clear_df: false,
         reds: vec![],
         red_multicast: vec![],
+        dynamic_membership: false,
         own_prefixes: vec![],
         instance: 0,
         ledger: KeyLedger::new(),

@@ -28,6 +28,8 @@ pub struct EspConfig {
     pub reds: Vec<String>,
     /// Red groups carried. Nothing of link-local scope or below is, whatever stands here.
     pub red_multicast: Vec<IpNet>,
+    /// Of what is carried only what a host listens to enters its LAN (IGMP, MLD); else all does.
+    pub dynamic_membership: bool,
     /// Own red prefixes, until `set_own_prefixes`.
     pub own_prefixes: Vec<IpNet>,
     /// 0 to 15: keeps several groups on one router apart.

@@ -38,8 +38,10 @@ pub use config::{EspConfig, check_interface_name};
 pub use error::Error;
 pub use forwarding::enable_forwarding;
 pub use ledger::KeyLedger;
+pub use muster_membership::GroupStatus;
 pub use plane::{
-    ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, REKEY_AT, Sa, SaId, SaKey, SaKind, SaStatus,
+    ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, Listening, REKEY_AT, Sa, SaId, SaKey, SaKind,
+    SaStatus,
 };
 pub use probe::{Probe, probe};
 pub use userspace::Memory;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use muster_membership::GroupStatus;
 use muster_wire::MemberId;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -94,6 +95,11 @@ pub trait Dataplane: Send + Sync {
 
     /// **Secret.** Cipher keys for `sas --show-keys`; the caller asks `allow_key_export` first.
     fn export_keys(&self) -> Vec<ExportedKey>;
+
+    /// What hosts on the red interfaces listen to, by interface and family; nothing without dynamic membership.
+    fn listening(&self) -> Vec<Listening> {
+        Vec::new()
+    }
 
     /// Sums since the start.
     fn counters(&self) -> Counters;
@@ -241,6 +247,21 @@ pub struct SaStatus {
     pub auth_failures: u64,
     /// The last sequence number sent, or the highest received.
     pub sequence: u64,
+}
+
+/// What hosts on one red interface listen to, in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// The interface.
+    pub interface: String,
+    /// IGMP; else MLD.
+    pub ipv4: bool,
+    /// The router that asks the hosts, if it is another.
+    pub querier: Option<IpAddr>,
+    /// By address.
+    pub groups: Vec<GroupStatus>,
+    /// Hosts' wishes for which there was no room.
+    pub refused: u64,
 }
 
 /// **Secret.** Key and salt of one SA in hexadecimal; zeroised on drop, not printable by accident.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,9 +80,24 @@ impl Stop {
 
     /// As [`Stop::wait`], true also when so much time has passed.
     pub(crate) fn wait_at_most(&self, fd: BorrowedFd<'_>, limit: PollTimeout) -> io::Result<bool> {
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN), PollFd::new(fd, PollFlags::POLLIN)];
+        self.poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN), PollFd::new(fd, PollFlags::POLLIN)], limit)
+    }
+
+    /// As [`Stop::wait`], for any of several, and true also when so much time has passed.
+    pub(crate) fn wait_any(&self, fds: &[BorrowedFd<'_>], limit: Option<Duration>) -> io::Result<bool> {
+        let all = [self.0.as_fd()].into_iter().chain(fds.iter().copied());
+        let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        // In whole milliseconds, of which the last is waited for, too.
+        let millis = |limit: Duration| i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        let limit =
+            limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(millis(limit)).unwrap_or(PollTimeout::MAX));
+        self.poll(&mut fds, limit)
+    }
+
+    /// The first of `fds` is the own one.
+    fn poll(&self, fds: &mut [PollFd<'_>], limit: PollTimeout) -> io::Result<bool> {
         loop {
-            match poll(&mut fds, limit) {
+            match poll(fds, limit) {
                 Ok(_) => return Ok(!fds[0].any().unwrap_or(true)),
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),

@@ -8,6 +8,7 @@ mod control;
 mod devices;
 mod discovery;
 mod keyagree;
+mod membership;
 mod network;
 mod settings;
 mod wire;
@@ -23,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("control", control::control),
     ("esp", muster_dataplane::fuzzing::esp),
     ("kernel", muster_dataplane::fuzzing::kernel),
+    ("membership", membership::membership),
     ("discovery", discovery::operations),
     ("keyagree", keyagree::operations),
 ];

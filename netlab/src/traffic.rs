@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -209,8 +209,32 @@ impl Receiver {
     /// # Errors
     /// When the address or port cannot be had.
     pub fn start(namespace: &Namespace, device: &str, local: SocketAddr, marker: Marker) -> Result<Self> {
+        Receiver::start_with(namespace, device, local, None, marker)
+    }
+
+    /// As [`Receiver::start`], of an IPv4 group what comes from `source` alone (RFC 4607).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_of_source(
+        namespace: &Namespace,
+        device: &str,
+        group: SocketAddr,
+        source: Ipv4Addr,
+        marker: Marker,
+    ) -> Result<Self> {
+        Receiver::start_with(namespace, device, group, Some(source), marker)
+    }
+
+    fn start_with(
+        namespace: &Namespace,
+        device: &str,
+        local: SocketAddr,
+        source: Option<Ipv4Addr>,
+        marker: Marker,
+    ) -> Result<Self> {
         let what = format!("listen to {local} on {device}");
-        let socket = namespace.try_run(&what, || receiving_socket(device, local))?;
+        let socket = namespace.try_run(&what, || receiving_socket(device, local, source))?;
         let (stopped, stop) = std::io::pipe().map_err(|e| Error::system("open a pipe", e))?;
         let tally = Arc::new(Mutex::new(Tally::default()));
         let thread = std::thread::spawn({
@@ -283,16 +307,18 @@ fn send(
     }
 }
 
-fn receiving_socket(device: &str, local: SocketAddr) -> io::Result<UdpSocket> {
+fn receiving_socket(device: &str, local: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
     socket.bind_device(Some(device.as_bytes()))?;
     // Bound to the group itself: a wildcard socket would get other groups' datagrams, too.
     socket.bind(&local.into())?;
     let index = if_nametoindex(device)?;
-    match local.ip() {
-        IpAddr::V6(group) if group.is_multicast() => socket.join_multicast_v6(&group, index)?,
-        IpAddr::V4(group) if group.is_multicast() => {
+    match (local.ip(), source) {
+        // On the interface of the route to the group.
+        (IpAddr::V4(group), Some(source)) => socket.join_ssm_v4(&source, &group, &Ipv4Addr::UNSPECIFIED)?,
+        (IpAddr::V6(group), _) if group.is_multicast() => socket.join_multicast_v6(&group, index)?,
+        (IpAddr::V4(group), _) if group.is_multicast() => {
             socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?;
         }
         _ => {}

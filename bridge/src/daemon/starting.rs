@@ -46,6 +46,7 @@ impl Daemon {
             clear_df: file.red.clear_df,
             reds: file.red.interfaces.clone(),
             red_multicast: file.red.multicast.clone(),
+            dynamic_membership: file.red.membership == "dynamic",
             own_prefixes: own.clone(),
             instance: file.dataplane.instance,
             ledger: outside.ledger.clone(),

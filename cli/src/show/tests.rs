@@ -49,6 +49,15 @@ fn a_status_with_nothing_in_it_still_shows() {
 }
 
 #[test]
+fn what_hosts_listen_to() {
+    assert!(status(&json!({})).contains("listeners      not asked for\n"));
+    let own = json!({"interface": "red0", "protocol": "mld", "querier": null, "groups": [{"group": "ff1e::1"}]});
+    let other = json!({"interface": "red0", "protocol": "igmp", "querier": "10.0.0.1", "groups": []});
+    let shown = status(&json!({"dataplane": {"listeners": [own, other]}}));
+    assert!(shown.contains("1 by mld on red0; 0 by igmp on red0, asked by 10.0.0.1\n"), "{shown}");
+}
+
+#[test]
 fn keys_show_only_when_asked_for() {
     let answer = json!([{"spi": 255, "key": "c0ffee", "algorithm": "AES-GCM-256"}]);
     assert!(!sas(&answer, false).contains("c0ffee"));

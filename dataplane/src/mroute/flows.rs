@@ -33,6 +33,11 @@ impl Flows {
         queue.insert(flow, parent, max)
     }
 
+    /// Those that forward, with their interfaces.
+    pub(super) fn admitted(&self) -> impl Iterator<Item = (&Flow, u16)> {
+        self.admitted.parents.iter().map(|(flow, parent)| (flow, *parent))
+    }
+
     /// All of them, with their interfaces.
     pub(super) fn into_iter(self) -> impl Iterator<Item = (Flow, u16)> {
         self.admitted.parents.into_iter().chain(self.refused.parents)

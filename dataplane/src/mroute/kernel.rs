@@ -190,7 +190,13 @@ pub(crate) fn parse_upcall(family: Family, bytes: &[u8]) -> Option<Upcall> {
     }
 }
 
-fn set_option<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+/// Sets an option of a socket to a value of the kernel's form.
+pub(super) fn set_option<T: Plain>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
     let value: *const T = value;
     // SAFETY: `value` points to a live T for the length of the call; T is `Plain`, so all its bytes are initialised;
     // the kernel reads at most size_of::<T>() of them and keeps no pointer.
@@ -204,7 +210,7 @@ fn set_option<T: Plain>(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_
 ///
 /// # Safety
 /// As said; the sizes are asserted below.
-unsafe trait Plain {}
+pub(super) unsafe trait Plain {}
 // SAFETY: integers, arrays of integers.
 unsafe impl Plain for u32 {}
 // SAFETY: as above.

@@ -3,11 +3,16 @@
 //! The daemon holds the routing socket of a multicast table of its own, whose interfaces are the red ones and the
 //! tunnel, never black. When the kernel meets a new flow (S,G) it asks, and gets an entry: from red to the tunnel
 //! and the other red interfaces, from the tunnel to all red ones. What may not cross gets an entry that leads
-//! nowhere, so that the kernel does not ask again: its queue of open questions is short, and shared.
+//! nowhere, so that the kernel does not ask again: its queue of open questions is short, and shared. With dynamic
+//! membership an entry leads to those red interfaces alone on which a host listens, and is set anew when that changes.
 
 mod flows;
 mod kernel;
+mod link;
+mod listeners;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,14 +21,15 @@ use ipnet::IpNet;
 use rtnetlink::Handle;
 use tracing::{debug, warn};
 
-use crate::Error;
 use crate::block::{multicast_rule, table};
 use crate::config::EspConfig;
 use crate::netlink::{self, RuleFamily};
 use crate::policy::{Inner, Policies, is_carried};
 use crate::stop::{Stop, Workers};
+use crate::{Error, Listening};
 use flows::Flows;
 use kernel::{Flow, MAX_VIFS, RoutingSocket, Upcall};
+use listeners::Listeners;
 
 pub(crate) use kernel::Family;
 #[cfg(feature = "fuzzing")]
@@ -103,6 +109,12 @@ impl Forwarding {
         self.silent.store(silent, Relaxed);
     }
 
+    /// What hosts on the red interfaces listen to; nothing without dynamic membership.
+    pub(crate) fn listening(&self) -> Vec<Listening> {
+        let listeners = self.routers.iter().filter_map(|router| router.listeners.as_ref());
+        listeners.flat_map(Listeners::listening).collect()
+    }
+
     /// Takes all entries away: the policy has changed, the kernel is to ask again.
     pub(crate) fn forget(&self) {
         self.routers.iter().for_each(|router| router.forget());
@@ -156,6 +168,8 @@ struct Router {
     vifs: u16,
     /// Bit n: another router delivers on interface n.
     silent: Arc<AtomicU32>,
+    /// `None`: everything that is carried goes to every red interface.
+    listeners: Option<Listeners>,
     /// Held from the look at the policy until the kernel has the answer, so that no answer by an old policy comes
     /// behind [`forget`](Self::forget).
     flows: Mutex<Flows>,
@@ -175,11 +189,16 @@ impl Router {
             let what = || format!("interface {name}: adding it to {family:?} multicast routing");
             socket.add_vif(vif, *ifindex).map_err(Error::io(what))?;
         }
-        Ok(Router { socket, policies, vifs: indices.len() as u16, silent, flows: Mutex::default() })
+        let reds = config.reds.iter().zip(indices.iter().skip(1).copied());
+        let listeners = config.dynamic_membership.then(|| Listeners::start(family, reds)).transpose()?;
+        Ok(Router { socket, policies, vifs: indices.len() as u16, silent, listeners, flows: Mutex::default() })
     }
 
     fn run(&self, stop: &Stop) -> Result<(), Error> {
-        while stop.wait(self.socket.as_fd()).map_err(Error::io(|| "waiting for upcalls".into()))? {
+        let fds: Vec<_> =
+            [self.socket.as_fd()].into_iter().chain(self.listeners.iter().flat_map(Listeners::fds)).collect();
+        let rest = || self.listeners.as_ref().and_then(Listeners::rest);
+        while stop.wait_any(&fds, rest()).map_err(Error::io(|| "waiting for upcalls".into()))? {
             for _ in 0..BATCH {
                 match self.socket.next_upcall() {
                     Ok(Some(upcall)) => self.answer(&upcall),
@@ -191,6 +210,10 @@ impl Router {
                     }
                 }
             }
+            if let Some(listeners) = &self.listeners {
+                let changed = listeners.work(&self.policies.load().groups);
+                self.lead_anew(&changed);
+            }
         }
         Ok(())
     }
@@ -198,21 +221,39 @@ impl Router {
     fn answer(&self, upcall: &Upcall) {
         let Upcall { flow, vif } = upcall;
         let mut flows = self.flows();
+        let admitted = self.lead(flow, *vif);
+        if let Some((oldest, parent)) = flows.insert(*flow, *vif, admitted) {
+            self.remove(&oldest, parent);
+        }
+    }
+
+    /// Leads a flow that comes from `vif` to where it is to go now. Whether it may cross at all. `flows` is held.
+    fn lead(&self, flow: &Flow, vif: u16) -> bool {
         let policy = self.policies.load();
         let inner = Inner { source: flow.source, destination: flow.group, len: 0 };
         // What comes from the tunnel was checked against its sender when it was decrypted.
         let admitted = is_carried(&policy.groups, flow.group)
-            && *vif < self.vifs
-            && (*vif == TUNNEL || policy.admits_outbound(&inner));
+            && vif < self.vifs
+            && (vif == TUNNEL || policy.admits_outbound(&inner));
         let silent = self.silent.load(Relaxed) | u32::from(policy.is_left_to_another(flow.source)) << TUNNEL;
-        let goes_to = |out: &u16| out != vif && silent >> out & 1 == 0;
+        let is_wanted = |out: u16| self.listeners.as_ref().is_none_or(|listeners| listeners.want(out, flow));
+        let goes_to = |out: &u16| *out != vif && silent >> out & 1 == 0 && is_wanted(*out);
         let out: Vec<u16> = if admitted { (0..self.vifs).filter(goes_to).collect() } else { Vec::new() };
-        debug!(source = %flow.source, group = %flow.group, vif, admitted, "new flow");
-        if let Err(e) = self.socket.add_flow(flow, *vif, &out) {
-            return warn!(source = %flow.source, group = %flow.group, "flow not forwarded: {e}");
+        debug!(source = %flow.source, group = %flow.group, vif, admitted, ?out, "flow");
+        if let Err(e) = self.socket.add_flow(flow, vif, &out) {
+            warn!(source = %flow.source, group = %flow.group, "flow not forwarded: {e}");
         }
-        if let Some((oldest, parent)) = flows.insert(*flow, *vif, admitted) {
-            self.remove(&oldest, parent);
+        admitted
+    }
+
+    /// Something else is wanted of these groups.
+    fn lead_anew(&self, groups: &BTreeSet<IpAddr>) {
+        if groups.is_empty() {
+            return;
+        }
+        let flows = self.flows();
+        for (flow, parent) in flows.admitted().filter(|(flow, _)| groups.contains(&flow.group)) {
+            self.lead(flow, parent);
         }
     }
 

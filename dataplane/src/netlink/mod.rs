@@ -9,7 +9,7 @@ use std::thread;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
@@ -75,17 +75,28 @@ pub(crate) async fn networks_of(handle: &Handle, name: &str) -> Result<Vec<IpNet
 
 /// The networks of an interface's own addresses.
 pub(crate) async fn networks(handle: &Handle, index: u32) -> Result<Vec<IpNet>, Error> {
+    Ok(addresses(handle, index).await?.iter().filter_map(network).collect())
+}
+
+/// An interface's own addresses, without those whose uniqueness is still being tried or was refuted.
+pub(crate) async fn usable_addresses(handle: &Handle, index: u32) -> Result<Vec<IpAddr>, Error> {
+    let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    let messages = addresses(handle, index).await?;
+    let usable = messages.iter().filter(|message| !message.header.flags.intersects(unusable));
+    Ok(usable.filter_map(network).map(|network| network.addr()).collect())
+}
+
+async fn addresses(handle: &Handle, index: u32) -> Result<Vec<AddressMessage>, Error> {
     let request = handle.address().get().set_link_index_filter(index).execute();
-    let messages: Vec<_> =
-        request.try_collect().await.map_err(|e| failed("reading the addresses of an interface".into(), e))?;
-    let network = |message: &rtnetlink::packet_route::address::AddressMessage| {
-        let address = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        });
-        IpNet::new(address?, message.header.prefix_len).ok()
-    };
-    Ok(messages.iter().filter_map(network).collect())
+    request.try_collect().await.map_err(|e| failed("reading the addresses of an interface".into(), e))
+}
+
+fn network(message: &AddressMessage) -> Option<IpNet> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    IpNet::new(address?, message.header.prefix_len).ok()
 }
 
 /// Which set of rules: the two of unicast routing, the two of multicast routing.

@@ -25,7 +25,7 @@ use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::tunnel_mtu;
 use crate::xfrm::remove_left_over;
-use crate::{Counters, Dataplane, Error, ExportedKey, Sa, SaId, SaStatus, netlink};
+use crate::{Counters, Dataplane, Error, ExportedKey, Listening, Sa, SaId, SaStatus, netlink};
 use black::Black;
 pub use memory::Memory;
 use sad::{Sad, Treatment, delegate_to_sad};
@@ -147,6 +147,10 @@ impl Dataplane for Userspace {
         // Its threads may still wait for a full queue; nobody waits with them.
         std::thread::spawn(move || drop(old));
         Ok(())
+    }
+
+    fn listening(&self) -> Vec<Listening> {
+        self.forwarding.listening()
     }
 
     fn failure(&self) -> Option<String> {

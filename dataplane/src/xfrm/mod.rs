@@ -39,7 +39,7 @@ use crate::netlink::batch::{BatchSocket, Request};
 use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::MIN_MTU;
-use crate::{Counters, Dataplane, Direction, Error, ExportedKey, Sa, SaId, SaKind, SaStatus, netlink};
+use crate::{Counters, Dataplane, Direction, Error, ExportedKey, Listening, Sa, SaId, SaKind, SaStatus, netlink};
 use device::Device;
 use dump::{clear, statuses};
 use filter::Filter;
@@ -387,6 +387,10 @@ impl Dataplane for Kernel {
 
     fn wants_rekey(&self, kind: SaKind) -> bool {
         self.state().worn.contains(&kind)
+    }
+
+    fn listening(&self) -> Vec<Listening> {
+        self.forwarding.listening()
     }
 
     fn failure(&self) -> Option<String> {

@@ -84,6 +84,7 @@ pub(crate) fn config(side: Side, black_ipv4: bool) -> EspConfig {
         clear_df: false,
         reds: vec!["red0".into()],
         red_multicast: nets(&["ff1e::/16", "239.10.0.0/16"]),
+        dynamic_membership: false,
         own_prefixes: nets(&own),
         instance: 3,
         ledger: KeyLedger::new(),
