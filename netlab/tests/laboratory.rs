@@ -186,7 +186,7 @@ fn weather_loses_repeats_and_delays_as_it_is_told() {
         assert!(wait_until(SOON, || receivers[0].unique() >= enough), "{:?}", receivers[0].tally());
         receivers.map(|receiver| receiver.tally())
     };
-    let fair = Weather { loss: 0, duplicates: 0, delay: Duration::ZERO, seed: 1 };
+    let fair = Weather { loss: 0, duplicates: 0, delay: Duration::ZERO, spares_esp: false, seed: 1 };
     coalition.set_weather(fair).unwrap();
     for to in [GROUP_V6.parse().unwrap(), GROUP_V4.parse().unwrap(), unicast] {
         let [near, far] = send(&coalition, to, true);
@@ -194,7 +194,7 @@ fn weather_loses_repeats_and_delays_as_it_is_told() {
         assert!(to == unicast || far.unique > 0, "{to}");
         assert!(to != unicast || far.unique == 0, "{to}");
     }
-    let foul = Weather { loss: 20, duplicates: 10, delay: Duration::from_millis(5), seed: 1 };
+    let foul = Weather { loss: 20, duplicates: 10, delay: Duration::from_millis(5), spares_esp: false, seed: 1 };
     coalition.set_weather(foul).unwrap();
     let [near, far] = send(&coalition, GROUP_V6.parse().unwrap(), false);
     for tally in [&near, &far] {

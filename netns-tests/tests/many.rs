@@ -57,7 +57,8 @@ fn twenty_started_at_once_are_one_group_on_ipv4() {
 }
 
 /// A fifth of all datagrams lost, some twice, and out of order.
-const FOUL: Weather = Weather { loss: 20, duplicates: 10, delay: Duration::from_millis(15), seed: 0x20 };
+const FOUL: Weather =
+    Weather { loss: 20, duplicates: 10, delay: Duration::from_millis(15), spares_esp: false, seed: 0x20 };
 
 #[test]
 fn twenty_started_at_once_are_one_group_in_foul_weather() {

@@ -81,7 +81,7 @@ fn measure(routers: usize, loss: u8, within: u64, run: u64) -> Start {
         lab.configure(*router, |text| *text = text.replace("hello_interval = \"250ms\"\n", ""));
     }
     if loss > 0 {
-        let weather = Weather { loss, duplicates: 0, delay: Duration::ZERO, seed: run };
+        let weather = Weather { loss, duplicates: 0, delay: Duration::ZERO, spares_esp: false, seed: run };
         lab.coalition.set_weather(weather).expect("a switch");
     }
     let (begun, pause) = (monotonic(), Duration::from_millis(within) / routers as u32);
