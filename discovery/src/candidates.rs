@@ -7,7 +7,9 @@ use std::time::Duration;
 use muster_wire::idp::Hello;
 use muster_wire::{Envelope, Header, MemberId, Nonce, Time};
 
-use crate::config::{ASKS_FOR_A_HELLO, CANDIDATE_LIFE, FIRST_RETRY, LAST_RETRY, MAX_CANDIDATES, TIMED_ASKS};
+use crate::config::{
+    ASKS_FOR_A_HELLO, CANDIDATE_LIFE, FIRST_RETRY, LAST_RETRY, MAX_CANDIDATES, OLD_NONCES, TIMED_ASKS,
+};
 
 /// Which hello: nobody at another address can take a candidate's place.
 pub(crate) type Key = (MemberId, IpAddr);
@@ -24,8 +26,10 @@ pub(crate) struct Greeting {
 pub(crate) struct Candidate {
     /// The hello whose nonce the probe repeats. Once the answer is there, this hello is known to be recent.
     pub(crate) asked: Greeting,
-    /// A later hello.
+    /// The latest hello, if that is another.
     pub(crate) later: Option<Greeting>,
+    /// Hello nonces heard after that of `asked`.
+    overtaken: u32,
     /// To be repeated in the answer.
     pub(crate) nonce: Nonce,
     pub(crate) want_chain: bool,
@@ -40,6 +44,7 @@ impl Candidate {
         Self {
             asked: greeting,
             later: None,
+            overtaken: 0,
             nonce,
             want_chain,
             asks: 1,
@@ -57,19 +62,27 @@ impl Candidate {
         if greeting.hello.nonce != latest.hello.nonce {
             self.asks = self.asks.min(ASKS_FOR_A_HELLO);
             self.next_ask = self.next_ask.min(now.max(self.last_ask + FIRST_RETRY));
+            self.overtaken = self.overtaken.saturating_add(1);
         }
         if greeting != self.asked {
             self.later = Some(greeting);
         }
     }
 
-    /// Is asked once more, about the latest hello.
+    /// Is asked once more. About the same hello as long as that is recent, so that an answer that takes longer than the next
+    /// hello still counts.
     pub(crate) fn ask_again(&mut self, now: Time, fresh: Nonce, want_chain: bool) {
-        if let Some(later) = self.later.take() {
+        let asked = &self.asked;
+        let is_next = |later: &mut Greeting| {
+            let another_run = later.envelope.header().startup != asked.envelope.header().startup;
+            later.hello.nonce == asked.hello.nonce || another_run || self.overtaken >= OLD_NONCES
+        };
+        if let Some(later) = self.later.take_if(is_next) {
             // The answer says that the hello nonce is recent. If that is another, an answer to the last probe, still
             // under way, says nothing of it.
             if later.hello.nonce != self.asked.hello.nonce {
                 self.nonce = fresh;
+                self.overtaken = 0;
             }
             self.asked = later;
         }
@@ -77,6 +90,11 @@ impl Candidate {
         self.last_ask = now;
         self.asks = self.asks.saturating_add(1);
         self.back_off(now);
+    }
+
+    /// The hello that it was asked about is not its own: the next one is asked about.
+    pub(crate) fn disown(&mut self) {
+        self.overtaken = OLD_NONCES;
     }
 
     /// Waits, twice as long with every time it was asked.

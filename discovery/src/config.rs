@@ -53,6 +53,9 @@ pub(crate) const SPREAD: Duration = Duration::from_millis(1);
 /// Own nonces that a probe may repeat. A neighbour about to give us up knows one that is four or five hellos old, and
 /// must still be able to ask.
 pub(crate) const RECENT_NONCES: usize = 8;
+/// So many later ones make the hello that a candidate is asked about an old one: half of those recent, for at its sender it is
+/// older by what is under way or was lost.
+pub(crate) const OLD_NONCES: u32 = RECENT_NONCES as u32 / 2;
 /// A goodbye is sent so often: a lost one costs the others four intervals.
 pub(crate) const GOODBYES: usize = 3;
 

@@ -206,9 +206,12 @@ impl Discovery {
             return Err(Dropped::Refused);
         }
         identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
-        let candidate = self.candidates.get(&key).ok_or(Dropped::NotAsked)?;
+        let candidate = self.candidates.get_mut(&key).ok_or(Dropped::NotAsked)?;
         // Somebody else may have put the device's nonce into a hello of his own: then the next hello is asked about.
-        identity.key.open(candidate.asked.envelope.clone()).map_err(|_| Dropped::BadSignature)?;
+        if identity.key.open(candidate.asked.envelope.clone()).is_err() {
+            candidate.disown();
+            return Err(Dropped::BadSignature);
+        }
         if let Some(candidate) = self.candidates.remove(&key) {
             self.bring_up(now, candidate, header, identity, chain);
         }

@@ -8,7 +8,7 @@ use crate::plan::{net4, net6};
 use crate::weather::Switch;
 use crate::{
     BLACK_DEVICE, BRIDGE, Error, GATEWAY_V4, GATEWAY_V6, HOST_DEVICE, Namespace, Plan, RED_DEVICE, Result, RouterPlan,
-    Toll, VethEnd, Watch, Weather,
+    Sky, Toll, VethEnd, Watch, Weather,
 };
 
 /// A coalition without its daemons.
@@ -132,6 +132,14 @@ impl Coalition {
             self.black.delete_link(&format!("island{island}"))?;
         }
         Ok(())
+    }
+
+    /// Puts all routers below a sky, for good.
+    ///
+    /// # Errors
+    /// When the kernel has no netem.
+    pub fn set_sky(&self, sky: Sky) -> Result<()> {
+        self.routers.iter().try_for_each(|router| sky.cover(&router.namespace))
     }
 
     /// From now on, and until [`Coalition::clear_up`], the black network loses, repeats and delays. The gateway is not

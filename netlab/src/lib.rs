@@ -2,7 +2,7 @@
 //!
 //! `muster demo` and the black-box tests build a whole coalition on one machine with this crate: routers, hosts and a
 //! black network in anonymous network namespaces, red multicast between the hosts, and a capture of the black side
-//! that says whether a red byte was seen there. No child process `ip`, nothing in `/run/netns`: the namespaces are
+//! that says whether a red byte was seen there. No child process `ip` (but `tc` for a [`Sky`]), nothing in `/run/netns`: the namespaces are
 //! file descriptors of this process and vanish with it, whichever way it ends.
 //!
 //! Read in this order: [`Namespace`] (`namespace.rs`, `link.rs`, `process.rs`), [`Plan`] and [`Coalition`], then
@@ -24,6 +24,7 @@ mod pcap;
 mod plan;
 mod process;
 mod readiness;
+mod sky;
 mod traffic;
 mod user;
 mod wait;
@@ -41,6 +42,7 @@ pub use plan::{
     RouterPlan,
 };
 pub use process::{Process, die_with_parent};
+pub use sky::Sky;
 pub use traffic::{Flow, Marker, Receiver, Sender, Tally};
 pub use user::{enter_user_namespace, skip, unavailable};
 pub use wait::wait_until;

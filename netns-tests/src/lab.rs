@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use muster_netlab::{Capture, Coalition, Plan, Process, wait_until};
+use muster_netlab::{Capture, Coalition, Plan, Process, Sky, wait_until};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
@@ -22,6 +22,9 @@ pub const PORTS: [u16; 2] = [4860, 4861];
 const SECOND_PORTS: [u16; 2] = [4870, 4871];
 /// Short, so that dead times are; every bound below follows from it.
 const HELLO: Duration = Duration::from_millis(250);
+
+/// Below a sky everything may take so many times as long.
+const PATIENCE: u32 = 6;
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
@@ -95,6 +98,9 @@ impl Lab {
     pub fn on(family: Family, routers: usize) -> Lab {
         let folder = TempDir::new().expect("a temporary folder");
         let coalition = Coalition::build(Plan::new(routers, 3.min(routers)).expect("a plan")).expect("a coalition");
+        if let Some(sky) = sky() {
+            coalition.set_sky(sky).expect("a sky");
+        }
         let mut watch = coalition.watch(PORTS);
         watch.ports.extend(SECOND_PORTS);
         let capture = Capture::start(coalition.black(), watch).expect("a capture");
@@ -220,6 +226,10 @@ allow_key_export = true
             backend(),
         )
         .expect("a string takes everything");
+        if sky() == Some(Sky::Satellite) {
+            // Else a new key is used before everybody can have it.
+            text = text.replace("name = \"coalition\"\n", "name = \"coalition\"\nactivation_delay = \"5s\"\n");
+        }
         text
     }
 
@@ -391,11 +401,12 @@ allow_key_export = true
         });
     }
 
-    /// Waits for a condition.
+    /// Waits for a condition; below a sky [`PATIENCE`] times as long.
     ///
     /// # Panics
     /// With the state of all daemons when it does not come.
     pub fn wait(&self, limit: Duration, what: &str, condition: impl FnMut() -> bool) -> Duration {
+        let limit = if sky().is_some() { limit * PATIENCE } else { limit };
         let begun = Instant::now();
         assert!(wait_until(limit, condition), "waited {limit:?} for {what}\n{}", self.describe());
         begun.elapsed()
@@ -492,6 +503,11 @@ fn run(command: &mut Command) -> Answer {
 /// The data plane of the daemons: MUSTER_BACKEND names another than that in user space.
 fn backend() -> String {
     std::env::var("MUSTER_BACKEND").unwrap_or_else(|_| "userspace".into())
+}
+
+/// What lies between the routers: MUSTER_SKY, where the kernel has netem.
+fn sky() -> Option<Sky> {
+    std::env::var("MUSTER_SKY").ok().map(|name| name.parse().expect("MUSTER_SKY"))
 }
 
 /// The program: MUSTER_PROGRAM names one that is there; else it is built once for each run of the tests with the profile that they were built with.

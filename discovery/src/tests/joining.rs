@@ -50,6 +50,20 @@ fn two_find_each_other_in_six_datagrams_and_two_round_trips() {
 }
 
 #[test]
+fn by_satellite_too_though_the_next_hello_is_faster_than_the_answer() {
+    for loss in [0, 10] {
+        let mut net = Net::new();
+        (net.delay, net.loss) = (ms(300), loss);
+        for seed in 1..=2 {
+            let node = net.add(device(seed), 250);
+            net.start(node, 100);
+        }
+        net.run(ms(4000));
+        assert_eq!((net.news(0), net.news(1)), (vec!["join 1".into()], vec!["join 0".into()]), "loss {loss}");
+    }
+}
+
+#[test]
 fn a_cold_start_of_many_is_over_at_once() {
     let mut net = Net::of(&[1000; 12]);
     net.run(ms(300));

@@ -83,6 +83,7 @@ struct Net {
     loss: u32,
     /// Datagrams in hundred that arrive twice.
     duplicates: u32,
+    delay: Duration,
     /// What comes at random to the delay; reorders.
     jitter: Duration,
     /// From, to.
@@ -102,6 +103,7 @@ impl Net {
             order: 0,
             loss: 0,
             duplicates: 0,
+            delay: DELAY,
             jitter: Duration::from_micros(200),
             cut: BTreeSet::new(),
             sent: Vec::new(),
@@ -228,7 +230,7 @@ impl Net {
         for _ in 0..times {
             let jitter = Duration::from_micros(self.rng.next_u64() % self.jitter.as_micros() as u64);
             self.order += 1;
-            self.wire.insert((self.now + DELAY + jitter, self.order), (to, from, bytes.clone()));
+            self.wire.insert((self.now + self.delay + jitter, self.order), (to, from, bytes.clone()));
         }
     }
 
