@@ -139,7 +139,7 @@ impl Coalition {
     /// # Errors
     /// When the kernel has no netem.
     pub fn set_sky(&self, sky: Sky) -> Result<()> {
-        self.routers.iter().try_for_each(|router| sky.cover(&router.namespace))
+        self.routers.iter().try_for_each(|router| sky.cover(&router.namespace, &self.black, &router.plan.black_port()))
     }
 
     /// From now on, and until [`Coalition::clear_up`], the black network loses, repeats and delays. The gateway is not

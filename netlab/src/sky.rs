@@ -11,8 +11,8 @@ use crate::{BLACK_DEVICE, Error, Namespace, Result};
 pub enum Sky {
     /// A geostationary satellite: 600 ms there and back.
     Satellite,
-    /// 20 to 40 ms there and back, so that frames overtake each other; 5 of a hundred come twice, and of what is not ESP 10 are
-    /// lost (of ESP none, for nobody sends it again).
+    /// 20 to 40 ms there and back, so that frames overtake each other; 5 of a hundred come twice, and of what is not ESP
+    /// 10 are lost (of ESP none, for nobody sends it again).
     Foul,
 }
 
@@ -29,27 +29,31 @@ impl FromStr for Sky {
 }
 
 impl Sky {
-    /// Puts a router below it.
-    pub(crate) fn cover(self, router: &Namespace) -> Result<()> {
-        let foul = "netem delay 15ms 5ms duplicate 5% limit 100000";
-        let lines = match self {
-            Sky::Satellite => vec!["qdisc add dev DEV root netem delay 300ms limit 100000".to_owned()],
-            Sky::Foul => vec![
-                format!("qdisc add dev DEV root handle 1: prio bands 2 priomap{}", " 0".repeat(16)),
-                format!("qdisc add dev DEV parent 1:1 {foul} loss 10%"),
-                format!("qdisc add dev DEV parent 1:2 {foul}"),
-                "filter add dev DEV parent 1: protocol ip prio 1 u32 match ip protocol 50 0xff flowid 1:2".to_owned(),
-                "filter add dev DEV parent 1: protocol ipv6 prio 2 u32 match ip6 protocol 50 0xff flowid 1:2"
-                    .to_owned(),
-            ],
-        };
-        lines.iter().try_for_each(|line| tc(router, &line.replace("DEV", BLACK_DEVICE)))
+    /// Puts a router below it, which the black network has on `port`.
+    pub(crate) fn cover(self, router: &Namespace, black: &Namespace, port: &str) -> Result<()> {
+        match self {
+            Sky::Satellite => tc(router, BLACK_DEVICE, "qdisc add dev DEV root netem delay 300ms limit 100000"),
+            Sky::Foul => {
+                // What repeats must be alone on its device.
+                tc(black, port, "qdisc add dev DEV root netem delay 15ms 5ms duplicate 5% limit 100000")?;
+                let all_to_the_first = " 0".repeat(16);
+                [
+                    format!("qdisc add dev DEV root handle 1: prio bands 2 priomap{all_to_the_first}").as_str(),
+                    "qdisc add dev DEV parent 1:1 netem loss 10% limit 100000",
+                    "filter add dev DEV parent 1: protocol ip prio 1 u32 match ip protocol 50 0xff flowid 1:2",
+                    "filter add dev DEV parent 1: protocol ipv6 prio 2 u32 match ip6 protocol 50 0xff flowid 1:2",
+                ]
+                .iter()
+                .try_for_each(|line| tc(router, BLACK_DEVICE, line))
+            }
+        }
     }
 }
 
-fn tc(namespace: &Namespace, line: &str) -> Result<()> {
+/// One command; DEV stands for the device.
+fn tc(namespace: &Namespace, device: &str, line: &str) -> Result<()> {
     let mut command = Command::new("tc");
-    command.args(line.split(' '));
+    command.args(line.split(' ').map(|word| if word == "DEV" { device } else { word }));
     match namespace.spawn(command)?.wait(LIMIT)? {
         Some(status) if status.success() => Ok(()),
         _ => Err(Error::Invalid(format!("tc {line} failed; does this kernel have netem?"))),

@@ -20,8 +20,11 @@ use crate::control;
 pub const PORTS: [u16; 2] = [4860, 4861];
 /// The same for a second daemon on a router.
 const SECOND_PORTS: [u16; 2] = [4870, 4871];
-/// Short, so that dead times are; every bound below follows from it.
-const HELLO: Duration = Duration::from_millis(250);
+/// Short, so that dead times are; every bound below follows from it. By satellite no shorter than the default: three
+/// intervals must be longer than the way there and back.
+fn hello_interval() -> Duration {
+    Duration::from_millis(if sky() == Some(Sky::Satellite) { 1000 } else { 250 })
+}
 
 /// Below a sky everything may take so many times as long.
 const PATIENCE: u32 = 6;
@@ -130,7 +133,7 @@ impl Lab {
 
     /// Four of the hello intervals that all daemons here have.
     pub fn dead_time() -> Duration {
-        HELLO * 4
+        hello_interval() * 4
     }
 
     /// A file of this laboratory.
@@ -220,7 +223,7 @@ allow_key_export = true
 "#,
             anchors.join(", "),
             self.family.discovery_group(),
-            HELLO.as_millis(),
+            hello_interval().as_millis(),
             plan.red_v6(),
             plan.red_v4(),
             backend(),
