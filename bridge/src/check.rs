@@ -72,7 +72,7 @@ pub fn check(path: &Path) -> Vec<Finding> {
     let Probe { tun, kernel, net_admin, net_raw } = muster_dataplane::probe();
     let esp = match (file.dataplane.backend.as_str(), kernel) {
         ("kernel", kernel) => ("the kernel's ESP", kernel),
-        ("auto", Ok(())) => ("the kernel's ESP", Ok(())),
+        ("auto", Ok(())) if file.dataplane.hop_limit == 64 => ("the kernel's ESP", Ok(())),
         _ => ("/dev/net/tun, for ESP in user space", tun),
     };
     for (what, result) in [esp, ("CAP_NET_ADMIN", net_admin), ("CAP_NET_RAW", net_raw)] {

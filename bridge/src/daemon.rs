@@ -15,12 +15,10 @@ use ipnet::IpNet;
 use muster_dataplane::SaKind;
 use muster_wire::{MemberId, Time};
 use nix::time::{ClockId, clock_gettime};
-use serde_json::json;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::alarm::Alarm;
-use crate::control::Request;
 use crate::engine::{Engine, StartError};
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
@@ -179,12 +177,8 @@ impl Daemon {
                     self.engine.handle_timeout(now());
                 }
                 Some((request, answer)) = self.outside.asked.recv() => {
-                    let answered = match request {
-                        Request::Reload => self.reload().await.map(|changed| json!({ "changed": changed })),
-                        request => self.answer(&request),
-                    };
                     // Whoever asked may be gone.
-                    let _ = answer.send(answered);
+                    let _ = answer.send(self.answer(&request).await);
                 }
                 Some(answer) = self.outside.scraped.recv() => {
                     let _ = answer.send(self.metrics());

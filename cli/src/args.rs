@@ -29,7 +29,7 @@ pub(crate) enum Command {
     },
     /// Set the fail-closed rules: nothing between red and black but through the tunnel
     Block(ConfigArg),
-    /// Remove the fail-closed rules
+    /// Remove the fail-closed rules, and what a killed daemon has left in the kernel
     Unblock {
         #[command(flatten)]
         config: ConfigArg,
@@ -76,7 +76,13 @@ pub(crate) enum Command {
     /// Order a new group key
     Rekey(Socket),
     /// Read configuration, certificates and lists again, all of it or nothing; say what has changed
-    Reload(Socket),
+    Reload {
+        #[command(flatten)]
+        socket: Socket,
+        /// Of the daemon with this configuration, by the socket that it names
+        #[arg(long, value_name = "FILE", conflicts_with = "control")]
+        config: Option<PathBuf>,
+    },
     /// Order the daemon to leave the group and to end
     Leave(Socket),
     /// Print what completes the command line in a shell

@@ -47,13 +47,6 @@ pub(crate) fn order(socket: &Socket, method: &str) -> Result<(), Failure> {
     call(socket, method, json!({})).map(drop)
 }
 
-/// Has the daemon read its files again, and says what has changed.
-pub(crate) fn reload(socket: &Socket) -> Result<(), Failure> {
-    let answer = call(socket, "reload", json!({}))?;
-    let changed = answer["changed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
-    say(if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("\n") })
-}
-
 fn read(args: &ReadArgs, method: &str, table: impl Fn(&Value) -> String) -> Result<(), Failure> {
     print(args, &call(&args.socket, method, json!({}))?, table)
 }

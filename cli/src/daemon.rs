@@ -1,26 +1,28 @@
 //! Commands on a configuration: the daemon, the block, the check.
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use muster_bridge::{File, Finding, SetLevel, Settings};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::log;
+use crate::args::Socket;
 use crate::output::{Failure, because, say};
+use crate::{client, log};
 
 pub(crate) fn block(config: &Path) -> Result<(), Failure> {
     Ok(muster_bridge::block(&load(config)?.0)?)
 }
 
 /// Not under a running daemon: red would leave in the clear while it says that all is well. `instance`: whatever the
-/// configuration says, which may not be readable.
+/// configuration says, which may not be readable; then who runs is known by its data plane, which a daemon that waits for an
+/// address has not yet.
 pub(crate) fn unblock(config: &Path, instance: Option<u8>) -> Result<(), Failure> {
     if let Some(instance) = instance {
         return Ok(muster_bridge::unblock(instance)?);
     }
     let (file, _) = load(config)?;
-    let control = config.parent().unwrap_or(Path::new(".")).join(&file.device.control);
+    let control = control_of(config, &file);
     if UnixStream::connect(&control).is_ok() {
         let why = format!("a daemon answers at {}: end it first (muster leave)", control.display());
         return Err(because(why));
@@ -35,6 +37,17 @@ pub(crate) fn run(config: &Path) -> Result<(), Failure> {
     Ok(muster_bridge::run(Settings::load(config)?, set_level)?)
 }
 
+/// Has the daemon read its files again, and says what has changed.
+pub(crate) fn reload(socket: Socket, config: Option<&Path>) -> Result<(), Failure> {
+    let socket = match config {
+        Some(config) => Socket { control: control_of(config, &File::load(config)?) },
+        None => socket,
+    };
+    let answer = client::call(&socket, "reload", json!({}))?;
+    let changed = answer["changed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
+    say(if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("\n") })
+}
+
 pub(crate) fn check(config: &Path, json: bool) -> Result<(), Failure> {
     let findings = muster_bridge::check(config);
     if json {
@@ -46,6 +59,11 @@ pub(crate) fn check(config: &Path, json: bool) -> Result<(), Failure> {
         }
     }
     if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(Failure::Told) }
+}
+
+/// The control socket of the daemon with this configuration.
+fn control_of(config: &Path, file: &File) -> PathBuf {
+    config.parent().unwrap_or(Path::new(".")).join(&file.device.control)
 }
 
 /// Reads the configuration, and starts the log that it asks for.

@@ -48,7 +48,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Events { args, follow } => client::events(&args, follow),
         Command::Top(args) => top::run(&args),
         Command::Rekey(socket) => client::order(&socket, "rekey"),
-        Command::Reload(socket) => client::reload(&socket),
+        Command::Reload { socket, config } => daemon::reload(socket, config.as_deref()),
         Command::Leave(socket) => client::order(&socket, "leave"),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),

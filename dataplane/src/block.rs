@@ -73,7 +73,7 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
     check(config)?;
     // Also makes the kernel load IPv6, if that is a module: a family that appears later would not be blocked.
     mroute::create_tables(table(config.instance))?;
-    netlink::run(async |handle| {
+    let blocked = netlink::run(async |handle| {
         for family in RuleFamily::UNICAST {
             let local = netlink::rules(handle, family).await?.local_priority;
             if local >= BLACK_PRIORITY {
@@ -91,7 +91,12 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
         warn_of(&pending);
         add_rules(handle, &lookups).await?;
         Ok(Blocked { pending })
-    })
+    })?;
+    // Whom the others have expelled meanwhile would go on sending and receiving under what a dead daemon has left.
+    if let Ok(_alone) = Claim::take(config.instance) {
+        remove_left_over(config.instance)?;
+    }
+    Ok(blocked)
 }
 
 /// Takes away what an older configuration of this instance has blocked and this one does not, once its interfaces have

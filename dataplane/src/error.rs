@@ -27,6 +27,16 @@ pub enum Error {
         /// Their SPI.
         spi: u32,
     },
+    /// An outbound SA for one router with the (destination, SPI) of another's: whoever chose them is after that one's.
+    #[error(
+        "another router has the SA to {destination} with SPI {spi:#010x}; this one gets none until its keys are renewed"
+    )]
+    SpiTaken {
+        /// Its outer destination.
+        destination: IpAddr,
+        /// Its SPI.
+        spi: u32,
+    },
     /// The outer destination cannot be reached from the black address.
     #[error("outer destination {destination} and black address {black} are of different families")]
     FamilyMismatch {

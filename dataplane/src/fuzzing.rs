@@ -18,6 +18,7 @@ use crate::mroute::{Family, parse_upcall};
 use crate::netlink::{Route, Rule, RuleFamily};
 use crate::policy::Inner;
 use crate::policy::Policies;
+use crate::userspace::mmsg::Buffer;
 use crate::userspace::sad::{Sad, Treatment};
 use crate::{KeyLedger, Sa, SaKey, SaKind};
 
@@ -93,9 +94,15 @@ fn authentic(bytes: &[u8]) {
 
 /// What is delivered is put together with its like, whatever it is: the packet twice, the second with the last octet gone.
 fn coalesce(packet: &[u8]) {
-    let behind_room = |packet: &[u8]| [&[0; HEADER_LEN][..], packet].concat();
-    let mut buffers = [behind_room(packet), behind_room(packet), behind_room(&packet[..packet.len() - 1])];
+    let room = HEADER_LEN + 2 * packet.len();
     for can_udp in [true, false] {
+        let mut memory = vec![0; 3 * room];
+        let mut buffers: Vec<Buffer> =
+            Buffer::divide(&mut memory, room).into_iter().map(|buffer| buffer.joined_at(HEADER_LEN)).collect();
+        for (buffer, packet) in buffers.iter_mut().zip([packet, packet, &packet[..packet.len() - 1]]) {
+            buffer.bytes[HEADER_LEN..][..packet.len()].copy_from_slice(packet);
+            buffer.len = HEADER_LEN + packet.len();
+        }
         let _ = GROTable::new().apply_gro(&mut buffers, HEADER_LEN, can_udp);
     }
 }

@@ -80,11 +80,11 @@ impl Learned {
         Ok(Learned(sender))
     }
 
-    /// All prefixes that are reached through the tunnel, by the router before them. Of two before one the higher id stands.
+    /// All prefixes that are reached through the tunnel, by the router before them: of two before one the lower member id.
     pub(crate) fn set(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
         let of =
             |(member, prefixes): (MemberId, Vec<IpNet>)| prefixes.into_iter().map(move |net| (net.trunc(), member));
-        let prefixes: BTreeMap<IpNet, MemberId> = routes.into_iter().flat_map(of).collect();
+        let prefixes: BTreeMap<IpNet, MemberId> = routes.into_iter().rev().flat_map(of).collect();
         self.0.send_if_modified(|wanted| {
             let changes = wanted.prefixes != prefixes;
             wanted.prefixes = prefixes;

@@ -9,6 +9,7 @@
 //! unicast), `block`; `backend` says which of the two runs.
 
 mod backend;
+mod black_socket;
 mod block;
 mod config;
 mod error;
@@ -19,7 +20,7 @@ pub mod fuzzing;
 mod learned;
 mod ledger;
 mod lost;
-mod membership;
+
 mod mroute;
 mod netlink;
 mod plane;

@@ -9,6 +9,8 @@ use muster_netns_tests::{Family, Lab, carry, carry_unicast, skip};
 
 const SOON: Duration = Duration::from_secs(20);
 const FOREIGN: &str = "0x00c0ffee";
+/// Of our routes in table local: the mark of instance 0.
+const METRIC: u32 = 0x4d75_7300;
 
 fn without_kernel(test: &str) -> bool {
     skip(test) || {
@@ -53,13 +55,18 @@ fn add_foreign(lab: &Lab, router: usize) {
     ip(lab, router, &[&policy[..], &["tmpl", "proto", "esp", "reqid", "7", "mode", "transport"]].concat());
 }
 
-/// Whether somebody else's SA and policy are all that is there, and no rule, filter or interface of ours.
+/// Whether somebody else's SA and policy are all that is there, and no rule, route or interface of ours.
 fn is_foreign_alone(lab: &Lab, router: usize) -> bool {
     in_kernel(lab, router) == BTreeSet::from([FOREIGN.to_owned()])
         && ip(lab, router, &["xfrm", "policy"]).matches("dir ").count() == 1
         && !ip(lab, router, &["-6", "rule"]).contains("fwmark")
-        && !ip(lab, router, &["-6", "route", "show", "table", "local"]).contains("metric 13")
+        && !has_route(lab, router)
         && !ip(lab, router, &["link"]).contains("muster")
+}
+
+/// Whether there is a route of ours to the group on black.
+fn has_route(lab: &Lab, router: usize) -> bool {
+    ip(lab, router, &["-6", "route", "show", "table", "local"]).contains(&format!("metric {METRIC}"))
 }
 
 /// Waits until the kernel holds what the daemon says, and somebody else's SA.
@@ -70,6 +77,7 @@ fn wait_until_told(lab: &Lab, router: usize) {
         expected.insert(FOREIGN.to_owned());
         is_member && in_kernel(lab, router) == expected
     });
+    assert!(has_route(lab, router));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::control::Request;
 use crate::status::{self, Status};
 
 impl Daemon {
-    pub(super) fn answer(&mut self, request: &Request) -> Result<Value, String> {
+    pub(super) async fn answer(&mut self, request: &Request) -> Result<Value, String> {
         let json = |value: Result<Value, serde_json::Error>| value.map_err(|error| error.to_string());
         match request {
             Request::Status => json(serde_json::to_value(self.status())),
@@ -24,8 +24,7 @@ impl Daemon {
             Request::Sas { show_keys } => Ok(status::sas(&self.plane, self.address, *show_keys)),
             Request::Routes => Ok(status::routes(&self.engine, &self.plane)),
             Request::Events => json(serde_json::to_value(self.outside.report.log.lines().collect::<Vec<_>>())),
-            // It waits for files and sockets, and is not answered here.
-            Request::Reload => Err("not now".into()),
+            Request::Reload => self.reload().await.map(|changed| json!({ "changed": changed })),
             Request::Rekey => {
                 self.engine.rekey(now());
                 Ok(json!({}))

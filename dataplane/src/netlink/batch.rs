@@ -118,38 +118,30 @@ impl BatchSocket {
         first.map_or(Ok(()), |one| Err(one.into_error(requests)))
     }
 
-    /// Hands each message of a dump to `each`: its kind and payload.
-    pub(crate) fn dump(&mut self, request: &Request, mut each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
+    /// Hands the payload of each message of a dump to `each`.
+    pub(crate) fn dump(&mut self, request: &Request, each: impl FnMut(&[u8])) -> Result<(), Error> {
+        self.question(request, request.flags | NLM_F_DUMP, each)
+    }
+
+    /// Hands what is asked for, one thing, to `each`.
+    pub(crate) fn get(&mut self, request: &Request, each: impl FnMut(&[u8])) -> Result<(), Error> {
+        self.question(request, request.flags, each)
+    }
+
+    fn question(&mut self, request: &Request, flags: u16, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut bytes = Vec::new();
-        self.append(&mut bytes, request, request.flags | NLM_F_DUMP);
+        self.append(&mut bytes, request, flags);
         let what = || request.what.clone();
         self.send(&bytes).map_err(Error::io(what))?;
         // A dump of SAs brings their keys.
         let mut answer = Zeroizing::new(Vec::with_capacity(RECEIVED));
+        let goes_on = flags & NLM_F_DUMP == NLM_F_DUMP;
         self.receive(&mut answer, |_, kind, payload| match kind {
             NLMSG_DONE => Ok(false),
             NLMSG_ERROR => error_of(payload).map_or(Ok(false), |(error, _)| Err(error)),
             _ => {
-                each(kind, payload);
-                Ok(true)
-            }
-        })
-        .map_err(Error::io(what))
-    }
-
-    /// Hands what is asked for, one thing, to `each`.
-    pub(crate) fn get(&mut self, request: &Request, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
-        let mut bytes = Vec::new();
-        self.append(&mut bytes, request, request.flags);
-        let what = || request.what.clone();
-        self.send(&bytes).map_err(Error::io(what))?;
-        // A dump of SAs brings their keys.
-        let mut answer = Zeroizing::new(Vec::with_capacity(RECEIVED));
-        self.receive(&mut answer, |_, kind, payload| match kind {
-            NLMSG_ERROR => error_of(payload).map_or(Ok(false), |(error, _)| Err(error)),
-            _ => {
                 each(payload);
-                Ok(false)
+                Ok(goes_on)
             }
         })
         .map_err(Error::io(what))

@@ -11,13 +11,11 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::Error;
+use crate::black_socket::{at, join};
 use crate::config::EspConfig;
-use crate::membership::{at, join};
 use crate::userspace::sad::{Sad, Sealed};
 
-use super::mmsg::{Beside, Buffer, Outbox, Parcel};
-
-pub(super) use super::mmsg::Inbox;
+use super::mmsg::{Beside, Buffer, Inbox, Outbox, Parcel};
 
 /// IANA protocol number of ESP.
 const ESP: i32 = 50;

@@ -15,20 +15,29 @@ use tun_rs::ExpandBuffer;
 pub(super) const MOST: usize = 64;
 
 /// Room for a packet; of what is in it, `len` octets count.
-pub(super) struct Buffer<'a> {
-    pub(super) bytes: &'a mut [u8],
-    pub(super) len: usize,
+pub(crate) struct Buffer<'a> {
+    pub(crate) bytes: &'a mut [u8],
+    pub(crate) len: usize,
+    /// How large one says to be that others may be joined to.
+    capacity: usize,
 }
 
 impl<'a> Buffer<'a> {
     /// All of it counts.
-    pub(super) fn new(bytes: &'a mut [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a mut [u8]) -> Self {
         let len = bytes.len();
-        Buffer { bytes, len }
+        Buffer { bytes, len, capacity: len }
+    }
+
+    /// Lets no packet that begins at octet `at` be joined with others to more than an IPv4 header can say. The library asks
+    /// for twice the room before it.
+    pub(crate) fn joined_at(mut self, at: usize) -> Self {
+        self.capacity = self.bytes.len().min(2 * at + usize::from(u16::MAX));
+        self
     }
 
     /// Divides `memory` into buffers of `len` octets. One large piece of memory costs only what of it is ever written.
-    pub(super) fn divide(memory: &'a mut [u8], len: usize) -> Vec<Self> {
+    pub(crate) fn divide(memory: &'a mut [u8], len: usize) -> Vec<Self> {
         memory.chunks_exact_mut(len).map(Buffer::new).collect()
     }
 }
@@ -47,7 +56,7 @@ impl AsMut<[u8]> for Buffer<'_> {
 
 impl ExpandBuffer for Buffer<'_> {
     fn buf_capacity(&self) -> usize {
-        self.bytes.len()
+        self.capacity
     }
 
     fn buf_resize(&mut self, new_len: usize, value: u8) {
@@ -202,7 +211,7 @@ impl Outbox {
         parcels: impl Iterator<Item = Parcel<'a>>,
         mut told: impl FnMut(io::Result<()>),
     ) {
-        let mut parcels = parcels.peekable();
+        let (mut parcels, mut flags) = (parcels.peekable(), 0);
         while parcels.peek().is_some() {
             self.names.clear();
             let mut count = 0;
@@ -211,7 +220,7 @@ impl Outbox {
                 self.write(count, packet, class, ipv4);
                 count += 1;
             }
-            self.send_written(socket, count, &mut told);
+            self.send_written(socket, count, &mut flags, &mut told);
         }
     }
 
@@ -241,13 +250,21 @@ impl Outbox {
         }
     }
 
-    fn send_written(&mut self, socket: BorrowedFd<'_>, count: usize, told: &mut impl FnMut(io::Result<()>)) {
+    /// `flags`: becomes MSG_DONTWAIT when one had to wait too long, so that a queue that stands is waited for once.
+    fn send_written(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        count: usize,
+        flags: &mut libc::c_int,
+        told: &mut impl FnMut(io::Result<()>),
+    ) {
         let mut done = 0;
         while done < count {
             let rest = &mut self.headers[done..count];
             // SAFETY: these headers were written by `write` for this call and point to packets that `send` has borrowed
             // from its caller, and to names and controls of this struct, all live and in place; the kernel only reads them.
-            let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as libc::c_uint, 0) };
+            let sent =
+                unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as libc::c_uint, *flags) };
             match usize::try_from(sent) {
                 Ok(sent) if sent > 0 => {
                     (0..sent).for_each(|_| told(Ok(())));
@@ -255,7 +272,11 @@ impl Outbox {
                 }
                 // The first of the rest was refused.
                 _ => {
-                    told(Err(io::Error::last_os_error()));
+                    let error = io::Error::last_os_error();
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        *flags = libc::MSG_DONTWAIT;
+                    }
+                    told(Err(error));
                     done += 1;
                 }
             }
@@ -314,11 +335,7 @@ mod tests {
         let mut memory = vec![0; MOST * 200];
         let mut buffers = Buffer::divide(&mut memory, 200);
         let mut inbox = Inbox::new();
-        let mut got = 0;
-        while got < 3 {
-            got += inbox.receive(to.as_fd(), &mut buffers).unwrap_or(0);
-        }
-        assert_eq!(got, 3);
+        assert_eq!(inbox.receive(to.as_fd(), &mut buffers).unwrap(), 3);
         assert!(inbox.beside(0).source.is_some_and(|source| source.is_ipv4()));
     }
 

@@ -5,7 +5,7 @@ mod black;
 mod device;
 mod early;
 mod memory;
-mod mmsg;
+pub(crate) mod mmsg;
 mod pump;
 pub(crate) mod sad;
 

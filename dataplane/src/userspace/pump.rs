@@ -15,15 +15,13 @@ use tun_rs::{GROTable, SyncDevice, VIRTIO_NET_HDR_LEN, VirtioNetHdr};
 use super::black::{Black, Outer, is_transient};
 use super::device::MOST_SEGMENTS;
 use super::early::Early;
-use super::mmsg::{Buffer, MOST, Outbox};
+use super::mmsg::{Buffer, Inbox, MOST, Outbox};
 use crate::Error;
 use crate::esp::fragment::Fragments;
 use crate::esp::packet::{HEADER_LEN, ICV_LEN};
 use crate::stop::Stop;
 use crate::userspace::sad::{BUFFER_LEN, Fit, Opened, Sad, Sealed};
 
-/// Batches taken before the wish to stop is looked at again.
-const ROUNDS: usize = 8;
 /// Packets of a batch from red: two of the largest that the device hands over.
 const BATCH: usize = 2 * MOST_SEGMENTS;
 
@@ -41,13 +39,8 @@ pub(super) fn red_to_black(device: &SyncDevice, black: &Black, sad: &Sad, stop: 
     let mut memory = vec![0; BATCH * BUFFER_LEN];
     let mut red = FromRed::new(black, sad, &mut memory);
     while stop.wait(device.as_fd()).map_err(Error::io(|| "waiting for the device".into()))? {
-        for _ in 0..ROUNDS {
-            let read = red.read(device)?;
-            red.encrypt(read)?;
-            if read == 0 {
-                break;
-            }
-        }
+        let read = red.read(device)?;
+        red.encrypt(read)?;
     }
     Ok(())
 }
@@ -98,6 +91,7 @@ impl<'a> FromRed<'a> {
                 // Not of the kernel: what it handed over cannot be taken apart.
                 Err(error) if error.raw_os_error().is_none() => {
                     self.sad.counts.malformed.fetch_add(1, Relaxed);
+                    break;
                 }
                 Err(error) => return Err(Error::io(|| "reading from the device; was it deleted?".into())(error)),
             }
@@ -158,16 +152,12 @@ pub(super) fn black_to_red(device: &SyncDevice, black: &Black, sad: &Sad, stop: 
         if !stop.wait_at_most(black.as_fd(), limit).map_err(Error::io(|| "waiting for ESP".into()))? {
             return Ok(());
         }
-        for _ in 0..ROUNDS {
-            // Before the next packets: what came first goes first.
-            if !early.is_empty() {
-                early.offer(sad.installations(), |outer, esp| red.deliver_one(outer, esp))?;
-                sad.counts.unknown_spi.fetch_add(early.expire(Instant::now()), Relaxed);
-            }
-            if red.deliver(&mut early)? == 0 {
-                break;
-            }
+        // Before the next packets: what came first goes first.
+        if !early.is_empty() {
+            early.offer(sad.installations(), |outer, esp| red.deliver_one(outer, esp))?;
+            sad.counts.unknown_spi.fetch_add(early.expire(Instant::now()), Relaxed);
         }
+        red.deliver(&mut early)?;
     }
 }
 
@@ -176,7 +166,7 @@ struct ToRed<'a> {
     device: &'a SyncDevice,
     black: &'a Black,
     sad: &'a Sad,
-    inbox: super::black::Inbox,
+    inbox: Inbox,
     buffers: Vec<Buffer<'a>>,
     /// For one that has waited for its SA.
     spare: Buffer<'a>,
@@ -186,24 +176,24 @@ struct ToRed<'a> {
 
 impl<'a> ToRed<'a> {
     fn new(device: &'a SyncDevice, black: &'a Black, sad: &'a Sad, memory: &'a mut [u8], spare: &'a mut [u8]) -> Self {
-        let room = spare.len();
+        let (room, inner_at) = (spare.len(), black.esp_at() + HEADER_LEN);
         ToRed {
             device,
             black,
             sad,
-            inbox: super::black::Inbox::new(),
-            buffers: Buffer::divide(memory, room),
+            inbox: Inbox::new(),
+            buffers: Buffer::divide(memory, room).into_iter().map(|buffer| buffer.joined_at(inner_at)).collect(),
             spare: Buffer::new(spare),
             table: None,
         }
     }
 
-    /// Takes what waits, once; how many packets.
-    fn deliver(&mut self, early: &mut Early) -> Result<usize, Error> {
+    /// Takes what waits, once.
+    fn deliver(&mut self, early: &mut Early) -> Result<(), Error> {
         let received = match self.black.receive(&mut self.inbox, &mut self.buffers) {
             Ok(received) => received,
             // Reading an error takes it off the socket.
-            Err(error) if is_transient(&error) => return Ok(0),
+            Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => return Err(Error::io(|| "receiving ESP".into())(error)),
         };
         let (mut segments, inner_at) = (0, self.inner_at());
@@ -229,7 +219,7 @@ impl<'a> ToRed<'a> {
             let table = self.table.get_or_insert_with(GROTable::new);
             write_segments(self.device, self.sad, table, &mut self.buffers[..segments], inner_at)?;
         }
-        Ok(received)
+        Ok(())
     }
 
     /// Where in a buffer an opened packet begins.
@@ -274,7 +264,6 @@ fn write_segments(
     inner_at: usize,
 ) -> Result<(), Error> {
     let written = device.send_multiple(table, buffers, inner_at);
-    // Where one of them was not taken, all the others were tried.
     counted(sad, written.map(drop), buffers.len() as u64)
 }
 
@@ -289,7 +278,11 @@ fn write_one(device: &SyncDevice, sad: &Sad, buffer: &mut Buffer<'_>, inner_at: 
 fn counted(sad: &Sad, written: io::Result<()>, count: u64) -> Result<(), Error> {
     match written {
         Ok(()) => sad.counts.rx_packets.fetch_add(count, Relaxed),
-        Err(error) if is_transient(&error) => sad.counts.io.fetch_add(1, Relaxed),
+        // One of them; the others were tried.
+        Err(error) if is_transient(&error) => {
+            sad.counts.rx_packets.fetch_add(count - 1, Relaxed);
+            sad.counts.io.fetch_add(1, Relaxed)
+        }
         Err(error) => return Err(Error::io(|| "writing to the device; was it deleted?".into())(error)),
     };
     Ok(())
@@ -321,4 +314,49 @@ fn never_zero(packet: &mut [u8], at: usize) {
 
 fn is_idle(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esp::outer::checksum;
+
+    /// A TCP segment of IPv4 that begins with `sequence`.
+    fn segment(sequence: u32, len: usize) -> Vec<u8> {
+        let total = (40 + len) as u16;
+        let mut packet = vec![0; usize::from(total)];
+        packet[..10].copy_from_slice(&[0x45, 0, (total >> 8) as u8, total as u8, 0, 0, 0x40, 0, 64, 6]);
+        packet[12..20].copy_from_slice(&[10, 1, 0, 1, 10, 2, 0, 1]);
+        let sum = checksum(&packet[..20]).to_be_bytes();
+        packet[10..12].copy_from_slice(&sum);
+        packet[24..28].copy_from_slice(&sequence.to_be_bytes());
+        // Data offset 5, ACK.
+        packet[32..34].copy_from_slice(&[0x50, 0x10]);
+        let pseudo = [&packet[12..20], &[0, 6], &(total - 20).to_be_bytes(), &packet[20..]].concat();
+        let sum = checksum(&pseudo).to_be_bytes();
+        packet[36..38].copy_from_slice(&sum);
+        packet
+    }
+
+    /// The largest that a header can say has 65,535 octets; forty-seven full segments and these come to about that.
+    #[test]
+    fn segments_are_joined_to_no_more_than_a_header_can_say() {
+        for (tail, esp_at) in (350..362).flat_map(|tail| [(tail, 0), (tail, 20)]) {
+            let (room, inner_at) = (esp_at + BUFFER_LEN, esp_at + HEADER_LEN);
+            let mut memory = vec![0; MOST * room];
+            let mut buffers: Vec<Buffer<'_>> =
+                Buffer::divide(&mut memory, room).into_iter().map(|buffer| buffer.joined_at(inner_at)).collect();
+            let mut sequence = 1;
+            for (buffer, len) in buffers.iter_mut().zip([1386; 47].into_iter().chain([tail])) {
+                let packet = segment(sequence, len);
+                sequence += len as u32;
+                buffer.bytes[inner_at..][..packet.len()].copy_from_slice(&packet);
+                buffer.len = inner_at + packet.len();
+            }
+            GROTable::new().apply_gro(&mut buffers[..48], inner_at, false).unwrap();
+            let joined = &buffers[0].as_ref()[inner_at..];
+            assert_eq!(usize::from(u16::from_be_bytes([joined[2], joined[3]])), joined.len(), "tail {tail}");
+            assert!(joined.len() > 65_000, "they are joined");
+        }
+    }
 }

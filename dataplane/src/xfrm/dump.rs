@@ -82,7 +82,7 @@ impl<'a> Found<'a> {
 
 /// Hands each SA that bears our number to `each`.
 pub(super) fn each_sa(socket: &mut BatchSocket, if_id: u32, mut each: impl FnMut(Found<'_>)) -> Result<(), Error> {
-    socket.dump(&Request::dump(XFRM_MSG_GETSA), |_, payload| {
+    socket.dump(&Request::dump(XFRM_MSG_GETSA), |payload| {
         if let Some(found) = Found::parse(payload, if_id) {
             each(found);
         }
@@ -104,7 +104,7 @@ pub(super) fn statuses(
 pub(super) fn clear(socket: &mut BatchSocket, if_id: u32) -> Result<(), Error> {
     let mut requests = Vec::new();
     each_sa(socket, if_id, |found| requests.push(Request::delete_sa(found.id)))?;
-    socket.dump(&Request::dump(XFRM_MSG_GETPOLICY), |_, payload| {
+    socket.dump(&Request::dump(XFRM_MSG_GETPOLICY), |payload| {
         let Some(attributes) = payload.get(POLICY_LEN..) else { return };
         if has_number(attributes, if_id)
             && let Ok(policy) = UserPolicyInfo::parse(payload)

@@ -74,6 +74,8 @@ const ELEMENTS: usize = 500;
 const PRE_ROUTING: u32 = 0;
 const FORWARD: u32 = 2;
 const POST_ROUTING: u32 = 4;
+/// NF_IP_PRI_RAW_BEFORE_DEFRAG: connection tracking puts fragments together, and the whole counts as the first one's sender's.
+const BEFORE_DEFRAGMENTATION: i32 = -450;
 const CHAIN: &str = "in";
 const OUTWARD: &str = "out";
 const ENCRYPTED: &str = "encrypted";
@@ -119,7 +121,7 @@ pub(super) struct Filter {
     clear_df: bool,
     /// Dropped under tables that were replaced.
     dropped: u64,
-    /// Rules of the chain `in`.
+    /// How many it has.
     rules: usize,
 }
 
@@ -162,7 +164,7 @@ impl Filter {
         let mut messages = vec![batch(BATCH_BEGIN)];
         messages.extend(removal(&self.table));
         messages.push(message(NEW_TABLE, Attributes::new().text(1, &self.table)));
-        messages.push(self.chain(CHAIN, PRE_ROUTING, -300));
+        messages.push(self.chain(CHAIN, PRE_ROUTING, BEFORE_DEFRAGMENTATION));
         for (id, set) in (1..).zip(&SETS) {
             messages.push(self.set_of(id, set));
             let elements: Vec<Attributes> =
@@ -170,7 +172,7 @@ impl Filter {
             messages.extend(elements.chunks(ELEMENTS).map(|some| self.elements(id, set, some)));
         }
         let rules = self.rules(policy);
-        let count = rules.len();
+        let count = rules.len() + usize::from(self.clear_df) + 1;
         messages.extend(rules.into_iter().map(|rule| self.rule(CHAIN, rule, "a rule for what comes in")));
         if self.clear_df {
             messages.push(self.chain(OUTWARD, FORWARD, -150));
@@ -218,11 +220,18 @@ impl Filter {
             .and(compare(Compare::Equal, &[libc::IPPROTO_ESP as u8]));
         let fragment =
             from_black().and(fragment_of()).and(none_of([libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ESP]));
-        let refused = [too_big_v6, too_big_v4, fragment].map(|rule| rule.and(verdict(false)));
+        // Of those only the first has a header to look at. Any bit but DF: more to come, or an offset.
+        let fragment_v4 = from_black()
+            .and(is_family(libc::AF_INET))
+            .and(is_protocol(libc::IPPROTO_ICMP))
+            .and(payload(FIRST, 6, 2))
+            .and(masked([0x3f, 0xff]))
+            .and(compare(Compare::Unequal, &[0, 0]));
+        let refused = [too_big_v6, too_big_v4, fragment, fragment_v4].map(|rule| rule.and(verdict(false)));
         own.chain(admitted).chain([rest]).chain(refused).collect()
     }
 
-    /// Whether all rules of the chain `in` are there.
+    /// Whether all rules are there.
     pub(super) fn stands(&mut self) -> bool {
         self.read().is_ok_and(|(rules, _)| rules == self.rules)
     }
@@ -233,11 +242,11 @@ impl Filter {
         self.read().map_or(self.dropped, |(_, counted)| self.dropped + counted)
     }
 
-    /// How many rules the chain `in` has, and what they have counted.
+    /// How many rules there are, and what they have counted.
     fn read(&mut self) -> Result<(usize, u64), Error> {
-        let request = message(GET_RULE, Attributes::new().text(1, &self.table).text(2, CHAIN));
+        let request = message(GET_RULE, Attributes::new().text(1, &self.table));
         let (mut rules, mut counted) = (0, 0);
-        self.socket.dump(&request, |_, payload| {
+        self.socket.dump(&request, |payload| {
             rules += 1;
             counted += counter(payload).unwrap_or(0);
         })?;
@@ -279,7 +288,6 @@ impl Filter {
         Request { what: format!("the packet filter {}: {what}", self.table), ..message(NEW_RULE, attributes) }
     }
 
-    /// What came out of the tunnel.
     /// Of the set's family and kind, and in it.
     fn admitted(&self, id: u32, set: &Set) -> Attributes {
         let (family, source_at, destination_at) =
@@ -407,29 +415,22 @@ fn is_multicast_v4() -> Attributes {
 
 /// The lower 20 bits of the first word (RFC 8200 3); no checksum covers it.
 fn clear_flow_label() -> Attributes {
-    let data = |value: [u8; 4]| Attributes::new().bytes(1, &value);
-    let mask = Attributes::new()
-        .number(1, FIRST)
-        .number(2, FIRST)
-        .number(3, 4)
-        .nest(4, data([0xff, 0xf0, 0, 0]))
-        .nest(5, data([0; 4]));
     let write = Attributes::new().number(5, FIRST).number(2, 1).number(3, 0).number(4, 4).number(6, 0).number(7, 0);
-    payload(FIRST, 0, 4).and(expression("bitwise", mask)).and(expression("payload", write))
+    payload(FIRST, 0, 4).and(masked([0xff, 0xf0, 0, 0])).and(expression("payload", write))
 }
 
 /// DF, of the flags and the offset, and the header's checksum with it.
 fn clear_df() -> Attributes {
-    let data = |value: [u8; 2]| Attributes::new().bytes(1, &value);
-    let mask = Attributes::new()
-        .number(1, FIRST)
-        .number(2, FIRST)
-        .number(3, 2)
-        .nest(4, data([0xbf, 0xff]))
-        .nest(5, data([0, 0]));
     // NFT_PAYLOAD_CSUM_INET at offset 10.
     let write = Attributes::new().number(5, FIRST).number(2, 1).number(3, 6).number(4, 2).number(6, 1).number(7, 10);
-    payload(FIRST, 6, 2).and(expression("bitwise", mask)).and(expression("payload", write))
+    payload(FIRST, 6, 2).and(masked([0xbf, 0xff])).and(expression("payload", write))
+}
+
+/// The first register, of which these bits stay.
+fn masked<const N: usize>(bits: [u8; N]) -> Attributes {
+    let data = |value: [u8; N]| Attributes::new().bytes(1, &value);
+    let mask = Attributes::new().number(1, FIRST).number(2, FIRST).number(3, N as u32);
+    expression("bitwise", mask.nest(4, data(bits)).nest(5, data([0; N])))
 }
 
 fn source_in(net: &IpNet) -> Attributes {

@@ -1,4 +1,4 @@
-//! What a killed daemon has left in the kernel, taken away for one that does without the kernel's ESP.
+//! What a killed daemon has left in the kernel, taken away for one that does without the kernel's ESP, and by the block.
 
 use super::device::Device;
 use super::dump::clear;

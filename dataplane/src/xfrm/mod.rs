@@ -29,10 +29,10 @@ use muster_wire::MemberId;
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
+use crate::black_socket;
 use crate::config::EspConfig;
 use crate::esp::packet::largest_inner;
 use crate::learned::Learned;
-use crate::membership;
 use crate::mroute::{Claim, Forwarding};
 use crate::netlink::Link;
 use crate::netlink::batch::{BatchSocket, Request};
@@ -184,9 +184,15 @@ impl Kernel {
     fn send_on(&self, sa: Sa, receiver: Option<MemberId>) -> Result<(), Error> {
         check(&sa, self.config.black_address)?;
         let state = &mut *self.state();
+        let id = sa.id();
+        // The kernel finds SAs by this alone, and a router has a say in both: its address, and by the salt in its hello
+        // the SPI.
+        if receiver.is_some() && state.sas.get(&id).is_some_and(|other| other.receiver != receiver) {
+            return Err(Error::SpiTaken { destination: id.destination, spi: id.spi });
+        }
         self.config.ledger.record(std::slice::from_ref(&sa))?;
-        let (id, reqid) = (sa.id(), state.fresh_reqid());
-        // An inbound one with this number goes.
+        let reqid = state.fresh_reqid();
+        // Of the group, an inbound one with this number goes.
         state.remove(&[id])?;
         let place = Place {
             direction: Direction::Out,
@@ -290,9 +296,20 @@ impl Dataplane for Kernel {
             return;
         };
         let to = SaId { destination: address, ..from };
-        let moved = state.move_sas(&[Move { from, to, source: None }]);
-        state.senders.unicast.insert(*peer, to);
-        if let Err(error) = moved.and_then(|()| self.follow(state)) {
+        let moved = match state.sas.contains_key(&to) {
+            false => {
+                state.senders.unicast.insert(*peer, to);
+                state.move_sas(&[Move { from, to, source: None }])
+            }
+            // As in `send_on`.
+            true => {
+                state.senders.unicast.remove(peer);
+                state.remove(&[from]).and(Err(Error::SpiTaken { destination: address, spi: to.spi }))
+            }
+        };
+        // Whatever came of it, the policies follow.
+        let moved = self.follow(state).and(moved);
+        if let Err(error) = moved {
             warn!(%error, %address, "nothing is sent to a router that has moved, until its keys are renewed");
         }
     }
@@ -460,8 +477,8 @@ fn member(config: &EspConfig, ifindex: u32) -> Result<Socket, Error> {
         let socket = Socket::new(if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }, Type::DGRAM, None)?;
         // It carries nothing; bound, it says whether the address is there.
         socket.bind_device(Some(name.as_bytes()))?;
-        socket.bind(&membership::at(*address, ifindex))?;
-        membership::join(&socket, *group, ifindex)?;
+        socket.bind(&black_socket::at(*address, ifindex))?;
+        black_socket::join(&socket, *group, ifindex)?;
         Ok(socket)
     };
     let what = || format!("interface {name}: joining the group {group} from {address}; is that assigned and usable?");

@@ -57,7 +57,9 @@ fn parse(text: &str) -> Dropped {
             "XfrmInStateProtoError" => &mut dropped.auth,
             "XfrmInNoStates" => &mut dropped.unknown_spi,
             "XfrmInTmplMismatch" | "XfrmInNoPols" | "XfrmInPolBlock" | "XfrmInStateMismatch" => &mut dropped.spoofed,
-            "XfrmOutNoStates" | "XfrmOutPolBlock" | "XfrmOutStateSeqError" => &mut dropped.no_sa,
+            "XfrmOutNoStates" | "XfrmOutPolBlock" | "XfrmOutStateSeqError" | "XfrmOutStateExpired" => {
+                &mut dropped.no_sa
+            }
             "XfrmInHdrError" | "XfrmInStateModeError" => &mut dropped.malformed,
             "XfrmInError"
             | "XfrmInBufferError"
@@ -66,7 +68,6 @@ fn parse(text: &str) -> Dropped {
             | "XfrmOutBundleCheckError"
             | "XfrmOutStateProtoError"
             | "XfrmOutStateModeError"
-            | "XfrmOutStateExpired"
             | "XfrmOutStateInvalid" => &mut dropped.io,
             _ => continue,
         };

@@ -46,7 +46,7 @@ impl WayOut {
     /// Removes rules for packets that bear `mark`, and routes whose metric it is.
     pub(super) fn remove_left_over(mark: u32) -> Result<(), Error> {
         let mut socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
-        let rules = [true, false].map(|ipv4| request(libc::RTM_DELRULE, 0, &rule(mark, ipv4)));
+        let rules = [true, false].map(|ipv4| request(libc::RTM_DELRULE, 0, &rule(mark, ipv4), "removing its rule"));
         socket.demand(&rules, &[libc::ENOENT, libc::EAFNOSUPPORT])?;
         let bears = |one: &RouteAttribute| matches!(one, RouteAttribute::Priority(metric) if *metric == mark);
         let old: Vec<RouteMessage> = netlink::run(async |handle| {
@@ -57,13 +57,15 @@ impl WayOut {
                 Ok(all) => Ok(all.into_iter().filter(|route| route.attributes.iter().any(bears)).collect()),
             }
         })?;
-        let routes: Vec<Request> = old.iter().map(|route| request(libc::RTM_DELROUTE, 0, route)).collect();
+        let routes: Vec<Request> =
+            old.iter().map(|route| request(libc::RTM_DELROUTE, 0, route, "removing a route")).collect();
         socket.demand(&routes, &[libc::ESRCH])
     }
 
     /// Sets what is not there: the kernel drops routes when black goes down, and black may be another interface by now.
     pub(super) fn keep(&mut self, black: u32) -> Result<(), Error> {
-        let rule = request(libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &rule(self.mark, self.ipv4));
+        let rule =
+            request(libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &rule(self.mark, self.ipv4), "adding its rule");
         self.socket.demand(&[rule], &[libc::EEXIST])?;
         if self.black.is_some_and(|former| former != black) {
             self.remove(&self.destinations.clone())?;
@@ -96,8 +98,12 @@ impl WayOut {
 
     fn change(&mut self, kind: u16, destinations: &BTreeSet<Ipv6Addr>, forgiven: &[i32]) -> Result<(), Error> {
         let Some(black) = self.black else { return Ok(()) };
-        let flags = if kind == libc::RTM_NEWROUTE { NLM_F_CREATE | NLM_F_EXCL } else { 0 };
-        let requests = destinations.iter().map(|one| request(kind, flags, &route(*one, black, self.mark)));
+        let (flags, verb) =
+            if kind == libc::RTM_NEWROUTE { (NLM_F_CREATE | NLM_F_EXCL, "adding") } else { (0, "removing") };
+        let one = |to: &Ipv6Addr| {
+            request(kind, flags, &route(*to, black, self.mark), &format!("{verb} a route to {to} by black"))
+        };
+        let requests = destinations.iter().map(one);
         self.socket.demand(&requests.collect::<Vec<_>>(), forgiven)
     }
 }
@@ -105,7 +111,7 @@ impl WayOut {
 impl Drop for WayOut {
     fn drop(&mut self) {
         let _ = self.remove(&self.destinations.clone());
-        let _ = self.socket.ask(&[request(libc::RTM_DELRULE, 0, &rule(self.mark, self.ipv4))]);
+        let _ = self.socket.ask(&[request(libc::RTM_DELRULE, 0, &rule(self.mark, self.ipv4), "removing its rule")]);
     }
 }
 
@@ -144,8 +150,8 @@ fn rule(mark: u32, ipv4: bool) -> RuleMessage {
     rule
 }
 
-fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
+fn request(kind: u16, flags: u16, message: &impl Emitable, what: &str) -> Request {
     let mut body = Zeroizing::new(vec![0; message.buffer_len()]);
     message.emit(&mut body);
-    Request { kind, flags: NLM_F_REQUEST | flags, body, what: "the way of what was encrypted".into() }
+    Request { kind, flags: NLM_F_REQUEST | flags, body, what: format!("the way of what was encrypted: {what}") }
 }

@@ -1,16 +1,16 @@
 //! What somebody on black says, and what somebody on the router does, to harm a data plane that runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, UdpSocket};
 
 use ipnet::IpNet;
-use muster_dataplane::{EspConfig, Sa};
+use muster_dataplane::{EspConfig, Sa, SaKey};
 use muster_wire::MemberId;
 use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::lab::{self, Capture, Ns, protocol, receive, start, until};
-use super::tunnel::{ALICE, MARKER, Side, config, nets};
+use super::lab::{self, Capture, Ns, protocol, receive, receive_from, start, until};
+use super::tunnel::{ALICE, BOB, MARKER, Side, config, nets};
 use super::unicast::{Pair, path_mtu, sa};
 
 /// The least MTU that the kernels still believe.
@@ -55,6 +55,26 @@ fn say(ns: &Ns, ipv4: bool, message: Vec<u8>) {
     });
 }
 
+/// Sends an ICMP message from `ns` to A's black address in two fragments, of which the first has the ICMP header alone.
+fn say_in_fragments(ns: &Ns, message: &[u8]) {
+    let fragment = |at: usize, more: bool| {
+        let part = if more { &message[at..at + 8] } else { &message[at..] };
+        let mut packet = vec![0x45, 0, 0, 0, 0x13, 0x37, if more { 0x20 } else { 0 }, (at / 8) as u8, 64, 1, 0, 0];
+        packet.extend([192, 0, 2, 2, 192, 0, 2, 1]);
+        packet.extend(part);
+        packet
+    };
+    let fragments = [fragment(0, true), fragment(8, false)];
+    ns.run(move || {
+        // IPPROTO_RAW: the header is ours, its length and checksum the kernel's.
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
+        for fragment in fragments {
+            let to = std::net::SocketAddr::new("192.0.2.1".parse().unwrap(), 0);
+            assert_eq!(socket.send_to(&fragment, &to.into()).unwrap(), fragment.len());
+        }
+    });
+}
+
 /// The router's own path to B on black, which is what such messages would change.
 fn black_path(pair: &Pair, black_ipv4: bool) -> i32 {
     let to = if black_ipv4 { "192.0.2.2:9" } else { "[fd00::b]:9" };
@@ -80,6 +100,7 @@ fn nobody_on_black_says_how_large_esp_may_be() {
         let esp = [&spi[..], &1_u32.to_be_bytes()].concat();
         if black_ipv4 {
             say(&pair.net.router_b, true, too_big_v4(&esp));
+            say_in_fragments(&pair.net.router_b, &too_big_v4(&esp));
         } else {
             say(&pair.net.router_b, false, too_big_v6(libc::IPPROTO_ESP as u8, &esp));
             // Behind an extension header the kernel finds it, too.
@@ -100,6 +121,50 @@ fn nobody_on_black_says_how_large_esp_may_be() {
         // In user space it does not matter.
         assert!(!lab::is_kernel() || black_path(&pair, black_ipv4) == 1500);
     }
+}
+
+/// A member is believed about its address, and has a say in the SPI that it is sent on.
+#[test]
+fn who_takes_anothers_address_and_spi_takes_nothing_else() {
+    if lab::skip() {
+        return;
+    }
+    let (pair, mallory) = (Pair::new(config, false), MemberId([7; 32]));
+    let to_mallory = |destination: &str, spi: u32, key: u8| Sa {
+        destination: destination.parse().unwrap(),
+        spi,
+        key: SaKey::new(&[key; SaKey::LEN]),
+        ..sa(ALICE, false)
+    };
+    let (bobs, inbound) = (sa(ALICE, false).spi, sa(BOB, false).spi);
+    let both_ways = || {
+        pair.crosses(0, b"to B");
+        let (there, here) = pair.sockets(0);
+        until("an answer", || {
+            there.send(b"ask").unwrap();
+            let Some((_, asker)) = receive_from(&here) else { return false };
+            here.send_to(b"answer", asker).unwrap();
+            receive(&there).is_some()
+        });
+    };
+    pair.a.set_routes(BTreeMap::from([
+        (BOB, nets(&["2001:db8:b::/64", "10.2.0.0/24"])),
+        (mallory, nets(&["2001:db8:c::/64"])),
+    ]));
+    // The number first, then the address.
+    pair.a.set_unicast(mallory, to_mallory("fd00::c", bobs, 7)).unwrap();
+    pair.a.set_peer_address(&mallory, "fd00::b".parse().unwrap());
+    both_ways();
+    // The address first, then the number; by user space it is another's all the same.
+    let taken = pair.a.set_unicast(mallory, to_mallory("fd00::b", bobs, 8));
+    assert_eq!(taken.is_err(), lab::is_kernel(), "{taken:?}");
+    both_ways();
+    // As if it were an SA that others send to A on.
+    let taken = pair.a.set_unicast(mallory, to_mallory("fd00::a", inbound, 9));
+    assert_eq!(taken.is_err(), lab::is_kernel(), "{taken:?}");
+    both_ways();
+    assert_eq!(pair.b.counters().dropped.auth, 0);
+    assert_eq!(pair.a.failure(), None);
 }
 
 /// Hosts choose flow labels: with them they could speak to black.
@@ -138,9 +203,8 @@ fn senders_with_very_many_prefixes_have_room() {
         senders.insert(MemberId([0x80 | nth; 32]), prefixes.collect());
     }
     // Numbers of the SAs are what prefixes are paired with.
-    let sas =
-        senders.keys().filter(|sender| **sender != ALICE).map(|sender| Sa { sender: *sender, ..sa(*sender, false) });
-    let sas: Vec<Sa> = sas.map(|one| Sa { destination: "fd00::b".parse().unwrap(), ..one }).collect();
+    let others = senders.keys().filter(|sender| **sender != ALICE);
+    let sas = others.map(|sender| Sa { destination: "fd00::b".parse().unwrap(), ..sa(*sender, false) }).collect();
     pair.b.set_senders(senders);
     pair.b.install_inbound(sas).unwrap();
     pair.crosses(0, b"there is room");

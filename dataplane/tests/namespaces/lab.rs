@@ -246,8 +246,12 @@ pub(crate) fn multicast_from(ns: &Ns, name: &'static str, source: &str) -> UdpSo
 
 /// What arrives on `socket` within a moment.
 pub(crate) fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
+    receive_from(socket).map(|(payload, _)| payload)
+}
+
+pub(crate) fn receive_from(socket: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
     let mut buffer = [0; 2048];
-    socket.recv(&mut buffer).ok().map(|len| buffer[..len].to_vec())
+    socket.recv_from(&mut buffer).ok().map(|(len, from)| (buffer[..len].to_vec(), from))
 }
 
 /// Sees every frame that comes or goes on an interface.
