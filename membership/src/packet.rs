@@ -31,7 +31,8 @@ pub fn parse(packet: &[u8]) -> Option<(IpAddr, Message)> {
     }
 }
 
-/// The IP packet of a query from `source`, and its destination; `None` if the group is of another family.
+/// The IP packet of a query from `source`, and its destination; `None` if its addresses are not all of one family, or are too
+/// many for a packet.
 pub fn query(source: IpAddr, query: &Query) -> Option<(Vec<u8>, IpAddr)> {
     match source {
         IpAddr::V4(source) => query_v4(source, query),

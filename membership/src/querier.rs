@@ -29,7 +29,7 @@ pub enum Role {
     /// This one.
     Querier,
     /// Another, whom this one hears.
-    Listener {
+    NonQuerier {
         /// Its address.
         querier: IpAddr,
     },
@@ -99,7 +99,7 @@ impl Querier {
 
     /// Who asks.
     pub fn role(&self) -> Role {
-        self.other.map_or(Role::Querier, |(querier, _)| Role::Listener { querier })
+        self.other.map_or(Role::Querier, |(querier, _)| Role::NonQuerier { querier })
     }
 
     /// Whether packets from `source` to `group` are wanted.
@@ -136,13 +136,10 @@ impl Querier {
             return;
         }
         let is_lower = self.address.is_none_or(|own| source < own);
-        let is_elected = self.other.is_none_or(|(other, _)| source <= other);
-        if !is_lower {
-            return;
-        }
-        if is_elected {
+        if is_lower && self.other.is_none_or(|(other, _)| source <= other) {
             self.follow(now, source, query);
         }
+        // Whoever asks (RFC 3376 6.6.1): hosts that do not answer are gone.
         if let Some(group) = query.group.filter(|_| !query.suppress) {
             let until = now + self.timing.last_member_total();
             if let Some(group) = self.groups.get_mut(&group) {
@@ -156,9 +153,8 @@ impl Querier {
 
     /// Another asks, and its numbers count (RFC 3376 6.6.2, 4.1.6, 4.1.7).
     fn follow(&mut self, now: Time, source: IpAddr, query: &Query) {
-        let own = |said: bool, its: Duration, own: Duration| if said { its } else { own };
         self.timing.robustness = if query.robustness > 1 { query.robustness } else { OWN.robustness };
-        self.timing.query_interval = own(!query.interval.is_zero(), query.interval, OWN.query_interval);
+        self.timing.query_interval = if query.interval.is_zero() { OWN.query_interval } else { query.interval };
         if query.group.is_none() {
             self.timing.response = query.max_response;
         }
@@ -183,7 +179,7 @@ impl Querier {
         }
         if group.is_empty() {
             self.groups.remove(&record.group);
-        } else if self.other.is_none() {
+        } else if self.other.is_none() && self.address.is_some() {
             self.ask(now, record.group, ask);
         }
     }

@@ -12,7 +12,7 @@ use muster_wire::Time;
 use tracing::{debug, warn};
 
 use super::kernel::Family;
-use super::link::LinkSocket;
+use super::packet_socket::PacketSocket;
 use super::{Flow, TUNNEL};
 use crate::policy::is_carried;
 use crate::{Error, Listening, netlink};
@@ -30,7 +30,7 @@ pub(super) struct Listeners {
 struct Link {
     name: String,
     ifindex: u32,
-    socket: LinkSocket,
+    socket: PacketSocket,
     querier: Mutex<Querier>,
 }
 
@@ -39,7 +39,7 @@ impl Listeners {
     pub(super) fn start<'a>(family: Family, reds: impl Iterator<Item = (&'a String, u32)>) -> Result<Self, Error> {
         let link = |(name, ifindex): (&String, u32)| {
             let what = || format!("interface {name}: listening to hosts' {}", protocol(family));
-            let socket = LinkSocket::open(family, ifindex).map_err(Error::io(what))?;
+            let socket = PacketSocket::open(family, ifindex).map_err(Error::io(what))?;
             Ok(Link { name: name.clone(), ifindex, socket, querier: Mutex::new(Querier::new(Time(0))) })
         };
         Ok(Listeners { family, started: Instant::now(), links: reds.map(link).collect::<Result<_, Error>>()? })
@@ -73,8 +73,10 @@ impl Listeners {
             match link.socket.next(&mut buffer) {
                 Ok(Some(bytes)) => {
                     let Some((source, mut message)) = packet::parse(bytes) else { continue };
-                    if let Message::Report(_, records) = &mut message {
-                        records.retain(|record| is_carried(carried, record.group));
+                    match &mut message {
+                        Message::Report(_, records) => records.retain(|record| is_carried(carried, record.group)),
+                        // Which of the two asks from now on the addresses say.
+                        Message::Query(_) => link.querier().set_address(own_address(self.family, link.ifindex)),
                     }
                     link.querier().handle_message(self.now(), source, &message);
                 }
@@ -125,7 +127,7 @@ impl Listeners {
                 ipv4: self.family == Family::Ipv4,
                 querier: match querier.role() {
                     Role::Querier => None,
-                    Role::Listener { querier } => Some(querier),
+                    Role::NonQuerier { querier } => Some(querier),
                 },
                 groups: querier.groups().collect(),
                 refused: querier.refused(),

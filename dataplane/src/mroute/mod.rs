@@ -8,8 +8,8 @@
 
 mod flows;
 mod kernel;
-mod link;
 mod listeners;
+mod packet_socket;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

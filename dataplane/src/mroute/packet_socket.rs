@@ -7,25 +7,24 @@
 use std::io;
 use std::mem;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
-use std::os::fd::AsRawFd;
 
 use super::kernel::{Family, set_option};
 
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
 /// One interface, one family.
-pub(super) struct LinkSocket {
+pub(super) struct PacketSocket {
     socket: Socket,
     ifindex: u32,
     ethertype: u16,
 }
 
-impl LinkSocket {
+impl PacketSocket {
     pub(super) fn open(family: Family, ifindex: u32) -> io::Result<Self> {
         let ethertype = match family {
             Family::Ipv4 => libc::ETH_P_IP as u16,
@@ -40,7 +39,7 @@ impl LinkSocket {
         })?;
         set_option(socket.as_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32)?;
         socket.bind(&link_address(ifindex, ethertype, &[])?)?;
-        Ok(LinkSocket { socket, ifindex, ethertype })
+        Ok(PacketSocket { socket, ifindex, ethertype })
     }
 
     /// The next IP packet, cut at the buffer's end; `None` when all have been read.
@@ -62,7 +61,7 @@ impl LinkSocket {
     }
 }
 
-impl AsFd for LinkSocket {
+impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
