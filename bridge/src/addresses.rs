@@ -62,6 +62,12 @@ pub(crate) fn addresses(interface: &str) -> io::Result<Vec<Assigned>> {
     Ok(all)
 }
 
+/// The networks that an interface is in, but for link-local ones: those are everywhere.
+pub(crate) fn networks(interface: &str) -> Vec<IpNet> {
+    let all = addresses(interface).unwrap_or_default();
+    all.into_iter().filter(|one| !one.is_link_local()).map(|one| one.network.trunc()).collect()
+}
+
 /// The address to use on black: the one asked for, else the first global one, else link-local. The one in use until
 /// now stays as long as none of a wider scope is there, and when it is deprecated until there is another.
 pub(crate) fn black_address(

@@ -6,9 +6,10 @@ use std::path::Path;
 use muster_dataplane::Probe;
 use tracing::warn;
 
-use crate::addresses::{addresses, black_address, duplicates, interface_index};
+use crate::addresses::{addresses, black_address, duplicates, interface_index, networks};
 use crate::lists;
 use crate::settings::Settings;
+use crate::trust::overlap;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,11 @@ pub fn check(path: &Path) -> Vec<Finding> {
         match interface_index(red) {
             Ok(_) => add(true, format!("red interface {red}")),
             Err(error) => add(false, format!("red.interfaces {red}: {error}")),
+        }
+    }
+    for prefix in file.red.prefixes.iter() {
+        if let Some(black) = networks(&file.black.interface).iter().find(|black| overlap(black, prefix)) {
+            add(false, format!("red.prefixes {prefix}: overlaps {black}, which is black: the others will refuse it"));
         }
     }
     if file.red.interfaces.is_empty() {

@@ -103,7 +103,7 @@ pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
         let signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
         let watch = Watch::start().map_err(io_error("cannot watch the interfaces"))?;
         let rollback = Rollback::watch().map_err(io_error("cannot watch for a new VM generation"))?;
-        // Before there is an address: whoever asks is told what is waited for, and nobody unblocks meanwhile.
+        // Before there is an address: whoever asks is told what is waited for.
         let mut outside = Outside::open(&settings, signals, (watch, rollback), Notifier::default(), set_level).await?;
         let Some(address) = outside.next_address(&settings.file).await? else { return Ok(()) };
         let mut daemon = Daemon::start(settings, address, outside)?;

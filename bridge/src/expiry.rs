@@ -22,7 +22,8 @@ impl Expiry {
             return None;
         }
         // A clock that was set back must not silence it.
-        if self.told.is_some_and(|told| unix.abs_diff(told) < DAY) {
+        let ended = |at: u64| at > not_after;
+        if self.told.is_some_and(|told| unix.abs_diff(told) < DAY && ended(told) == ended(unix)) {
             return None;
         }
         self.told = Some(unix);
@@ -61,10 +62,12 @@ mod tests {
         assert_eq!(expiry.look(end, end - 14 * DAY + 60), None);
         assert!(expiry.look(end, end - 13 * DAY).unwrap().ends_with("in 13 days"));
         assert!(expiry.look(end, end - DAY / 2).unwrap().ends_with("today"));
-        assert!(expiry.look(end, end + DAY).unwrap().contains("has ended"));
+        assert!(expiry.look(end, end + 1).unwrap().contains("has ended"), "at once");
+        assert_eq!(expiry.look(end, end + 60), None);
+        assert!(expiry.look(end, end + 2 * DAY).unwrap().contains("has ended"));
         // Renewed; then the next one.
-        assert_eq!(expiry.look(end + 100 * DAY, end + DAY), None);
-        assert!(expiry.look(end + 2 * DAY, end + DAY).is_some());
+        assert_eq!(expiry.look(end + 100 * DAY, end + 2 * DAY), None);
+        assert!(expiry.look(end + 3 * DAY, end + 2 * DAY).is_some());
         assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59Z");
     }
 }

@@ -7,13 +7,15 @@ use muster_wire::MemberId;
 
 use crate::settings::TrustSection;
 
-/// Judges announced prefixes: none that overlaps ours; within `[trust."ORG"]` where that is set, else none that overlaps
+/// Judges announced prefixes: none that overlaps ours, or black's own networks: what the router itself has to say there would go
+/// into the tunnel; within `[trust."ORG"]` where that is set, else none that overlaps
 /// another organisation's. Two routers of one organisation may serve one LAN.
 pub(crate) struct Bounds {
     /// Our own organisation.
     home: String,
     allowed: BTreeMap<String, Vec<IpNet>>,
     own: Vec<IpNet>,
+    black: Vec<IpNet>,
     known: BTreeMap<MemberId, Known>,
 }
 
@@ -28,8 +30,13 @@ struct Known {
 pub(crate) type Verdict = (Vec<IpNet>, Vec<(IpNet, String)>);
 
 impl Bounds {
-    pub(crate) fn new(home: String, trust: &BTreeMap<String, TrustSection>, own: Vec<IpNet>) -> Self {
-        Self { home, allowed: allowed(trust), own, known: BTreeMap::new() }
+    pub(crate) fn new(
+        home: String,
+        trust: &BTreeMap<String, TrustSection>,
+        own: Vec<IpNet>,
+        black: Vec<IpNet>,
+    ) -> Self {
+        Self { home, allowed: allowed(trust), own, black, known: BTreeMap::new() }
     }
 
     /// Divides what a member announces.
@@ -49,13 +56,14 @@ impl Bounds {
         (accepted, refused)
     }
 
-    /// Other bounds or other own prefixes: what is announced is judged again.
+    /// Other bounds, own prefixes or networks on black: what is announced is judged again.
     pub(crate) fn replace(
         &mut self,
         trust: &BTreeMap<String, TrustSection>,
         own: Vec<IpNet>,
+        black: Vec<IpNet>,
     ) -> Vec<(MemberId, Verdict)> {
-        (self.allowed, self.own) = (allowed(trust), own);
+        (self.allowed, self.own, self.black) = (allowed(trust), own, black);
         self.review()
     }
 
@@ -124,6 +132,9 @@ impl Bounds {
         if let Some(own) = own {
             return Some(format!("overlaps {own}, which is ours"));
         }
+        if let Some(black) = self.black.iter().find(|black| overlap(black, prefix)) {
+            return Some(format!("overlaps {black}, which is black"));
+        }
         let allowed = self.allowed.get(organisation)?;
         let inside = allowed.iter().any(|allowed| allowed.contains(prefix));
         (!inside).then(|| format!("not within what [trust.\"{organisation}\"] allows"))
@@ -134,7 +145,7 @@ fn allowed(trust: &BTreeMap<String, TrustSection>) -> BTreeMap<String, Vec<IpNet
     trust.iter().map(|(organisation, section)| (organisation.clone(), section.prefixes.clone())).collect()
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
+pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
@@ -153,7 +164,7 @@ mod tests {
     #[test]
     fn bounds_overlaps_and_default_routes() {
         let trust = BTreeMap::from([("Bravo".to_owned(), TrustSection { prefixes: nets(&["2001:db8:b::/48"]) })]);
-        let mut bounds = Bounds::new("Alpha".into(), &trust, nets(&["2001:db8:a::/64"]));
+        let mut bounds = Bounds::new("Alpha".into(), &trust, nets(&["2001:db8:a::/64"]), nets(&["192.0.2.0/24"]));
         let mut judge = |member: u8, organisation: &str, texts: &[&str]| {
             let (accepted, refused) = bounds.judge(MemberId([member; 32]), organisation, nets(texts));
             (accepted.len(), refused.len())
@@ -163,6 +174,8 @@ mod tests {
         assert_eq!(judge(3, "Delta", &["2001:db8:c::/65", "2001:db8:d::/64"]), (1, 1));
         assert_eq!(judge(5, "Delta", &["2001:db8:a::/64"]), (0, 1), "ours");
         assert_eq!(judge(6, "Alpha", &["2001:db8:a::/64"]), (1, 0), "another router of our LAN");
+        assert_eq!(judge(5, "Delta", &["192.0.2.128/25", "192.0.0.0/16"]), (0, 2), "black");
+        assert_eq!(judge(6, "Alpha", &["192.0.2.0/24"]), (0, 1), "not by our own organisation either");
         assert_eq!(judge(6, "Alpha", &[]), (0, 0));
         assert_eq!(judge(4, "Charlie", &["2001:db8:c::/65"]), (1, 0), "two routers of one organisation may share");
         assert_eq!(judge(2, "Charlie", &[]), (0, 0));
@@ -172,7 +185,7 @@ mod tests {
 
     #[test]
     fn space_that_becomes_free_goes_to_who_was_refused() {
-        let mut bounds = Bounds::new("Alpha".into(), &BTreeMap::new(), vec![]);
+        let mut bounds = Bounds::new("Alpha".into(), &BTreeMap::new(), vec![], vec![]);
         let [bravo, charlie, delta] = [MemberId([1; 32]), MemberId([2; 32]), MemberId([3; 32])];
         let (one, two) = (nets(&["2001:db8:1::/64"]), nets(&["2001:db8:2::/64"]));
         let both = [one.clone(), two.clone()].concat();
@@ -187,20 +200,23 @@ mod tests {
 
     #[test]
     fn other_bounds_are_other_verdicts() {
-        let mut bounds = Bounds::new("Alpha".into(), &BTreeMap::new(), nets(&["2001:db8:a::/64"]));
+        let mut bounds = Bounds::new("Alpha".into(), &BTreeMap::new(), nets(&["2001:db8:a::/64"]), vec![]);
         let [bravo, charlie] = [MemberId([1; 32]), MemberId([2; 32])];
         let net = || nets(&["2001:db8:c::/64"]);
         assert_eq!(bounds.judge(charlie, "Charlie", net()).0, net());
         assert_eq!(bounds.judge(bravo, "Bravo", net()).0, vec![]);
         // Nothing else holds now: nothing changes, though Bravo would be asked first by its number.
-        assert!(bounds.replace(&BTreeMap::new(), vec![]).is_empty());
+        assert!(bounds.replace(&BTreeMap::new(), vec![], vec![]).is_empty());
         // Charlie's is ours now.
-        let changed = bounds.replace(&BTreeMap::new(), nets(&["2001:db8:c::/48"]));
+        let changed = bounds.replace(&BTreeMap::new(), nets(&["2001:db8:c::/48"]), vec![]);
         assert_eq!(changed.len(), 1);
         assert_eq!((changed[0].0, changed[0].1.0.len()), (charlie, 0));
         // Bravo's by the operator's word; Charlie loses nothing more. Even so not what is ours.
         let trust = BTreeMap::from([("Bravo".to_owned(), TrustSection { prefixes: nets(&["2001:db8:c::/48"]) })]);
-        assert_eq!(bounds.replace(&trust, vec![]), [(bravo, (net(), vec![]))].into_iter().collect::<Vec<_>>());
-        assert_eq!(bounds.replace(&trust, net()), [(bravo, (vec![], vec![(net()[0], of_ours("2001:db8:c::/64"))]))]);
+        assert_eq!(bounds.replace(&trust, vec![], vec![]), [(bravo, (net(), vec![]))].into_iter().collect::<Vec<_>>());
+        assert_eq!(
+            bounds.replace(&trust, net(), vec![]),
+            [(bravo, (vec![], vec![(net()[0], of_ours("2001:db8:c::/64"))]))]
+        );
     }
 }

@@ -15,8 +15,7 @@ pub(crate) fn block(config: &Path) -> Result<(), Failure> {
 }
 
 /// Not under a running daemon: red would leave in the clear while it says that all is well. `instance`: whatever the
-/// configuration says, which may not be readable; then who runs is known by its data plane, which a daemon that waits for an
-/// address has not yet.
+/// configuration says, which may not be readable; who runs is known by its claim, too (`muster_dataplane::Claim`).
 pub(crate) fn unblock(config: &Path, instance: Option<u8>) -> Result<(), Failure> {
     if let Some(instance) = instance {
         return Ok(muster_bridge::unblock(instance)?);

@@ -69,8 +69,11 @@ pub(crate) fn status(status: &Value) -> String {
 }
 
 fn until(certificate: &Value) -> String {
-    let warning = if certificate["expiring"] == true { ", soon: put another one in its place" } else { "" };
-    format!("ends {}{warning}", text(&certificate["not_after"]))
+    let ended = certificate["remaining_ms"] == 0;
+    let warning = if certificate["expiring"] == true { ", soon" } else { "" };
+    let (verb, warning) = if ended { ("ended", "") } else { ("ends", warning) };
+    let advice = if certificate["expiring"] == true { ": put another one in its place" } else { "" };
+    format!("{verb} {}{warning}{advice}", text(&certificate["not_after"]))
 }
 
 /// For which own prefixes another router of the LAN carries the multicast.

@@ -39,6 +39,7 @@ pub use config::{EspConfig, check_interface_name};
 pub use error::Error;
 pub use forwarding::enable_forwarding;
 pub use ledger::KeyLedger;
+pub use mroute::Claim;
 pub use muster_membership::GroupStatus;
 pub use plane::{
     ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, Listening, REKEY_AT, Sa, SaId, SaKey, SaKind,

@@ -198,10 +198,12 @@ fn it_waits_for_an_address_that_is_its_own() {
     // Whoever asks is told, and does not unblock.
     assert!(lab.ask(0, &["status"]).stderr.contains("waiting for an address on black0"));
     let configuration = lab.path(&format!("{}.toml", lab.name(0)));
-    let mut unblock = std::process::Command::new(lab.program());
-    unblock.arg("unblock").arg("--config").arg(configuration);
-    let refused = namespace(&lab, 0).spawn(unblock).unwrap().wait(SOON).unwrap();
-    assert!(!refused.unwrap().success());
+    for arguments in [["--config", configuration.to_str().unwrap()], ["--instance", "0"]] {
+        let mut unblock = std::process::Command::new(lab.program());
+        unblock.arg("unblock").args(arguments);
+        let refused = namespace(&lab, 0).spawn(unblock).unwrap().wait(SOON).unwrap();
+        assert!(!refused.unwrap().success(), "{arguments:?}");
+    }
     // A better one, which takes its time to be found free.
     let space = namespace(&lab, 0);
     space.add_address(BLACK_DEVICE, a.black_v6().into()).unwrap();

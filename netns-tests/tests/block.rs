@@ -137,3 +137,18 @@ fn red_stays_red(family: Family) {
     assert_eq!(lab.capture.stats().esp, esp, "nobody encrypts any more");
     assert_eq!(lab.capture.stats().cleartext, 0, "{:?}", lab.capture.examples());
 }
+
+#[test]
+fn a_start_that_fails_makes_no_router_of_a_machine() {
+    if skip("a_start_that_fails_makes_no_router_of_a_machine") {
+        return;
+    }
+    let mut lab = Lab::new(1);
+    lab.configure(0, |text| *text = text.replace("interfaces = [\"red0\"]", "interfaces = [\"redd0\"]"));
+    lab.start(0);
+    lab.wait_for_end(0);
+    assert!(lab.log(0).contains("redd0"), "{}", lab.log(0));
+    for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        assert_eq!(lab.coalition.routers()[0].namespace.read_sysctl(key).unwrap(), "0", "{key}");
+    }
+}

@@ -37,6 +37,7 @@ impl Daemon {
                         info!(%address, "the address on black");
                         self.engine.record(EventKind::Address, None, address.to_string());
                         self.engine.announce(now());
+                        self.review_bounds(&self.settings.file.clone());
                     }
                     // It may be gone again already. Housekeeping tries again.
                     Err(error) => self.set_adrift(format!("{address} cannot be used: {error}")),

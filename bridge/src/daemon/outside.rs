@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
-use muster_dataplane::KeyLedger;
+use muster_dataplane::{Claim, KeyLedger};
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
@@ -79,6 +79,8 @@ impl Outside {
     /// Waits for an address on black, at first and between two members, and lets nobody else wait for it meanwhile. `None`:
     /// told to end before.
     pub(super) async fn next_address(&mut self, file: &File) -> Result<Option<IpAddr>, RunError> {
+        // Until a data plane runs, which takes it: nobody unblocks meanwhile.
+        let _claim = Claim::take(file.dataplane.instance)?;
         let interface = &file.black.interface;
         self.notifier.status(format!("waiting for an address on {interface}"));
         let mut address = std::pin::pin!(first_address(file, &self.watch, &mut self.signals));

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Daemon, now, own_prefixes, times_of, unix_seconds};
+use crate::addresses::networks;
 use crate::check::warn_of;
 use crate::event::EventKind;
 use crate::metrics::{Listener, Server};
@@ -49,7 +50,9 @@ impl Daemon {
 
     /// Judges again what the members announce, by these bounds and the own prefixes.
     pub(super) fn review_bounds(&mut self, file: &File) {
-        for (member, verdict) in self.bounds.replace(&file.trust, self.own_prefixes.clone()) {
+        for (member, verdict) in
+            self.bounds.replace(&file.trust, self.own_prefixes.clone(), networks(&file.black.interface))
+        {
             self.accept(member, verdict);
         }
     }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::outside::Outside;
 use super::{Daemon, RunError, io_error, now, unix_millis, unix_seconds};
-use crate::addresses::{addresses, black_address, duplicates, interface_index, red_prefixes};
+use crate::addresses::{addresses, black_address, duplicates, interface_index, networks, red_prefixes};
 use crate::check::warn_of;
 use crate::engine::{Engine, Start};
 use crate::event::{EventKind, Record};
@@ -33,7 +33,6 @@ impl Daemon {
         let state_dir = settings.resolve(&file.device.state_dir);
         let stamp = next_stamp(&state_dir, SystemTime::now())
             .map_err(io_error(&format!("device.state_dir {}", state_dir.display())))?;
-        enable_forwarding(&file.black.interface)?;
         let sockets =
             Sockets::open(&place_of(file, address)).map_err(io_error("cannot open the protocols' sockets"))?;
         let config = EspConfig {
@@ -59,13 +58,16 @@ impl Daemon {
         let wanted = settings.file.block_config(own.clone());
         muster_dataplane::block(&wanted)?;
         muster_dataplane::unblock_others(&wanted)?;
+        // Not before the block stands, on interfaces that are there: a slip of the pen makes no router of a machine.
+        enable_forwarding(&settings.file.black.interface)?;
         let mut trust = settings.trust()?;
         lists::restore(&state_dir, &mut trust);
         let engine = Engine::new(start_of(&settings, trust, stamp, own.clone())?, now(), unix_seconds())?;
         warn_of(&settings);
         info!(device = %settings.device.name, member = %settings.device.member, %address, "started");
         let home = engine.discovery().own_identity().organisation.clone();
-        let bounds = Bounds::new(home, &settings.file.trust, own.clone());
+        let black = networks(&settings.file.black.interface);
+        let bounds = Bounds::new(home, &settings.file.trust, own.clone(), black);
         let plane = Plane::new(dataplane, settings.file.group_address(), own.clone());
         let mut daemon = Daemon {
             outside,

@@ -43,9 +43,16 @@ fn a_status_with_nothing_in_it_still_shows() {
     let certificate = json!({"not_after": "2026-12-01T00:00:00Z", "expiring": true});
     let shown = status(&json!({"certificate": certificate, "dataplane": {"stands_by": ["10.0.0.0/8"]}}));
     assert!(
-        shown.contains("ends 2026-12-01T00:00:00Z, soon") && shown.contains("multicast of 10.0.0.0/8\n"),
+        shown.contains("ends 2026-12-01T00:00:00Z, soon: put another") && shown.contains("multicast of 10.0.0.0/8\n"),
         "{shown}"
     );
+}
+
+#[test]
+fn a_certificate_that_has_ended_ends_no_more() {
+    let certificate = json!({"not_after": "2026-12-01T00:00:00Z", "expiring": true, "remaining_ms": 0});
+    let shown = status(&json!({ "certificate": certificate }));
+    assert!(shown.contains("ended 2026-12-01T00:00:00Z: put another one in its place\n"), "{shown}");
 }
 
 #[test]

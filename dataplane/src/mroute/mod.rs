@@ -42,13 +42,13 @@ const TUNNEL: u16 = 0;
 const BATCH: usize = 64;
 
 /// That this is the one data plane of an instance in this network namespace: the kernel gives its multicast routing tables
-/// to one socket each, and only to who may administer the network.
-pub(crate) struct Claim(Vec<(Family, RoutingSocket)>);
+/// to one socket each, and only to who may administer the network. Taken by each that starts; to be dropped before.
+pub struct Claim(Vec<(Family, RoutingSocket)>);
 
 impl Claim {
     /// # Errors
     /// Another daemon of this instance runs; or a missing right.
-    pub(crate) fn take(instance: u8) -> Result<Self, Error> {
+    pub fn take(instance: u8) -> Result<Self, Error> {
         let (mut sockets, table) = (Vec::new(), table(instance));
         for family in [Family::Ipv4, Family::Ipv6] {
             let Some(socket) = open(family, table)? else { continue };
