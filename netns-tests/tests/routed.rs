@@ -1,0 +1,53 @@
+//! Ten border routers around a black network with three routers of its own, as in the testbed of the paper (figure 3),
+//! which carried no red multicast: here it does, IPv6 and IPv4, over either.
+
+use std::time::Duration;
+
+use muster_netns_tests::{Family, Lab, Routing, alone, carry, carry_unicast, no_routing, say, skip};
+
+#[test]
+fn over_ipv4_with_ospf_and_pim() {
+    goes_through("over_ipv4_with_ospf_and_pim", Family::V4, 10);
+}
+
+#[test]
+fn over_ipv6_with_ospf_and_static_multicast_routes() {
+    goes_through("over_ipv6_with_ospf_and_static_multicast_routes", Family::V6, 10);
+}
+
+fn goes_through(test: &str, family: Family, routers: usize) {
+    if skip(test) || no_routing(test) {
+        return;
+    }
+    let _alone = alone();
+    let all: Vec<usize> = (0..routers).collect();
+    let mut lab = Lab::routed(family, routers);
+    let mut routing = Routing::start(&lab);
+    all.iter().for_each(|router| lab.start(*router));
+    let formed = lab.wait_for_group_within(LIMIT, &all);
+    say(&format!("{test}: one group of {routers} after {formed:?}"));
+    carries(&lab);
+
+    // The link by which the first site hears the second one. Multicast on the others goes on.
+    lab.coalition.cut_between([1, 2]).unwrap();
+    routing.centre(&lab, 3);
+    lab.wait_for_group_within(LIMIT, &all);
+    carries(&lab);
+
+    assert!(lab.capture.settle(Duration::from_secs(5)));
+    assert_eq!(lab.capture.stats().cleartext, 0, "{:?}", lab.capture.examples());
+}
+
+/// Multicast from each site to all others, unicast between two sites each.
+fn carries(lab: &Lab) {
+    let routers = lab.coalition.routers().len();
+    for from in 0..3 {
+        let others: Vec<usize> = (0..routers).filter(|to| *to != from).collect();
+        carry(lab, from, &others, 100);
+        for ipv4 in [false, true] {
+            carry_unicast(lab, from, (from + 1) % 3, ipv4, 20);
+        }
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(60);
