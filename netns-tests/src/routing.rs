@@ -56,6 +56,9 @@ impl Routing {
                 Family::V6 => routing.start_smcroute(lab, router),
             }
         }
+        if lab.family == Family::V4 {
+            wait_for_pim(lab);
+        }
         routing
     }
 
@@ -114,6 +117,18 @@ fn wait_for_ways(lab: &Lab) {
         let mut routers = lab.coalition.black_routers().iter();
         routers.all(|router| all.clone().all(|to| has_way(router, lab.black_address(to))))
     });
+}
+
+/// Waits until PIM has its neighbours: who asks for a group before that is not heard.
+fn wait_for_pim(lab: &Lab) {
+    let neighbours = |router: &BlackRouter| {
+        let mut ask = Command::new("vtysh");
+        ask.arg("--vty_socket").arg(folder(lab, router.site)).args(["-d", "pimd", "-c", "show ip pim neighbor json"]);
+        let answer = ask.stdin(Stdio::null()).output().expect("vtysh runs");
+        let answer = serde_json::from_slice::<serde_json::Value>(&answer.stdout).unwrap_or_default();
+        router.others().all(|other| answer[BlackRouter::device_to(other)].is_object())
+    };
+    lab.wait(LIMIT, "neighbours of PIM", || lab.coalition.black_routers().iter().all(neighbours));
 }
 
 /// Short times, so that a test is; on links without carrier they do not matter.

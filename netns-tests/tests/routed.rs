@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use muster_netns_tests::{Family, Lab, Routing, alone, carry, carry_unicast, no_routing, say, skip};
+use muster_netns_tests::{
+    Family, Lab, Routing, alone, carry, carry_unicast, multicast_flow, no_routing, say, skip, wait_until,
+};
 
 #[test]
 fn over_ipv4_with_ospf_and_pim() {
@@ -28,11 +30,17 @@ fn goes_through(test: &str, family: Family, routers: usize) {
     say(&format!("{test}: one group of {routers} after {formed:?}"));
     carries(&lab);
 
+    let before = lab.state(0).expect("it answers").0;
     // The link by which the first site hears the second one. Multicast on the others goes on.
     lab.coalition.cut_between([1, 2]).unwrap();
     routing.centre(&lab, 3);
     lab.wait_for_group_within(LIMIT, &all);
     carries(&lab);
+    let stayed = lab.is_group(&all) && lab.state(0).expect("it answers").0 == before;
+    say(&format!(
+        "{test}: after a cut the group {}",
+        if stayed { "kept its key" } else { "came back under a new key" }
+    ));
 
     assert!(lab.capture.settle(Duration::from_secs(5)));
     assert_eq!(lab.capture.stats().cleartext, 0, "{:?}", lab.capture.examples());
@@ -43,11 +51,23 @@ fn carries(lab: &Lab) {
     let routers = lab.coalition.routers().len();
     for from in 0..3 {
         let others: Vec<usize> = (0..routers).filter(|to| *to != from).collect();
+        opens(lab, from, &others);
         carry(lab, from, &others, 100);
         for ipv4 in [false, true] {
+            wait_for_unicast(lab, from, (from + 1) % 3, ipv4);
             carry_unicast(lab, from, (from + 1) % 3, ipv4, 20);
         }
     }
+}
+
+/// PIM makes a way for a sender when it hears it, and what the sender says until then may be lost.
+fn opens(lab: &Lab, from: usize, to: &[usize]) {
+    let took = lab.wait(LIMIT, &format!("multicast from {} to all", lab.name(from)), || {
+        let (sender, receivers) = multicast_flow(lab, from, to, 20);
+        sender.finish();
+        wait_until(Duration::from_millis(200), || receivers.iter().all(|receiver| receiver.unique() == 20))
+    });
+    say(&format!("  multicast from {} reaches all after {took:?}", lab.name(from)));
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
