@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use muster_netns_tests::{
-    Family, Lab, Routing, alone, carry, carry_unicast, multicast_flow, no_routing, say, skip, wait_until,
+    Family, Lab, Routing, alone, carry, carry_unicast, multicast_flow, no_routing, say, skip, wait_for_unicast,
+    wait_until,
 };
 
 #[test]
