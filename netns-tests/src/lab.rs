@@ -175,7 +175,7 @@ impl Lab {
 
     /// Whether the daemons use the kernel's own ESP.
     pub fn is_kernel(&self) -> bool {
-        backend() == "kernel"
+        is_kernel()
     }
 
     /// Writes a router's configuration; `change` may replace parts of the text.
@@ -505,6 +505,11 @@ fn run(command: &mut Command) -> Answer {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Whether the daemons of all laboratories use the kernel's own ESP.
+pub fn is_kernel() -> bool {
+    backend() == "kernel"
 }
 
 /// The data plane of the daemons: MUSTER_BACKEND names another than that in user space.

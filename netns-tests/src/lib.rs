@@ -13,7 +13,7 @@ mod tshark;
 
 pub use calm::{alone, say};
 pub use datagram::{Datagram, datagrams};
-pub use lab::{Answer, Family, Lab, PORTS, monotonic, muster};
+pub use lab::{Answer, Family, Lab, PORTS, is_kernel, monotonic, muster};
 pub use muster_netlab::{skip, wait_until};
 pub use routing::{Routing, no_routing};
 pub use traffic::{

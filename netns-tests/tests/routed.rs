@@ -1,33 +1,34 @@
 //! Ten border routers around a black network with three routers of its own, as in the testbed of the paper (figure 3),
 //! which carried no red multicast: here it does, IPv6 and IPv4, over either.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use muster_netns_tests::{
-    Family, Lab, Routing, alone, carry, carry_unicast, multicast_flow, no_routing, say, skip, wait_for_unicast,
-    wait_until,
+    Family, Lab, Routing, alone, carry, carry_unicast, is_kernel, multicast_flow, no_routing, say, skip,
+    wait_for_unicast, wait_until,
 };
 
 #[test]
 fn over_ipv4_with_ospf_and_pim() {
-    goes_through("over_ipv4_with_ospf_and_pim", Family::V4, 10);
+    goes_through("over_ipv4_with_ospf_and_pim", Family::V4);
 }
 
 #[test]
 fn over_ipv6_with_ospf_and_static_multicast_routes() {
-    goes_through("over_ipv6_with_ospf_and_static_multicast_routes", Family::V6, 10);
+    goes_through("over_ipv6_with_ospf_and_static_multicast_routes", Family::V6);
 }
 
-fn goes_through(test: &str, family: Family, routers: usize) {
+fn goes_through(test: &str, family: Family) {
     if skip(test) || no_routing(test) {
         return;
     }
     let _alone = alone();
+    let routers = if is_kernel() { FEW } else { MANY };
     let all: Vec<usize> = (0..routers).collect();
     let mut lab = Lab::routed(family, routers);
     let mut routing = Routing::start(&lab);
     all.iter().for_each(|router| lab.start(*router));
-    let settled = settles(&lab, &all);
+    let settled = lab.settles(LIMIT, &all);
     say(&format!("{test}: one group of {routers}, which stays, after {settled:?}"));
     carries(&lab);
 
@@ -35,7 +36,7 @@ fn goes_through(test: &str, family: Family, routers: usize) {
     // The link by which the first site hears the second one. Multicast on the others goes on.
     lab.coalition.cut_between([1, 2]).unwrap();
     routing.centre(&lab, 3);
-    let settled = settles(&lab, &all);
+    let settled = lab.settles(LIMIT, &all);
     carries(&lab);
     let stayed = lab.state(0).expect("it answers").0 == before;
     let what = if stayed { "kept its key" } else { "came back under another key" };
@@ -43,23 +44,6 @@ fn goes_through(test: &str, family: Family, routers: usize) {
 
     assert!(lab.capture.settle(Duration::from_secs(5)));
     assert_eq!(lab.capture.stats().cleartext, 0, "{:?}", lab.capture.examples());
-}
-
-/// Waits until these are one group that stays; gives how long that took, without the time of watching.
-///
-/// Linux tells PIM of a new sender on a LAN only every three seconds, and until then the others know that one by what
-/// it sends them by unicast: for eight hellos, and a dead time after that.
-fn settles(lab: &Lab, all: &[usize]) -> Duration {
-    let watch = Lab::dead_time() * 4;
-    let (mut known, mut since) = (None, Instant::now());
-    let took = lab.wait(LIMIT, "one group that stays", || {
-        let now = lab.state(all[0]).filter(|_| lab.is_group(all));
-        if now != known {
-            (known, since) = (now, Instant::now());
-        }
-        known.is_some() && since.elapsed() > watch
-    });
-    took - watch
 }
 
 /// Multicast from each site to all others, unicast between two sites each.
@@ -86,4 +70,8 @@ fn opens(lab: &Lab, from: usize, to: &[usize]) {
     say(&format!("  multicast from {} reaches all after {took:?}", lab.name(from)));
 }
 
+/// As in the paper.
+const MANY: usize = 10;
+/// For the kernel's ESP, under an emulated processor that ten daemons are too much for: two at one site.
+const FEW: usize = 4;
 const LIMIT: Duration = Duration::from_secs(60);
