@@ -1,7 +1,7 @@
 //! What a frame on the black side is, and whether it gives away anything red.
 //!
 //! *Clear text* is every frame that is not ESP, not to one of the daemons' two UDP ports, and not ARP, neighbour or
-//! router discovery, IGMP, MLD, or an ICMP error about one of the first two (the kernel behind a killed daemon says that
+//! router discovery, IGMP, MLD, OSPF and PIM where black is routed, or an ICMP error about one of the first two (the kernel behind a killed daemon says that
 //! its port is closed, a router on the way that a packet is too big, and quotes it); and, whatever it is, a frame that holds a red payload's marker or a red IPv6
 //! address anywhere, or a red IPv4 address outside an ESP payload.
 //!
@@ -23,6 +23,8 @@ use crate::Marker;
 pub struct Watch {
     /// Destination UDP ports of the daemons' own messages.
     pub ports: Vec<u16>,
+    /// Black has routers, which speak OSPF and PIM among themselves.
+    pub routing: bool,
     /// Markers of red payloads.
     pub markers: Vec<Marker>,
     /// Red IPv6 prefixes; of at least 48 bits, or random bytes will match.
@@ -48,6 +50,8 @@ pub enum Kind {
     Mld,
     /// An ICMP error that quotes ESP or one of the daemons' own messages.
     Error,
+    /// OSPF or PIM, where the black network is said to have routers.
+    Routing,
     /// Anything else.
     Clear,
 }
@@ -147,6 +151,7 @@ impl Classifier {
         let kind = match protocol {
             ESP => Kind::Esp,
             IGMP => Kind::Igmp,
+            OSPF | PIM if self.watch.routing => Kind::Routing,
             UDP => self.udp(frame, payload, fragment, start != ETHERNET),
             _ => Kind::Clear,
         };
@@ -193,6 +198,7 @@ impl Classifier {
         let kind = match (next, frame.get(at)) {
             (ESP, _) => Kind::Esp,
             (UDP, _) => self.udp(frame, at, fragment, start != ETHERNET),
+            (OSPF | PIM, _) if self.watch.routing => Kind::Routing,
             (ICMPV6, Some(133..=137)) => Kind::Discovery,
             (ICMPV6, Some(130..=132 | 143)) if hop_by_hop => Kind::Mld,
             _ => Kind::Clear,
@@ -350,6 +356,8 @@ const FRAGMENT: u8 = 44;
 const ESP: u8 = 50;
 const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
+const OSPF: u8 = 89;
+const PIM: u8 = 103;
 /// A bound of memory; more datagrams are never in pieces at once.
 const MOST_FRAGMENTED: usize = 4096;
 

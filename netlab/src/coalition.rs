@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::plan::{net4, net6};
+use crate::plan::{net4, net6, site_gateways};
 use crate::weather::Switch;
 use crate::{
-    BLACK_DEVICE, BRIDGE, Error, GATEWAY_V4, GATEWAY_V6, HOST_DEVICE, Namespace, Plan, RED_DEVICE, Result, RouterPlan,
-    Sky, Toll, VethEnd, Watch, Weather,
+    BLACK_DEVICE, BRIDGE, BlackRouter, Error, HOST_DEVICE, Namespace, Plan, RED_DEVICE, Result, RouterPlan, Sky, Toll,
+    VethEnd, Watch, Weather, routers,
 };
 
 /// A coalition without its daemons.
@@ -22,9 +22,13 @@ use crate::{
 /// Nothing is blocked and nothing encrypted: routers have a default route into the black network, and the black
 /// namespace has routes to all red prefixes, so that what a daemon fails to stop does get through and is seen.
 /// Forwarding is off, as on a machine just installed.
+///
+/// With [`Plan::routed`] black is a network of routers instead ([`BlackRouter`]), of which the black namespace is the
+/// wires.
 #[derive(Debug)]
 pub struct Coalition {
     black: Namespace,
+    black_routers: Vec<BlackRouter>,
     routers: Vec<Router>,
     islands: usize,
     /// Routers know each other's hardware addresses without asking.
@@ -49,9 +53,13 @@ impl Coalition {
     /// # Errors
     /// Without the privileges, or when the kernel lacks bridges or veth.
     pub fn build(plan: Plan) -> Result<Self> {
-        let black = black_network(&plan)?;
+        let black = Namespace::new("black")?;
+        let black_routers = match plan.is_routed() {
+            true => routers::build(&black)?,
+            false => black_bridge(&black, &plan).map(|()| Vec::new())?,
+        };
         let routers = plan.routers.into_iter().map(|plan| router(&black, plan)).collect::<Result<Vec<_>>>()?;
-        let mut coalition = Coalition { black, routers, islands: 0, introduced: false, switch: None };
+        let mut coalition = Coalition { black, black_routers, routers, islands: 0, introduced: false, switch: None };
         if coalition.routers.len() > RESOLVED_BY_ASKING {
             coalition.introduce_all()?;
         }
@@ -63,6 +71,19 @@ impl Coalition {
     /// The namespace of the black network: capture here on [`BRIDGE`], inject from here.
     pub fn black(&self) -> &Namespace {
         &self.black
+    }
+
+    /// The black network's own routers, site by site; none where it is one bridge.
+    pub fn black_routers(&self) -> &[BlackRouter] {
+        &self.black_routers
+    }
+
+    /// Pulls the plug of the link between two sites at both ends; their black routers see the carrier go.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn cut_between(&self, sites: [u8; 2]) -> Result<()> {
+        routers::link_ports(sites).iter().try_for_each(|port| self.black.set_up(port, false))
     }
 
     /// The routers in the order of the plan.
@@ -77,6 +98,7 @@ impl Coalition {
         let hosts = plans().flat_map(|plan| [net4(plan.router_v4(), 32), net4(plan.host_v4(), 32)]);
         Watch {
             ports: ports.to_vec(),
+            routing: !self.black_routers.is_empty(),
             markers: Vec::new(),
             red_v6: plans().map(RouterPlan::red_v6).collect(),
             red_v4: plans().map(RouterPlan::red_v4).chain(hosts).collect(),
@@ -126,7 +148,7 @@ impl Coalition {
     /// When the kernel refuses.
     pub fn heal(&mut self) -> Result<()> {
         for router in &self.routers {
-            self.black.set_bridge(&router.plan.black_port(), BRIDGE)?;
+            self.black.set_bridge(&router.plan.black_port(), &router.plan.bridge())?;
         }
         for island in 1..=std::mem::take(&mut self.islands) {
             self.black.delete_link(&format!("island{island}"))?;
@@ -197,7 +219,10 @@ impl Coalition {
             namespace.wait_for_link(RED_DEVICE)?;
             host.wait_for_link(HOST_DEVICE)?;
         }
-        self.black.wait_for_link(BRIDGE)
+        match self.black_routers.is_empty() {
+            true => self.black.wait_for_link(BRIDGE),
+            false => self.black_routers.iter().try_for_each(BlackRouter::wait_for_links),
+        }
     }
 
     fn introduce_all(&mut self) -> Result<()> {
@@ -205,7 +230,8 @@ impl Coalition {
             return Ok(());
         }
         for router in &self.routers {
-            let others = self.routers.iter().map(|other| &other.plan).filter(|other| **other != router.plan);
+            let beside = |other: &&RouterPlan| **other != router.plan && other.site() == router.plan.site();
+            let others = self.routers.iter().map(|other| &other.plan).filter(beside);
             let neighbours: Vec<_> = others.flat_map(addresses_on_black).collect();
             router.namespace.add_neighbours(BLACK_DEVICE, &neighbours)?;
         }
@@ -223,19 +249,17 @@ fn addresses_on_black(plan: &RouterPlan) -> [(IpAddr, [u8; 6]); 3] {
     addresses.map(|address| (address, plan.black_mac()))
 }
 
-fn black_network(plan: &Plan) -> Result<Namespace> {
-    let black = Namespace::new("black")?;
+fn black_bridge(black: &Namespace, plan: &Plan) -> Result<()> {
     black.add_bridge(BRIDGE)?;
-    // Any router's prefix lengths: the network is one.
-    let (v6, v4) = (plan.routers[0].black_v6().prefix_len(), plan.routers[0].black_v4().prefix_len());
-    black.add_address(BRIDGE, net6(GATEWAY_V6, v6).into())?;
-    black.add_address(BRIDGE, net4(GATEWAY_V4, v4).into())?;
+    for gateway in site_gateways(0) {
+        black.add_address(BRIDGE, gateway)?;
+    }
     for router in &plan.routers {
         for (prefix, via) in router.red_via_black() {
             black.add_route(prefix, via)?;
         }
     }
-    Ok(black)
+    Ok(())
 }
 
 fn router(black: &Namespace, plan: RouterPlan) -> Result<Router> {
@@ -243,11 +267,11 @@ fn router(black: &Namespace, plan: RouterPlan) -> Result<Router> {
     let host = Namespace::new(format!("host of {}", plan.name()))?;
 
     let far = VethEnd { device: BLACK_DEVICE.to_owned(), mac: Some(plan.black_mac()) };
-    black.add_port(&plan.black_port().as_str().into(), BRIDGE, &namespace, &far)?;
+    black.add_port(&plan.black_port().as_str().into(), &plan.bridge(), &namespace, &far)?;
     for address in plan.on_black() {
         namespace.add_address(BLACK_DEVICE, address)?;
     }
-    default_routes(&namespace, [GATEWAY_V6.into(), GATEWAY_V4.into()])?;
+    default_routes(&namespace, plan.gateways())?;
 
     namespace.add_veth(&RED_DEVICE.into(), &host, &HOST_DEVICE.into())?;
     for address in plan.on_red(plan.router_v6(), plan.router_v4()) {

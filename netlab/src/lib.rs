@@ -24,6 +24,7 @@ mod pcap;
 mod plan;
 mod process;
 mod readiness;
+mod routers;
 mod sky;
 mod traffic;
 mod user;
@@ -39,9 +40,10 @@ pub use link::VethEnd;
 pub use namespace::Namespace;
 pub use plan::{
     BLACK_DEVICE, BRIDGE, GATEWAY_V4, GATEWAY_V6, HOST_DEVICE, MAX_ROUTERS, NATIONS, Nation, Plan, RED_DEVICE,
-    RouterPlan,
+    RouterPlan, SITES,
 };
 pub use process::{Process, die_with_parent};
+pub use routers::BlackRouter;
 pub use sky::Sky;
 pub use traffic::{Flow, Marker, Receiver, Sender, Tally};
 pub use user::{enter_user_namespace, skip, unavailable};

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | black address of router *i* (from 0) | `2001:db8:ffff::(i+1)/64` | `192.0.2.(i+1)/24` |
 //! | black gateway (the bridge: next hop of all unknown destinations) | `2001:db8:ffff::ffff` | `192.0.2.254` |
+//! | the same two where black is routed, at site *s* (1 to 3) | `2001:db8:ffff:s::(i+1)/64`, `…::ffff` | `198.18.s.(i+1)/24`, `….254` |
 //! | what nation *x* may announce (*x* is the hexadecimal digit a, b, …: its initial) | `2001:db8:x00::/40` | `10.x.0.0/16` |
 //! | red prefix of its *n*-th router (from 1) | `2001:db8:xnn::/64` | `10.x.n.0/24` |
 //! | that router on its red LAN, the host there | `…::1`, `…::2` | `….1`, `….2` |
@@ -28,6 +29,8 @@ pub const BRIDGE: &str = "br0";
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0xffff);
 /// As [`GATEWAY_V6`].
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+/// Sites of a routed black network.
+pub const SITES: u8 = 3;
 /// Most routers in one laboratory.
 pub const MAX_ROUTERS: usize = 200;
 /// All nations there can be.
@@ -84,8 +87,26 @@ impl Plan {
             nation: NATIONS[i % nations],
             number: (i / nations + 1) as u8,
             position: (i + 1) as u8,
+            site: 0,
         };
         Ok(Plan { routers: (0..routers).map(router).collect() })
+    }
+
+    /// As [`Plan::new`], with the routers dealt out to the [`SITES`] of a routed black network.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn routed(routers: usize, nations: usize) -> Result<Self> {
+        let mut plan = Plan::new(routers, nations)?;
+        for (router, site) in plan.routers.iter_mut().zip((1..=SITES).cycle()) {
+            router.site = site;
+        }
+        Ok(plan)
+    }
+
+    /// Whether the black network has routers of its own.
+    pub(crate) fn is_routed(&self) -> bool {
+        self.routers.iter().any(|router| router.site != 0)
     }
 
     /// The nations that take part.
@@ -104,6 +125,8 @@ pub struct RouterPlan {
     number: u8,
     /// Its number within the coalition, from 1.
     position: u8,
+    /// Where in a routed black network, from 1; 0: black is one bridge.
+    site: u8,
 }
 
 impl RouterPlan {
@@ -114,12 +137,27 @@ impl RouterPlan {
 
     /// Its black address, with the black network's prefix length.
     pub fn black_v6(&self) -> Ipv6Net {
-        net6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, self.position.into()), 64)
+        black_v6(self.site, self.position.into())
     }
 
     /// As [`RouterPlan::black_v6`].
     pub fn black_v4(&self) -> Ipv4Net {
-        net4(Ipv4Addr::new(192, 0, 2, self.position), 24)
+        black_v4(self.site, self.position)
+    }
+
+    /// Its site in a routed black network, from 1; 0 where black is one bridge.
+    pub fn site(&self) -> u8 {
+        self.site
+    }
+
+    /// The bridge that its black device is attached to.
+    pub fn bridge(&self) -> String {
+        site_bridge(self.site)
+    }
+
+    /// Its default routes.
+    pub(crate) fn gateways(&self) -> [IpAddr; 2] {
+        site_gateways(self.site).map(|gateway| gateway.addr())
     }
 
     /// The hardware address of its black device.
@@ -183,6 +221,31 @@ impl RouterPlan {
     }
 }
 
+/// The bridge of a site.
+pub(crate) fn site_bridge(site: u8) -> String {
+    match site {
+        0 => BRIDGE.to_owned(),
+        _ => format!("br{site}"),
+    }
+}
+
+/// The addresses of a site's black gateway.
+pub(crate) fn site_gateways(site: u8) -> [IpNet; 2] {
+    [black_v6(site, 0xffff).into(), black_v4(site, 254).into()]
+}
+
+/// An address of a black network with its prefix length; `network` is 0 for the bridge of all, else a site or a link
+/// between two.
+pub(crate) fn black_v6(network: u8, host: u16) -> Ipv6Net {
+    net6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, network.into(), 0, 0, 0, host), 64)
+}
+
+/// As [`black_v6`].
+pub(crate) fn black_v4(network: u8, host: u8) -> Ipv4Net {
+    let [a, b, c] = if network == 0 { [192, 0, 2] } else { [198, 18, network] };
+    net4(Ipv4Addr::new(a, b, c, host), 24)
+}
+
 pub(crate) fn net6(address: Ipv6Addr, length: u8) -> Ipv6Net {
     Ipv6Net::new_assert(address, length)
 }
@@ -208,6 +271,23 @@ mod tests {
         assert_eq!(router.host_v6().to_string(), "2001:db8:b02::2");
         assert_eq!(router.host_v4().to_string(), "10.11.2.2");
         assert_eq!(router.black_link_local().to_string(), "fe80::b1:acff:fe00:5");
+    }
+
+    #[test]
+    fn a_routed_plan_gives_each_site_its_networks() {
+        let plan = Plan::routed(5, 3).unwrap();
+        let at =
+            |router: usize| (plan.routers[router].black_v6().to_string(), plan.routers[router].black_v4().to_string());
+        assert_eq!(at(1), ("2001:db8:ffff:2::2/64".to_owned(), "198.18.2.2/24".to_owned()));
+        assert_eq!(at(4), ("2001:db8:ffff:2::5/64".to_owned(), "198.18.2.5/24".to_owned()));
+        assert_eq!(
+            plan.routers[4].gateways().map(|gateway| gateway.to_string()),
+            ["2001:db8:ffff:2::ffff", "198.18.2.254"]
+        );
+        assert_eq!(
+            (plan.routers[4].bridge(), Plan::new(1, 1).unwrap().routers[0].bridge()),
+            ("br2".into(), "br0".into())
+        );
     }
 
     #[test]

@@ -30,6 +30,29 @@ impl Lab {
         });
     }
 
+    /// Waits until these are one group that stays so for four dead times; gives how long that took, without those.
+    ///
+    /// For networks that let one hear another only after a while: Linux tells PIM of a new sender on a LAN only every three
+    /// seconds, and until then the others know that one by what it sends them by unicast: for eight hellos, and a dead
+    /// time after that.
+    ///
+    /// # Panics
+    /// When it takes longer than `limit`.
+    pub fn settles(&self, limit: Duration, routers: &[usize]) -> Duration {
+        let watch = Lab::dead_time() * 4;
+        let (mut known, mut since) = (None, Instant::now());
+        let took = self.wait(limit, &format!("routers {routers:?} to stay one group"), || {
+            // Looked at seldom, so that looking disturbs nothing.
+            std::thread::sleep(Duration::from_millis(50));
+            let now = self.state(routers[0]).filter(|_| self.is_group(routers));
+            if now != known {
+                (known, since) = (now, Instant::now());
+            }
+            known.is_some() && since.elapsed() > watch
+        });
+        took - watch
+    }
+
     /// A router's events, the oldest first.
     pub fn events(&self, router: usize) -> Vec<Value> {
         self.call(router, "events").and_then(|events| events.as_array().cloned()).unwrap_or_default()

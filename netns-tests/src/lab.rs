@@ -76,6 +76,14 @@ impl Family {
             Family::V6 => IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d75]),
         }
     }
+
+    /// Where the multicast ESP goes by default.
+    pub fn esp_group(self) -> IpAddr {
+        match self {
+            Family::V4 => IpAddr::from([239, 255, 0x6d, 0x76]),
+            Family::V6 => IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d76]),
+        }
+    }
 }
 
 /// Routers with daemons; everything is gone when it is dropped, also by a panic.
@@ -99,8 +107,18 @@ impl Lab {
 
     /// As [`Lab::new`], with a choice.
     pub fn on(family: Family, routers: usize) -> Lab {
+        Lab::of(family, Plan::new(routers, 3.min(routers)).expect("a plan"))
+    }
+
+    /// As [`Lab::on`], with routers in the black network, which do not route yet ([`crate::Routing`]).
+    pub fn routed(family: Family, routers: usize) -> Lab {
+        Lab::of(family, Plan::routed(routers, 3.min(routers)).expect("a plan"))
+    }
+
+    fn of(family: Family, plan: Plan) -> Lab {
+        let routers = plan.routers.len();
         let folder = TempDir::new().expect("a temporary folder");
-        let coalition = Coalition::build(Plan::new(routers, 3.min(routers)).expect("a plan")).expect("a coalition");
+        let coalition = Coalition::build(plan).expect("a coalition");
         if let Some(sky) = sky() {
             coalition.set_sky(sky).expect("a sky");
         }
@@ -166,7 +184,7 @@ impl Lab {
 
     /// Whether the daemons use the kernel's own ESP.
     pub fn is_kernel(&self) -> bool {
-        backend() == "kernel"
+        is_kernel()
     }
 
     /// Writes a router's configuration; `change` may replace parts of the text.
@@ -501,6 +519,11 @@ fn run(command: &mut Command) -> Answer {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Whether the daemons of all laboratories use the kernel's own ESP.
+pub fn is_kernel() -> bool {
+    backend() == "kernel"
 }
 
 /// The data plane of the daemons: MUSTER_BACKEND names another than that in user space.

@@ -7,13 +7,15 @@ mod calm;
 mod control;
 mod datagram;
 mod lab;
+mod routing;
 mod traffic;
 mod tshark;
 
 pub use calm::{alone, say};
 pub use datagram::{Datagram, datagrams};
-pub use lab::{Answer, Family, Lab, PORTS, monotonic, muster};
+pub use lab::{Answer, Family, Lab, PORTS, is_kernel, monotonic, muster};
 pub use muster_netlab::{skip, wait_until};
+pub use routing::{Routing, no_routing};
 pub use traffic::{
     Lan, attempt, carry, carry_between, carry_past, carry_unicast, host, multicast_flow, multicast_flow_at, red_group,
     red_group_v4, unicast_flow, wait_for_unicast,

@@ -5,6 +5,7 @@ const MARKER: Marker = Marker(*b"a sixteen octets");
 fn classifier() -> Classifier {
     Classifier::new(Watch {
         ports: vec![4860, 4861],
+        routing: false,
         markers: vec![MARKER],
         red_v6: vec!["2001:db8:a01::/64".parse().unwrap(), "2001:db8:b01::/64".parse().unwrap()],
         red_v4: vec!["10.10.1.0/24".parse().unwrap(), "10.11.1.2/32".parse().unwrap()],
@@ -66,6 +67,24 @@ fn each_kind_is_known_by_its_headers() {
     ];
     for (frame, kind) in cases {
         assert_eq!(judge(&frame), (kind, kind == Kind::Clear), "{frame:02x?}");
+    }
+}
+
+#[test]
+fn routing_is_clear_text_unless_black_has_routers() {
+    let mut routed = Classifier::new(Watch { routing: true, markers: vec![MARKER], ..Watch::default() });
+    for protocol in [OSPF, PIM] {
+        let frame = |payload: &[u8]| {
+            [ethernet(0x0800, &v4(protocol, 0, [198, 18, 12, 1], payload)), ethernet(0x86dd, &v6(protocol, payload))]
+        };
+        for frame in frame(&[0; 24]) {
+            assert_eq!(judge(&frame), (Kind::Clear, true), "{frame:02x?}");
+            assert_eq!(routed.classify(&frame), Verdict { kind: Kind::Routing, cleartext: None }, "{frame:02x?}");
+        }
+        // PIM's registers carry whole packets.
+        for frame in frame(&MARKER.0) {
+            assert!(routed.classify(&frame).cleartext.is_some(), "{frame:02x?}");
+        }
     }
 }
 
