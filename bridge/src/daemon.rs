@@ -283,7 +283,7 @@ impl Daemon {
             self.follow_black();
         }
         if let Some(warning) = self.expiry.look(self.engine.discovery().own_identity().not_after, unix_seconds()) {
-            warn!("{warning}; replace it and reload (pki issue, SIGHUP)");
+            warn!("{warning}; replace it and reload (muster pki issue, muster reload)");
             self.engine.record(EventKind::Expiring, None, warning);
         }
         Ok(())

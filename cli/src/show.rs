@@ -63,7 +63,7 @@ pub(crate) fn status(status: &Value) -> String {
         ("packets", format!("{} received, {} sent", text(&plane["rx_packets"]), text(&plane["tx_packets"]))),
         ("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }),
         ("stands by", stands_by(plane)),
-        ("listeners", listeners(plane)),
+        ("listened to", listeners(plane)),
         ("revocations", if lists.is_empty() { "no lists".into() } else { lists.join(", ") }),
     ])
 }
@@ -92,14 +92,14 @@ fn listeners(plane: &Value) -> String {
                 format!(", asked by {}", text(&link["querier"]))
             };
             format!(
-                "{} by {} on {}{asks}",
+                "{} groups by {} on {}{asks}",
                 lines(&link["groups"]).count(),
                 text(&link["protocol"]),
                 text(&link["interface"])
             )
         })
         .collect();
-    if links.is_empty() { "not asked for".into() } else { links.join("; ") }
+    if links.is_empty() { "all groups, whoever listens".into() } else { links.join("; ") }
 }
 
 pub(crate) fn members(members: &Value) -> String {

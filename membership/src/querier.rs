@@ -236,10 +236,16 @@ impl Querier {
             self.general_at = now + NO_ADDRESS;
             return;
         }
+        let is_first = self.startup_left > 0;
         self.startup_left = self.startup_left.saturating_sub(1);
         let pause = if self.startup_left > 0 { OWN.query_interval / 4 } else { OWN.query_interval };
         self.general_at = now + pause;
-        self.queue.push_back(self.query(None, Vec::new(), false));
+        let mut query = self.query(None, Vec::new(), false);
+        if is_first {
+            // Until the answers come nothing enters the LAN.
+            query.max_response = self.timing.last_member;
+        }
+        self.queue.push_back(query);
     }
 
     fn ask_again(&mut self, now: Time) {

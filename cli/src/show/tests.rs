@@ -57,11 +57,11 @@ fn a_certificate_that_has_ended_ends_no_more() {
 
 #[test]
 fn what_hosts_listen_to() {
-    assert!(status(&json!({})).contains("listeners      not asked for\n"));
+    assert!(status(&json!({})).contains("listened to    all groups, whoever listens\n"));
     let own = json!({"interface": "red0", "protocol": "mld", "querier": null, "groups": [{"group": "ff1e::1"}]});
     let other = json!({"interface": "red0", "protocol": "igmp", "querier": "10.0.0.1", "groups": []});
     let shown = status(&json!({"dataplane": {"listeners": [own, other]}}));
-    assert!(shown.contains("1 by mld on red0; 0 by igmp on red0, asked by 10.0.0.1\n"), "{shown}");
+    assert!(shown.contains("1 groups by mld on red0; 0 groups by igmp on red0, asked by 10.0.0.1\n"), "{shown}");
 }
 
 #[test]
