@@ -87,6 +87,8 @@ impl Group {
             _ => {}
         }
         let Some((change, listed)) = self.compatible(now, record) else { return Ask::default() };
+        // One more than is remembered stands for all that there are.
+        let listed = &listed[..listed.len().min(MAX_SOURCES + 1)];
         let ask = match self.exclude_until {
             None => self.report_in_include(membership, change, listed),
             Some(group_until) => self.report_in_exclude(membership, group_until, change, listed),

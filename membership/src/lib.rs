@@ -13,7 +13,7 @@ pub mod packet;
 mod querier;
 
 pub use message::{Change, Message, Query, Record, Version};
-pub use querier::{GroupStatus, MAX_GROUPS, Querier, Role};
+pub use querier::{Changed, GroupStatus, MAX_GROUPS, Querier, Role};
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use muster_wire::Time;
 use crate::group::{Ask, Group, Timing};
 use crate::message::{Message, Query, Record, Version};
 
-/// Groups remembered of an interface; more are refused.
+/// Groups remembered of an interface. While there are so many the others are wanted, too: who fills it shuts nobody out.
 pub const MAX_GROUPS: usize = 1024;
 
 /// RFC 3376 8.1 to 8.3, 8.8; RFC 3810 9 has the same.
@@ -33,6 +33,32 @@ pub enum Role {
         /// Its address.
         querier: IpAddr,
     },
+}
+
+/// Groups of which something else may be wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    groups: BTreeSet<IpAddr>,
+    /// Those that are not remembered, too.
+    others: bool,
+}
+
+impl Changed {
+    /// Whether it is one of them.
+    pub fn contains(&self, group: &IpAddr) -> bool {
+        self.others || self.groups.contains(group)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        !self.others && self.groups.is_empty()
+    }
+
+    /// Adds others.
+    pub fn extend(&mut self, more: Changed) {
+        self.groups.extend(more.groups);
+        self.others |= more.others;
+    }
 }
 
 /// A group somebody listens to.
@@ -63,7 +89,7 @@ pub struct Querier {
     /// Questions that are said again, for what somebody left.
     asking: BTreeMap<IpAddr, Asking>,
     queue: VecDeque<Query>,
-    changed: BTreeSet<IpAddr>,
+    changed: Changed,
     refused: u64,
 }
 
@@ -87,7 +113,7 @@ impl Querier {
             groups: BTreeMap::new(),
             asking: BTreeMap::new(),
             queue: VecDeque::new(),
-            changed: BTreeSet::new(),
+            changed: Changed::default(),
             refused: 0,
         }
     }
@@ -97,6 +123,11 @@ impl Querier {
         self.address = address;
     }
 
+    /// See [`set_address`](Self::set_address).
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
     /// Who asks.
     pub fn role(&self) -> Role {
         self.other.map_or(Role::Querier, |(querier, _)| Role::NonQuerier { querier })
@@ -104,7 +135,7 @@ impl Querier {
 
     /// Whether packets from `source` to `group` are wanted.
     pub fn wants(&self, group: &IpAddr, source: &IpAddr) -> bool {
-        self.groups.get(group).is_some_and(|group| group.wants(source))
+        self.groups.get(group).map_or(self.is_full(), |group| group.wants(source))
     }
 
     /// All that somebody listens to, by address.
@@ -113,6 +144,10 @@ impl Querier {
             let (exclude, sources) = group.wanted();
             GroupStatus { group: *address, exclude, sources }
         })
+    }
+
+    fn is_full(&self) -> bool {
+        self.groups.len() >= MAX_GROUPS
     }
 
     /// Records of reports that found no room.
@@ -167,7 +202,8 @@ impl Querier {
         if !record.group.is_multicast() {
             return;
         }
-        if !self.groups.contains_key(&record.group) && self.groups.len() >= MAX_GROUPS {
+        let was_full = self.is_full();
+        if !self.groups.contains_key(&record.group) && was_full {
             self.refused += 1;
             return;
         }
@@ -175,13 +211,14 @@ impl Querier {
         let before = group.wanted();
         let ask = group.report(now, &self.timing, version, record);
         if group.wanted() != before {
-            self.changed.insert(record.group);
+            self.changed.groups.insert(record.group);
         }
         if group.is_empty() {
             self.groups.remove(&record.group);
         } else if self.other.is_none() && self.address.is_some() {
             self.ask(now, record.group, ask);
         }
+        self.changed.others |= self.is_full() != was_full;
     }
 
     /// Begins to ask for what somebody left (RFC 3376 6.6.3).
@@ -192,13 +229,22 @@ impl Querier {
         if !ask.group && sources.is_empty() {
             return;
         }
+        let is_new = !sources.is_empty() || !self.asking.contains_key(&address);
         let asking = self.asking.entry(address).or_default();
-        asking.at = now;
-        if ask.group {
+        if is_new {
+            asking.at = now;
+        }
+        // Who is being asked for is not asked for anew (RFC 2236 7).
+        if ask.group && asking.group_left == 0 {
             group.lower(until);
             asking.group_left = times;
         }
         asking.sources_left.extend(sources.into_iter().map(|source| (source, times)));
+    }
+
+    /// Whether all are asked next: the moment to [`set_address`](Self::set_address).
+    pub fn asks_all(&self, now: Time) -> bool {
+        self.other.map_or(self.general_at, |(_, until)| until) <= now
     }
 
     /// The next moment that matters.
@@ -219,15 +265,17 @@ impl Querier {
             self.ask_all(now);
         }
         self.ask_again(now);
+        let was_full = self.is_full();
         let Self { groups, changed, .. } = self;
         groups.retain(|address, group| {
             let is_due = group.timeout().is_some_and(|next| next <= now);
             if is_due {
                 group.expire(now);
-                changed.insert(*address);
+                changed.groups.insert(*address);
             }
             !group.is_empty()
         });
+        self.changed.others |= self.is_full() != was_full;
     }
 
     /// A general query (RFC 3376 6.1, 8.6, 8.7).
@@ -299,7 +347,7 @@ impl Querier {
     }
 
     /// Groups of which what is wanted may have changed since this was called last.
-    pub fn take_changed(&mut self) -> BTreeSet<IpAddr> {
+    pub fn take_changed(&mut self) -> Changed {
         std::mem::take(&mut self.changed)
     }
 }

@@ -422,7 +422,7 @@ allow_key_export = true
         });
     }
 
-    /// Waits for a condition; below a sky [`PATIENCE`] times as long.
+    /// Waits for a condition; below a sky six times as long.
     ///
     /// # Panics
     /// With the state of all daemons when it does not come.

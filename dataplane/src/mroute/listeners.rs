@@ -1,15 +1,14 @@
 //! What hosts on the red interfaces listen to, of one family: IGMPv3 and MLDv2, asked for and heard.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use muster_membership::{Message, Querier, Role, packet};
+use muster_membership::{Changed, Message, Querier, Role, packet};
 use muster_wire::Time;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::kernel::Family;
 use super::packet_socket::PacketSocket;
@@ -18,7 +17,7 @@ use crate::policy::is_carried;
 use crate::{Error, Listening, netlink};
 
 /// Packets read of one interface before the others have their turn.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
 
 /// The red interfaces, in the order of the table.
 pub(super) struct Listeners {
@@ -62,11 +61,13 @@ impl Listeners {
     }
 
     /// Reads, asks, forgets, as is due. The groups of which something else is wanted now; of those in `carried` alone.
-    pub(super) fn work(&self, carried: &[IpNet]) -> BTreeSet<IpAddr> {
-        self.links.iter().flat_map(|link| self.work_on(link, carried)).collect()
+    pub(super) fn work(&self, carried: &[IpNet]) -> Changed {
+        let mut changed = Changed::default();
+        self.links.iter().for_each(|link| changed.extend(self.work_on(link, carried)));
+        changed
     }
 
-    fn work_on(&self, link: &Link, carried: &[IpNet]) -> BTreeSet<IpAddr> {
+    fn work_on(&self, link: &Link, carried: &[IpNet]) -> Changed {
         // As long as a report may be on any link in use; what is longer comes cut, and is refused for it.
         let mut buffer = [0; 9216];
         for _ in 0..BATCH {
@@ -98,22 +99,25 @@ impl Listeners {
         if !is_due(&link.querier(), now) {
             return;
         }
-        let address = own_address(self.family, link.ifindex);
-        let queries: Vec<_> = {
+        let asks_all = link.querier().asks_all(now);
+        let looked_up = asks_all.then(|| own_address(self.family, link.ifindex));
+        let (address, queries): (_, Vec<_>) = {
             let mut querier = link.querier();
             let role = querier.role();
-            querier.set_address(address);
+            if let Some(address) = looked_up {
+                querier.set_address(address);
+            }
             querier.handle_timeout(now);
             if querier.role() != role {
                 debug!(interface = link.name, "asks for {} listeners again", protocol(self.family));
             }
-            std::iter::from_fn(|| querier.poll_transmit()).collect()
+            (querier.address(), std::iter::from_fn(|| querier.poll_transmit()).collect())
         };
         for query in queries {
             // Without an address none is due.
             let Some((bytes, to)) = address.and_then(|address| packet::query(address, &query)) else { continue };
             if let Err(error) = link.socket.send(&bytes, to) {
-                warn!(interface = link.name, "asking for {} listeners: {error}", protocol(self.family));
+                debug!(interface = link.name, "asking for {} listeners: {error}", protocol(self.family));
             }
         }
     }

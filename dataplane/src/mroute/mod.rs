@@ -11,13 +11,12 @@ mod kernel;
 mod listeners;
 mod packet_socket;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
+use muster_membership::Changed;
 use rtnetlink::Handle;
 use tracing::{debug, warn};
 
@@ -246,13 +245,13 @@ impl Router {
         admitted
     }
 
-    /// Something else is wanted of these groups.
-    fn lead_anew(&self, groups: &BTreeSet<IpAddr>) {
-        if groups.is_empty() {
+    /// Something else is wanted of some groups.
+    fn lead_anew(&self, changed: &Changed) {
+        if changed.is_empty() {
             return;
         }
         let flows = self.flows();
-        for (flow, parent) in flows.admitted().filter(|(flow, _)| groups.contains(&flow.group)) {
+        for (flow, parent) in flows.admitted().filter(|(flow, _)| changed.contains(&flow.group)) {
             self.lead(flow, parent);
         }
     }

@@ -32,7 +32,11 @@ pub(crate) fn run<T: Send>(task: impl AsyncFnOnce(&Handle) -> Result<T, Error> +
             task(&handle).await
         })
     };
-    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, work);
+        let thread = thread.map_err(Error::io(|| "starting a thread for netlink".into()))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// The part of an interface that matters here.
