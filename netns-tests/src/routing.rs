@@ -21,24 +21,24 @@ use crate::{Family, Lab, say};
 pub fn no_routing(test: &str) -> bool {
     let missing = |(program, package): (&str, &'static str)| (!fs::exists(program).unwrap_or(false)).then_some(package);
     let packages: Vec<_> = [(FRR, "frr"), (SMCROUTED, "smcroute")].into_iter().filter_map(missing).collect();
-    let packages = packages.join(" and ");
+    let packages = packages.join(" ");
     if !packages.is_empty() {
-        say(&format!("SKIP {test}: {packages} not installed (apt-get install {packages})"));
+        say(&format!("SKIP {test}: not installed: {packages} (apt-get install {packages})"));
     }
     !packages.is_empty()
 }
 
 /// The daemons of all black routers; they end with it, and with this process, however that ends.
 pub struct Routing {
-    unicast: Vec<Process>,
-    /// One a router, in the order of sites.
-    multicast: Vec<Process>,
+    frr: Vec<Process>,
+    /// Where black is IPv6: one a router, in the order of sites.
+    smcroute: Vec<Process>,
 }
 
 impl Routing {
     /// Starts them and waits until there is a way from each router to each site.
     pub fn start(lab: &Lab) -> Routing {
-        let mut routing = Routing { unicast: Vec::new(), multicast: Vec::new() };
+        let mut routing = Routing { frr: Vec::new(), smcroute: Vec::new() };
         for router in lab.coalition.black_routers() {
             fs::create_dir(folder(lab, router.site)).expect("a folder of its own");
             routing.start_frr(lab, router, "zebra", "");
@@ -62,9 +62,9 @@ impl Routing {
         routing
     }
 
-    /// IPv6 multicast goes by the router of another site from now on.
+    /// IPv6 multicast goes by the router of this site from now on. What follows OSPF by itself stays as it is.
     pub fn centre(&mut self, lab: &Lab, site: u8) {
-        for (router, process) in lab.coalition.black_routers().iter().zip(&mut self.multicast) {
+        for (router, process) in lab.coalition.black_routers().iter().zip(&mut self.smcroute) {
             fs::write(folder(lab, router.site).join("smcroute.conf"), static_routes(lab, router, site))
                 .expect("written");
             process.signal(Signal::SIGHUP).expect("it runs");
@@ -82,7 +82,7 @@ impl Routing {
         command.arg(format!("{FRR}/{daemon}")).args(["-u", "root", "-g", "frrvty", "-P", "0", "--log", "stdout"]);
         command.arg("-f").arg(file).arg("--vty_socket").arg(&folder);
         command.arg("-i").arg(folder.join(format!("{daemon}.pid"))).arg("-z").arg(folder.join(ZEBRA));
-        self.unicast.push(start(lab, router, daemon, command));
+        self.frr.push(start(lab, router, daemon, command));
     }
 
     fn start_smcroute(&mut self, lab: &Lab, router: &BlackRouter) {
@@ -92,7 +92,7 @@ impl Routing {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", SMCROUTED, "-N", "-n", "-f"]).arg(file);
         command.arg("-P").arg(folder.join("smcroute.pid")).arg("-u").arg(folder.join("smcroute.sock"));
-        self.multicast.push(start(lab, router, "smcroute", command));
+        self.smcroute.push(start(lab, router, "smcroute", command));
     }
 }
 
@@ -131,7 +131,7 @@ fn wait_for_pim(lab: &Lab) {
     lab.wait(LIMIT, "neighbours of PIM", || lab.coalition.black_routers().iter().all(neighbours));
 }
 
-/// Short times, so that a test is; on links without carrier they do not matter.
+/// Short times, so that routes come soon; a link that loses its carrier does not wait for them.
 fn ospf(router: &BlackRouter) -> String {
     let mut text = format!("interface {}\n ip ospf passive\n", BlackRouter::LAN);
     for other in router.others() {

@@ -74,4 +74,4 @@ fn opens(lab: &Lab, from: usize, to: &[usize]) {
 const MANY: usize = 10;
 /// For the kernel's ESP, under an emulated processor that ten daemons are too much for: two at one site.
 const FEW: usize = 4;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);

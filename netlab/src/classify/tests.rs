@@ -74,9 +74,7 @@ fn each_kind_is_known_by_its_headers() {
 fn routing_is_clear_text_unless_black_has_routers() {
     let mut routed = Classifier::new(Watch { routing: true, markers: vec![MARKER], ..Watch::default() });
     for protocol in [OSPF, PIM] {
-        let frame = |payload: &[u8]| {
-            [ethernet(0x0800, &v4(protocol, 0, [198, 18, 12, 1], payload)), ethernet(0x86dd, &v6(protocol, payload))]
-        };
+        let frame = |payload: &[u8]| [v4(protocol, 0, [198, 18, 12, 1], payload), v6(protocol, payload)];
         for frame in frame(&[0; 24]) {
             assert_eq!(judge(&frame), (Kind::Clear, true), "{frame:02x?}");
             assert_eq!(routed.classify(&frame), Verdict { kind: Kind::Routing, cleartext: None }, "{frame:02x?}");
