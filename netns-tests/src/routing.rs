@@ -19,9 +19,10 @@ use crate::{Family, Lab, say};
 
 /// Whether the test cannot run here; then a line says why.
 pub fn no_routing(test: &str) -> bool {
-    let missing = |(program, package): (&str, &'static str)| (!fs::exists(program).unwrap_or(false)).then_some(package);
-    let packages: Vec<_> = [(FRR, "frr"), (SMCROUTED, "smcroute")].into_iter().filter_map(missing).collect();
-    let packages = packages.join(" ");
+    // A folder of FRR may be left over from a package that is gone.
+    let programs = [(format!("{FRR}/pimd"), "frr"), (SMCROUTED.to_owned(), "smcroute")];
+    let missing = programs.iter().filter(|(program, _)| !fs::exists(program).unwrap_or(false));
+    let packages = missing.map(|(_, package)| *package).collect::<Vec<_>>().join(" ");
     if !packages.is_empty() {
         say(&format!("SKIP {test}: not installed: {packages} (apt-get install {packages})"));
     }
