@@ -43,7 +43,7 @@ pub(crate) fn operations(data: &[u8]) {
             }
             _ => {
                 if let Some(model) = network.remembered(&mut input) {
-                    let forged = (0..100).filter_map(|_| insider.forge_datagram(&model.bytes, &mut input));
+                    let forged = (0..200).filter_map(|_| insider.forge_datagram(&model.bytes, &mut input));
                     let forged: Vec<_> = forged.collect();
                     let from = input.below(STRANGER + 2);
                     network.flood(input.below(STRANGER), from, forged.into_iter());

@@ -15,8 +15,8 @@ const MAX_WIRE: usize = 512;
 const MAX_HISTORY: usize = 96;
 /// No single input makes a machine send more than this.
 const MAX_ANSWERS: usize = 400;
-/// No machine queues more than this of one source.
-const MAX_QUEUED: usize = 80;
+/// No machine queues more than this of one source: 64 of what is vouched for, 64 of a neighbour's and 32 of the rest.
+const MAX_QUEUED: usize = 160;
 
 /// A state machine as a driver sees it.
 pub(crate) trait Machine {
