@@ -1,7 +1,7 @@
 //! A netlink socket that asks in batches: for XFRM, the packet filter, and what must not go through the library.
 //!
 //! Sixty-four requests go in one send, and only the last asks for an acknowledgement; the kernel reports errors all the
-//! same, each with the number of its request. To wait for each answer costs thirty times as much.
+//! same, each with the number of its request. To wait for each answer costs many times as much.
 
 use std::io;
 
