@@ -11,6 +11,7 @@ mod dump;
 mod filter;
 mod left_over;
 mod monitor;
+mod nft;
 mod probe;
 mod request;
 mod spd;
@@ -490,7 +491,7 @@ fn member(config: &EspConfig, ifindex: u32) -> Result<Socket, Error> {
 pub(crate) fn read(bytes: &[u8]) {
     use crate::netlink::batch;
     for (_, _, payload) in batch::messages(bytes) {
-        let _ = (batch::error_of(payload), filter::counter(payload));
+        let _ = (batch::error_of(payload), (nft::counter(payload), nft::elements_in(payload)));
         let _ = (dump::id_of_worn(payload), dump::id_of_gone(payload));
         let number = dump::number_of(payload);
         if let Some(found) = number.and_then(|number| dump::Found::parse(payload, number)) {

@@ -109,7 +109,7 @@ impl FilterMonitor {
             let state = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
             if !state.filter.stands() {
                 warn!("somebody has removed the packet filter that checks inner sources; it is set again");
-                state.filter.set(&policies.load(), &state.reqids)?;
+                state.filter.set_again(&policies.load(), &state.reqids)?;
             }
         }
         Ok(())

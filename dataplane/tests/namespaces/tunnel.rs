@@ -1,6 +1,9 @@
 //! Two data planes on real interfaces: what is encrypted, what passes, and what must not.
 
 use std::collections::HashMap;
+use std::net::UdpSocket;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::lab::{self, Capture, DEADLINE, Ns, cable, multicast, multicast_from, protocol, receive, start, until};
@@ -13,6 +16,7 @@ use muster_wire::MemberId;
 
 pub(crate) const ALICE: MemberId = MemberId([0xa; 32]);
 pub(crate) const BOB: MemberId = MemberId([0xb; 32]);
+pub(crate) const CAROL: MemberId = MemberId([0xc; 32]);
 pub(crate) const MARKER: &[u8; 16] = b"red marker 0815!";
 
 pub(crate) fn nets(list: &[&str]) -> Vec<IpNet> {
@@ -101,7 +105,7 @@ pub(crate) fn group(black_ipv4: bool) -> &'static str {
 }
 
 fn sa(sender: MemberId, epoch: u8, black_ipv4: bool) -> Sa {
-    let slot = if sender == ALICE { 0 } else { 1 };
+    let slot = [ALICE, BOB, CAROL].iter().position(|one| *one == sender).unwrap() as u32;
     let mut key = [epoch; 36];
     key[0] = slot as u8;
     Sa {
@@ -208,51 +212,121 @@ fn what_is_not_red_multicast_stays() {
     });
 }
 
+/// Packets of a flow during which something is done.
+const PACKETS: u32 = 3000;
+
+/// A flow from A to B that is underway under the first epoch.
+struct Flow {
+    /// Holds the namespaces.
+    _net: Coalition,
+    a: Box<dyn Dataplane>,
+    b: Box<dyn Dataplane>,
+    from: UdpSocket,
+    to: UdpSocket,
+}
+
+impl Flow {
+    fn start() -> Self {
+        let net = Coalition::new();
+        let (a, b) = net.start(config, false);
+        let from = multicast(&net.host_a, "eth0", "ff1e::1", 5000);
+        let to = multicast(&net.host_b, "eth0", "ff1e::1", 5000);
+        b.install_inbound(vec![sa(ALICE, 1, false)]).unwrap();
+        a.set_outbound(sa(ALICE, 1, false)).unwrap();
+        until("the way is open", || {
+            from.send_to(b"first", ("ff1e::1", 5000)).unwrap();
+            receive(&to).is_some()
+        });
+        Flow { _net: net, a, b, from, to }
+    }
+
+    /// Sends the packets, calls `before` each with its number, and wants all of them to arrive.
+    fn carry(&self, mut before: impl FnMut(u32)) {
+        let (a, b, to) = (&self.a, &self.b, &self.to);
+        let missing = std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| {
+                let (mut seen, end) = (vec![false; PACKETS as usize], Instant::now() + DEADLINE);
+                while seen.contains(&false) && Instant::now() < end {
+                    let payload = receive(to).and_then(|payload| payload.try_into().ok());
+                    if let Some(number) = payload.map(u32::from_be_bytes) {
+                        seen[number as usize] = true;
+                    }
+                }
+                seen.iter().filter(|seen| !**seen).count()
+            });
+            for number in 0..PACKETS {
+                before(number);
+                self.from.send_to(&number.to_be_bytes(), ("ff1e::1", 5000)).unwrap();
+                if number % 50 == 0 {
+                    // No faster than the tunnel takes them: its queue holds 500.
+                    until("the queue drains", || a.counters().tx_packets + 100 > u64::from(number));
+                }
+            }
+            receiver.join().unwrap()
+        });
+        assert_eq!(missing, 0, "packets lost; {:?} {:?}", a.counters(), b.counters());
+        assert_eq!(b.counters().dropped, Dropped::default());
+    }
+}
+
 /// The outbound SA is switched under load; not one packet is lost.
 #[test]
 fn switching_loses_nothing() {
     if lab::skip() {
         return;
     }
-    const PACKETS: u32 = 3000;
-    const EPOCHS: u32 = 5;
-    let net = Coalition::new();
-    let (a, b) = net.start(config, false);
-    let from = multicast(&net.host_a, "eth0", "ff1e::1", 5000);
-    let to = multicast(&net.host_b, "eth0", "ff1e::1", 5000);
-    b.install_inbound(vec![sa(ALICE, 1, false)]).unwrap();
-    a.set_outbound(sa(ALICE, 1, false)).unwrap();
-    until("the way is open", || {
-        from.send_to(b"first", ("ff1e::1", 5000)).unwrap();
-        receive(&to).is_some()
-    });
-
-    let receiver = std::thread::spawn(move || {
-        let (mut seen, end) = (vec![false; PACKETS as usize], Instant::now() + DEADLINE);
-        while seen.contains(&false) && Instant::now() < end {
-            if let Some(number) = receive(&to).and_then(|payload| Some(u32::from_be_bytes(payload.try_into().ok()?))) {
-                seen[number as usize] = true;
-            }
-        }
-        seen.iter().filter(|seen| !**seen).count()
-    });
-    for number in 0..PACKETS {
-        if number % (PACKETS / EPOCHS) == PACKETS / EPOCHS / 2 {
-            let epoch = 2 + (number / (PACKETS / EPOCHS)) as u8;
+    const EVERY: u32 = PACKETS / 5;
+    let flow = Flow::start();
+    let Flow { a, b, .. } = &flow;
+    flow.carry(|number| {
+        if number % EVERY == EVERY / 2 {
+            let epoch = 2 + (number / EVERY) as u8;
             b.install_inbound(vec![sa(ALICE, epoch, false)]).unwrap();
             a.set_outbound(sa(ALICE, epoch, false)).unwrap();
         }
-        from.send_to(&number.to_be_bytes(), ("ff1e::1", 5000)).unwrap();
-        if number % 50 == 0 {
-            // No faster than the tunnel takes them: its queue holds 500.
-            until("the queue drains", || a.counters().tx_packets + 100 > u64::from(number));
-        }
-    }
-    assert_eq!(receiver.join().unwrap(), 0, "packets lost; {:?} {:?}", a.counters(), b.counters());
+    });
     let old: Vec<_> = b.sas().iter().filter(|sa| sa.epoch < 6).map(|sa| (sa.destination, sa.spi)).collect();
     assert_eq!(old.len(), 5);
-    assert_eq!(b.counters().dropped, Dropped::default());
     assert_eq!(a.sas().iter().map(|sa| (sa.direction, sa.epoch)).collect::<Vec<_>>(), [(Direction::Out, 6)]);
+}
+
+/// Others come and go all the time meanwhile; not one packet is lost.
+#[test]
+fn senders_that_come_and_go_cost_the_others_nothing() {
+    if lab::skip() {
+        return;
+    }
+    let flow = Flow::start();
+    let b = &flow.b;
+    let alice = (ALICE, nets(&["2001:db8:a::/64", "10.1.0.0/24"]));
+    let carol = (CAROL, nets(&["2001:db8:c::/64", "10.3.0.0/24"]));
+    b.install_inbound(vec![sa(CAROL, 1, false)]).unwrap();
+    let carried = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            let mut changes = 0;
+            while !carried.load(Relaxed) {
+                b.set_senders(HashMap::from([alice.clone(), carol.clone()]));
+                b.set_senders(HashMap::from([alice.clone()]));
+                changes += 2;
+            }
+            changes
+        });
+        {
+            let _ended = Ended(&carried);
+            flow.carry(|_| {});
+        }
+        assert!(changes.join().unwrap() > 10, "too few changes");
+    });
+}
+
+/// Says so when it goes, also on panic.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// A data plane that ends takes its device and its forwarding along; the next one starts where it was.
