@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use muster_wire::MemberId;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use tun_rs::GROTable;
 
 use crate::esp::packet::{self, Cipher, HEADER_LEN, Header, NEXT_IPV4, NEXT_IPV6};
 use crate::esp::replay::ReplayWindow;
@@ -18,6 +17,7 @@ use crate::mroute::{Family, parse_upcall};
 use crate::netlink::{Route, Rule, RuleFamily};
 use crate::policy::Inner;
 use crate::policy::Policies;
+use crate::userspace::gro::Joiner;
 use crate::userspace::mmsg::Buffer;
 use crate::userspace::sad::{Sad, Treatment};
 use crate::{KeyLedger, Sa, SaKey, SaKind};
@@ -87,23 +87,26 @@ fn authentic(bytes: &[u8]) {
         let packet = Inner::parse(&delivered);
         let source = packet.expect("what is delivered is a packet").source;
         assert!(accepted().iter().any(|net| net.contains(&source)), "{source} is not the sender's");
-        coalesce(&delivered);
+        join(&delivered);
     }
     assert!(open(&table, &mut sealed.clone()).is_none(), "a replay is let in");
 }
 
-/// What is delivered is put together with its like, whatever it is: the packet twice, the second with the last octet gone.
-fn coalesce(packet: &[u8]) {
-    let room = HEADER_LEN + 2 * packet.len();
+/// What is delivered is joined with its like, whatever it is: the packet twice, and the second with the last octet gone.
+fn join(packet: &[u8]) {
+    let room = HEADER_LEN + packet.len();
     for can_udp in [true, false] {
         let mut memory = vec![0; 3 * room];
-        let mut buffers: Vec<Buffer> =
-            Buffer::divide(&mut memory, room).into_iter().map(|buffer| buffer.joined_at(HEADER_LEN)).collect();
+        let mut buffers = Buffer::divide(&mut memory, room);
         for (buffer, packet) in buffers.iter_mut().zip([packet, packet, &packet[..packet.len() - 1]]) {
             buffer.bytes[HEADER_LEN..][..packet.len()].copy_from_slice(packet);
             buffer.len = HEADER_LEN + packet.len();
         }
-        let _ = GROTable::new().apply_gro(&mut buffers, HEADER_LEN, can_udp);
+        let mut joiner = Joiner::new(can_udp);
+        joiner.join(&mut buffers, HEADER_LEN);
+        let packets = joiner.trains().iter().flat_map(|train| joiner.packets(train));
+        let all = packets.filter(|(at, skipped)| buffers[*at].as_ref().len() >= *skipped).count();
+        assert_eq!(all, 3, "each is written once");
     }
 }
 

@@ -1,7 +1,7 @@
 //! IPv4 fragmentation (RFC 791 3.2) of red multicast: the kernel forwards it whole or not at all, so it is done here,
 //! before encryption (RFC 4301 8).
 
-use super::outer::checksum;
+use super::checksum::checksum;
 
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;

@@ -1,6 +1,7 @@
 //! Formats of ESP in tunnel mode: packets (RFC 4303, RFC 4106), replay windows, what outer headers show of inner ones (RFC
-//! 4301, RFC 6040), fragments.
+//! 4301, RFC 6040), fragments, checksums.
 
+pub(crate) mod checksum;
 pub(crate) mod fragment;
 pub(crate) mod outer;
 pub(crate) mod packet;

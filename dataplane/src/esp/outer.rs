@@ -62,18 +62,10 @@ fn update_checksum(checksum: u16, old: u16, new: u16) -> u16 {
     !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// The checksum of an IPv4 header whose checksum field is zero (RFC 791 3.1).
-pub(crate) fn checksum(header: &[u8]) -> u16 {
-    let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | word.get(1).copied().map_or(0, u32::from));
-    // A header has at most 30 words: no overflow.
-    let sum: u32 = words.sum();
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum & 0xffff) + (sum >> 16)) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::esp::checksum::checksum;
     use crate::policy::tests::{packet_v4, packet_v6};
     use proptest::prelude::*;
 

@@ -9,7 +9,6 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use socket2::SockAddr;
-use tun_rs::ExpandBuffer;
 
 /// Packets in one call.
 pub(super) const MOST: usize = 64;
@@ -18,22 +17,13 @@ pub(super) const MOST: usize = 64;
 pub(crate) struct Buffer<'a> {
     pub(crate) bytes: &'a mut [u8],
     pub(crate) len: usize,
-    /// How large one says to be that others may be joined to.
-    capacity: usize,
 }
 
 impl<'a> Buffer<'a> {
     /// All of it counts.
     pub(crate) fn new(bytes: &'a mut [u8]) -> Self {
         let len = bytes.len();
-        Buffer { bytes, len, capacity: len }
-    }
-
-    /// Lets no packet that begins at octet `at` be joined with others to more than an IPv4 header can say. The library asks
-    /// for twice the room before it.
-    pub(crate) fn joined_at(mut self, at: usize) -> Self {
-        self.capacity = self.bytes.len().min(2 * at + usize::from(u16::MAX));
-        self
+        Buffer { bytes, len }
     }
 
     /// Divides `memory` into buffers of `len` octets. One large piece of memory costs only what of it is ever written.
@@ -51,25 +41,6 @@ impl AsRef<[u8]> for Buffer<'_> {
 impl AsMut<[u8]> for Buffer<'_> {
     fn as_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.len]
-    }
-}
-
-impl ExpandBuffer for Buffer<'_> {
-    fn buf_capacity(&self) -> usize {
-        self.capacity
-    }
-
-    fn buf_resize(&mut self, new_len: usize, value: u8) {
-        if let Some(new) = self.bytes.get_mut(self.len..new_len) {
-            new.fill(value);
-        }
-        self.len = new_len.min(self.bytes.len());
-    }
-
-    fn buf_extend_from_slice(&mut self, src: &[u8]) {
-        // Asked for as much as `buf_capacity` says at most.
-        self.bytes[self.len..self.len + src.len()].copy_from_slice(src);
-        self.len += src.len();
     }
 }
 
@@ -337,16 +308,5 @@ mod tests {
         let mut inbox = Inbox::new();
         assert_eq!(inbox.receive(to.as_fd(), &mut buffers).unwrap(), 3);
         assert!(inbox.beside(0).source.is_some_and(|source| source.is_ipv4()));
-    }
-
-    #[test]
-    fn a_buffer_grows_as_far_as_it_has_room() {
-        let mut memory = [0; 10];
-        let mut buffer = Buffer::new(&mut memory);
-        buffer.buf_resize(4, 0);
-        buffer.buf_extend_from_slice(&[7; 3]);
-        assert_eq!(buffer.as_ref(), [0, 0, 0, 0, 7, 7, 7]);
-        buffer.buf_resize(9, 1);
-        assert_eq!((buffer.as_ref().len(), buffer.as_ref()[8], buffer.buf_capacity()), (9, 1, 10));
     }
 }

@@ -4,6 +4,7 @@ mod association;
 mod black;
 mod device;
 mod early;
+pub(crate) mod gro;
 mod memory;
 pub(crate) mod mmsg;
 mod pump;

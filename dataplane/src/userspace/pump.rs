@@ -4,17 +4,19 @@
 //! GSO and GRO have it): forwarding and the hosts' stacks are then paid once for some forty packets. On black each is a packet
 //! of its own, many in one system call (`mmsg.rs`).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use nix::poll::PollTimeout;
-use tun_rs::{GROTable, SyncDevice, VIRTIO_NET_HDR_LEN, VirtioNetHdr};
+use nix::sys::uio::writev;
+use tun_rs::{SyncDevice, VIRTIO_NET_HDR_LEN, VirtioNetHdr};
 
 use super::black::{Black, Outer, is_transient};
 use super::device::MOST_SEGMENTS;
 use super::early::Early;
+use super::gro::{Joiner, VIRTIO_NET_HDR_F_NEEDS_CSUM};
 use super::mmsg::{Buffer, Inbox, MOST, Outbox};
 use crate::Error;
 use crate::esp::fragment::Fragments;
@@ -24,9 +26,6 @@ use crate::userspace::sad::{BUFFER_LEN, Fit, Opened, Sad, Sealed};
 
 /// Packets of a batch from red: two of the largest that the device hands over.
 const BATCH: usize = 2 * MOST_SEGMENTS;
-
-/// Of the kernel's `struct virtio_net_hdr`: the checksum is left to whoever reads.
-const VIRTIO_NET_HDR_F_NEEDS_CSUM: u8 = 1;
 
 /// While packets wait for their SA, whether it has come is looked at after this many milliseconds.
 const LOOK_AGAIN: u8 = 2;
@@ -170,21 +169,20 @@ struct ToRed<'a> {
     buffers: Vec<Buffer<'a>>,
     /// For one that has waited for its SA.
     spare: Buffer<'a>,
-    /// Made for the first segment of TCP: it takes a megabyte.
-    table: Option<GROTable>,
+    joiner: Joiner,
 }
 
 impl<'a> ToRed<'a> {
     fn new(device: &'a SyncDevice, black: &'a Black, sad: &'a Sad, memory: &'a mut [u8], spare: &'a mut [u8]) -> Self {
-        let (room, inner_at) = (spare.len(), black.esp_at() + HEADER_LEN);
+        let room = spare.len();
         ToRed {
             device,
             black,
             sad,
             inbox: Inbox::new(),
-            buffers: Buffer::divide(memory, room).into_iter().map(|buffer| buffer.joined_at(inner_at)).collect(),
+            buffers: Buffer::divide(memory, room),
             spare: Buffer::new(spare),
-            table: None,
+            joiner: Joiner::new(device.udp_gso()),
         }
     }
 
@@ -196,16 +194,15 @@ impl<'a> ToRed<'a> {
             Err(error) if is_transient(&error) => return Ok(()),
             Err(error) => return Err(Error::io(|| "receiving ESP".into())(error)),
         };
-        let (mut segments, inner_at) = (0, self.inner_at());
+        let mut opened = 0;
         for at in 0..received {
             let Some(outer) = self.black.outer(&self.inbox, at, &mut self.buffers[at]) else { continue };
             match open(self.sad, self.black.esp_at(), &outer, &mut self.buffers[at]) {
-                // Told apart, for those of one flow go together; what is swapped has been written or dropped.
-                Some(true) if is_tcp(&self.buffers[at].as_ref()[inner_at..]) => {
-                    self.buffers.swap(segments, at);
-                    segments += 1;
+                // What it changes places with has been dropped, or kept elsewhere.
+                Some(true) => {
+                    self.buffers.swap(opened, at);
+                    opened += 1;
                 }
-                Some(true) => write_one(self.device, self.sad, &mut self.buffers[at], inner_at)?,
                 Some(false) => {}
                 None => {
                     let esp = &self.buffers[at].as_ref()[self.black.esp_at()..];
@@ -215,9 +212,24 @@ impl<'a> ToRed<'a> {
                 }
             }
         }
-        if segments > 0 {
-            let table = self.table.get_or_insert_with(GROTable::new);
-            write_segments(self.device, self.sad, table, &mut self.buffers[..segments], inner_at)?;
+        self.write(opened)
+    }
+
+    /// Writes the first `opened` packets to the device, those of one flow as one.
+    fn write(&mut self, opened: usize) -> Result<(), Error> {
+        let inner_at = self.inner_at();
+        let ToRed { device, sad, buffers, joiner, .. } = self;
+        let buffers = &mut buffers[..opened];
+        joiner.join(buffers, inner_at);
+        for train in joiner.trains() {
+            let mut pieces = [IoSlice::new(&[]); MOST];
+            let mut count = 0;
+            for (packet, skipped) in joiner.packets(train) {
+                pieces[count] = IoSlice::new(&buffers[packet].as_ref()[inner_at - VIRTIO_NET_HDR_LEN + skipped..]);
+                count += 1;
+            }
+            let written = writev(device.as_fd(), &pieces[..count]).map(drop).map_err(io::Error::from);
+            counted(sad, written, count as u64)?;
         }
         Ok(())
     }
@@ -254,19 +266,6 @@ fn open(sad: &Sad, at: usize, outer: &Outer, buffer: &mut Buffer<'_>) -> Option<
     Some(true)
 }
 
-/// Writes TCP segments to the device, those of one flow as one packet. Of UDP each packet goes alone: a burst of them would
-/// overflow its receiver's socket.
-fn write_segments(
-    device: &SyncDevice,
-    sad: &Sad,
-    table: &mut GROTable,
-    buffers: &mut [Buffer<'_>],
-    inner_at: usize,
-) -> Result<(), Error> {
-    let written = device.send_multiple(table, buffers, inner_at);
-    counted(sad, written.map(drop), buffers.len() as u64)
-}
-
 /// Writes an opened packet to the device.
 fn write_one(device: &SyncDevice, sad: &Sad, buffer: &mut Buffer<'_>, inner_at: usize) -> Result<(), Error> {
     // Nothing to say of it in its virtio-net header.
@@ -278,23 +277,10 @@ fn write_one(device: &SyncDevice, sad: &Sad, buffer: &mut Buffer<'_>, inner_at: 
 fn counted(sad: &Sad, written: io::Result<()>, count: u64) -> Result<(), Error> {
     match written {
         Ok(()) => sad.counts.rx_packets.fetch_add(count, Relaxed),
-        // One of them; the others were tried.
-        Err(error) if is_transient(&error) => {
-            sad.counts.rx_packets.fetch_add(count - 1, Relaxed);
-            sad.counts.io.fetch_add(1, Relaxed)
-        }
+        Err(error) if is_transient(&error) => sad.counts.io.fetch_add(count, Relaxed),
         Err(error) => return Err(Error::io(|| "writing to the device; was it deleted?".into())(error)),
     };
     Ok(())
-}
-
-/// Whether it may be one segment of several. One behind IPv6 extension headers goes alone.
-fn is_tcp(packet: &[u8]) -> bool {
-    let protocol = match packet.first().map(|first| first >> 4) {
-        Some(4) => packet.get(9),
-        _ => packet.get(6),
-    };
-    protocol == Some(&(libc::IPPROTO_TCP as u8))
 }
 
 /// Where in a packet the device has left the checksum to be completed, as the header before it says.
@@ -314,49 +300,4 @@ fn never_zero(packet: &mut [u8], at: usize) {
 
 fn is_idle(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::esp::outer::checksum;
-
-    /// A TCP segment of IPv4 that begins with `sequence`.
-    fn segment(sequence: u32, len: usize) -> Vec<u8> {
-        let total = (40 + len) as u16;
-        let mut packet = vec![0; usize::from(total)];
-        packet[..10].copy_from_slice(&[0x45, 0, (total >> 8) as u8, total as u8, 0, 0, 0x40, 0, 64, 6]);
-        packet[12..20].copy_from_slice(&[10, 1, 0, 1, 10, 2, 0, 1]);
-        let sum = checksum(&packet[..20]).to_be_bytes();
-        packet[10..12].copy_from_slice(&sum);
-        packet[24..28].copy_from_slice(&sequence.to_be_bytes());
-        // Data offset 5, ACK.
-        packet[32..34].copy_from_slice(&[0x50, 0x10]);
-        let pseudo = [&packet[12..20], &[0, 6], &(total - 20).to_be_bytes(), &packet[20..]].concat();
-        let sum = checksum(&pseudo).to_be_bytes();
-        packet[36..38].copy_from_slice(&sum);
-        packet
-    }
-
-    /// The largest that a header can say has 65,535 octets; forty-seven full segments and these come to about that.
-    #[test]
-    fn segments_are_joined_to_no_more_than_a_header_can_say() {
-        for (tail, esp_at) in (350..362).flat_map(|tail| [(tail, 0), (tail, 20)]) {
-            let (room, inner_at) = (esp_at + BUFFER_LEN, esp_at + HEADER_LEN);
-            let mut memory = vec![0; MOST * room];
-            let mut buffers: Vec<Buffer<'_>> =
-                Buffer::divide(&mut memory, room).into_iter().map(|buffer| buffer.joined_at(inner_at)).collect();
-            let mut sequence = 1;
-            for (buffer, len) in buffers.iter_mut().zip([1386; 47].into_iter().chain([tail])) {
-                let packet = segment(sequence, len);
-                sequence += len as u32;
-                buffer.bytes[inner_at..][..packet.len()].copy_from_slice(&packet);
-                buffer.len = inner_at + packet.len();
-            }
-            GROTable::new().apply_gro(&mut buffers[..48], inner_at, false).unwrap();
-            let joined = &buffers[0].as_ref()[inner_at..];
-            assert_eq!(usize::from(u16::from_be_bytes([joined[2], joined[3]])), joined.len(), "tail {tail}");
-            assert!(joined.len() > 65_000, "they are joined");
-        }
-    }
 }
