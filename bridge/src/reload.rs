@@ -95,7 +95,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         lifetime,
         leaf_refresh,
     } = group;
-    let DataplaneSection { backend, device, instance, hop_limit, copy_dscp, allow_key_export } = dataplane;
+    let DataplaneSection { backend, device, instance, hop_limit, workers, copy_dscp, allow_key_export } = dataplane;
     let LogSection { level, format } = log;
     let listen = |metrics: &Option<MetricsSection>| metrics.as_ref().map(|MetricsSection { listen }| *listen);
 
@@ -137,6 +137,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("dataplane.device", *device != was.dataplane.device),
         ("dataplane.instance", *instance != was.dataplane.instance),
         ("dataplane.hop_limit", *hop_limit != was.dataplane.hop_limit),
+        ("dataplane.workers", *workers != was.dataplane.workers),
         ("dataplane.copy_dscp", *copy_dscp != was.dataplane.copy_dscp),
         ("log.format", *format != was.log.format),
     ] {

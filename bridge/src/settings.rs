@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use muster_certs::{Device, TrustStore};
-use muster_dataplane::BlockConfig;
+use muster_dataplane::{BlockConfig, MOST_WORKERS};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -198,6 +198,8 @@ defaulted! {
         instance: u8 = 0,
         /// Of everything that leaves on black.
         hop_limit: u8 = 64,
+        /// Threads of ESP in user space, each way; by itself half as many as there are processors.
+        workers: Option<u8> = None,
         /// The outer header shows the inner DSCP.
         copy_dscp: bool = true,
         /// `sas --show-keys` answers.
@@ -213,6 +215,13 @@ defaulted! {
 }
 
 impl File {
+    /// Threads of ESP in user space, each way: as many as there are processors, in all, if nothing else is said.
+    pub(crate) fn workers(&self) -> u8 {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let half = u8::try_from(processors / 2).unwrap_or(MOST_WORKERS).clamp(1, MOST_WORKERS);
+        self.dataplane.workers.unwrap_or(half)
+    }
+
     /// Reads a configuration, without what it names: enough for the block, which must not depend on certificates.
     pub fn load(path: &Path) -> Result<File, SettingsError> {
         File::parse(path, &read(path)?)
@@ -346,6 +355,9 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     }
     if file.dataplane.hop_limit == 0 {
         return value("dataplane.hop_limit", "is 0: no packet would leave; use 64".into());
+    }
+    if file.dataplane.workers.is_some_and(|workers| !(1..=MOST_WORKERS).contains(&workers)) {
+        return value("dataplane.workers", format!("must be 1 to {MOST_WORKERS}"));
     }
     let named = [("black.interface", &file.black.interface), ("dataplane.device", &file.dataplane.device)];
     let reds = file.red.interfaces.iter().map(|red| ("red.interfaces", red));

@@ -96,6 +96,7 @@ fn config() -> EspConfig {
         dynamic_membership: false,
         own_prefixes: vec![],
         instance: 0,
+        workers: 1,
         ledger: KeyLedger::new(),
     }
 }
@@ -204,7 +205,7 @@ fn message(group: Ipv6Addr, number: u32, nth: u32, acknowledged: bool) -> Vec<u8
     attribute(XFRMA_IF_ID, &7_u32.to_ne_bytes());
     // XFRMA_SA_DIR: in.
     attribute(33, &[1]);
-    let window: Vec<u8> = [64, 0, 0, 0, 0, 2048].into_iter().chain([0; 64]).flat_map(u32::to_ne_bytes).collect();
+    let window: Vec<u8> = [128, 0, 0, 0, 0, 4096].into_iter().chain([0; 128]).flat_map(u32::to_ne_bytes).collect();
     attribute(XFRMA_REPLAY_ESN_VAL, &window);
     let header = [
         &(16 + body.len() as u32).to_ne_bytes()[..],

@@ -6,6 +6,9 @@ use ipnet::IpNet;
 
 use crate::{BlockConfig, Error, KeyLedger};
 
+/// Threads of ESP in user space, each way, at most.
+pub const MOST_WORKERS: u8 = 16;
+
 /// For [`start`](crate::start).
 #[derive(Clone)]
 pub struct EspConfig {
@@ -34,6 +37,8 @@ pub struct EspConfig {
     pub own_prefixes: Vec<IpNet>,
     /// 0 to 15: keeps several groups on one router apart.
     pub instance: u8,
+    /// Threads of ESP in user space, each way: 1 to 16. The kernel's ESP has its own.
+    pub workers: u8,
     /// Keys that this process has installed; the same for every start.
     pub ledger: KeyLedger,
 }
@@ -65,6 +70,9 @@ impl EspConfig {
         }
         if self.hop_limit == 0 {
             return Err(Error::Config("dataplane.hop_limit is 0: no packet would leave; use 64".into()));
+        }
+        if !(1..=MOST_WORKERS).contains(&self.workers) {
+            return Err(Error::Config(format!("dataplane.workers must be 1 to {MOST_WORKERS}")));
         }
         check_instance(self.instance)
     }

@@ -35,7 +35,7 @@ mod xfrm;
 
 pub use backend::{Backend, Running, start};
 pub use block::{BlockConfig, Blocked, block, is_blocked, unblock, unblock_others};
-pub use config::{EspConfig, check_interface_name};
+pub use config::{EspConfig, MOST_WORKERS, check_interface_name};
 pub use error::Error;
 pub use forwarding::enable_forwarding;
 pub use ledger::KeyLedger;

@@ -26,6 +26,13 @@ const BUFFER: usize = 4 << 20;
 /// How long a full interface queue may hold up the sender before its packets are dropped.
 const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// One of several threads each way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    pub(super) nth: u8,
+    pub(super) of: u8,
+}
+
 /// One socket that sends from the black address, one that receives what comes for the group and for this router.
 pub(super) struct Black {
     sender: Socket,
@@ -43,8 +50,8 @@ pub(super) struct Outer {
 }
 
 impl Black {
-    /// `ifindex`: of `config.black_interface`.
-    pub(super) fn open(config: &EspConfig, ifindex: u32) -> Result<Self, Error> {
+    /// `ifindex`: of `config.black_interface`; received are the SAs of this share alone.
+    pub(super) fn open(config: &EspConfig, ifindex: u32, share: Share) -> Result<Self, Error> {
         let EspConfig { black_interface: name, black_address: address, group_address: group, .. } = config;
         let what = |doing: &'static str| {
             Error::io(move || format!("interface {name}: {doing} (address {address}, group {group})"))
@@ -57,6 +64,10 @@ impl Black {
         Self::prepare_sender(&sender, config, ifindex).map_err(what("setting up the sending socket"))?;
 
         let receiver = Self::socket(config).map_err(what("opening a raw socket for ESP"))?;
+        if share.of > 1 {
+            let filter = share.filter(address.is_ipv4());
+            receiver.attach_filter(&filter).map_err(what("sharing out SAs among the threads"))?;
+        }
         join(&receiver, *group, ifindex).map_err(what("joining the group"))?;
         if address.is_ipv6() {
             // The header of IPv4 is delivered, that of IPv6 is not.
@@ -154,6 +165,17 @@ impl Black {
             buffer.len -= len - IPV4_HEADER;
         }
         Some(outer)
+    }
+}
+
+impl Share {
+    /// Every raw socket is shown every packet; this lets those pass whose SPI leaves `nth` when divided by `of` (classic BPF).
+    fn filter(self, ipv4: bool) -> Vec<SockFilter> {
+        // BPF_LDX|BPF_B|BPF_MSH, the length of the IPv4 header, which IPv6 has not here; BPF_LD|BPF_W|BPF_IND or BPF_ABS.
+        let load = if ipv4 { vec![(0xb1, 0, 0), (0x40, 0, 0)] } else { vec![(0x20, 0, 0)] };
+        // BPF_ALU|BPF_MOD|BPF_K; BPF_JMP|BPF_JEQ|BPF_K over the first of two BPF_RET|BPF_K: nothing, all of it.
+        let rest = [(0x94, 0, self.of.into()), (0x15, 1, self.nth.into()), (0x06, 0, 0), (0x06, 0, u32::MAX)];
+        load.into_iter().chain(rest).map(|(code, yes, k)| SockFilter::new(code, yes, 0, k)).collect()
     }
 }
 

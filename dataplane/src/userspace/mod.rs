@@ -27,7 +27,7 @@ use crate::stop::Workers;
 use crate::tunnel::tunnel_mtu;
 use crate::xfrm::remove_left_over;
 use crate::{Counters, Dataplane, Error, ExportedKey, Listening, Sa, SaId, SaStatus, netlink};
-use black::Black;
+use black::{Black, Share};
 pub use memory::Memory;
 use sad::{Sad, Treatment, delegate_to_sad};
 
@@ -38,7 +38,7 @@ pub(crate) struct Userspace {
     sad: Arc<Sad>,
     policies: Arc<Policies>,
     config: EspConfig,
-    device: Arc<SyncDevice>,
+    queues: Vec<Arc<SyncDevice>>,
     /// Others take their place when the black address changes.
     packets: Mutex<Packets>,
     forwarding: Forwarding,
@@ -58,7 +58,7 @@ impl Userspace {
         let claim = Claim::take(config.instance)?;
         // Who ran here before may have used the kernel's ESP and been killed.
         remove_left_over(config.instance)?;
-        let device = Arc::new(device::create(&config.device)?);
+        let queues: Vec<_> = device::create(&config.device, config.workers)?.into_iter().map(Arc::new).collect();
 
         let treatment = Treatment { copy_dscp: config.copy_dscp, clear_df: config.clear_df };
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
@@ -68,11 +68,11 @@ impl Userspace {
         let learned =
             Learned::start(&config, move |black| mtu.set_mtu(tunnel_mtu(black.mtu, ipv4).into()), &mut workers)?;
         let forwarding = Forwarding::start(&config, claim, &policies, &mut workers)?;
-        let packets = Mutex::new(Packets::start(&config, &device, &sad)?);
+        let packets = Mutex::new(Packets::start(&config, &queues, &sad)?);
 
         let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
         info!(device = name, black_interface, %black_address, %group_address, "userspace ESP is running");
-        Ok(Userspace { sad, policies, config, device, packets, forwarding, learned, workers })
+        Ok(Userspace { sad, policies, config, queues, packets, forwarding, learned, workers })
     }
 
     fn packets(&self) -> MutexGuard<'_, Packets> {
@@ -96,14 +96,19 @@ struct Packets {
 }
 
 impl Packets {
-    fn start(config: &EspConfig, device: &Arc<SyncDevice>, sad: &Arc<Sad>) -> Result<Self, Error> {
+    /// Two for each queue of the device. What goes to black is shared out by the kernel, flow by flow; what comes from there
+    /// by its SPI, so that one thread has all of an SA.
+    fn start(config: &EspConfig, queues: &[Arc<SyncDevice>], sad: &Arc<Sad>) -> Result<Self, Error> {
         let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
-        let black = Arc::new(Black::open(config, link.index)?);
         let mut workers = Workers::new()?;
-        let (d, b, s) = (device.clone(), black.clone(), sad.clone());
-        workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, stop))?;
-        let (d, s) = (device.clone(), sad.clone());
-        workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&d, &black, &s, stop))?;
+        for (nth, device) in (0..).zip(queues) {
+            let share = Share { nth, of: config.workers };
+            let black = Arc::new(Black::open(config, link.index, share)?);
+            let (d, b, s) = (device.clone(), black.clone(), sad.clone());
+            workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, share, stop))?;
+            let (d, s) = (device.clone(), sad.clone());
+            workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&d, &black, &s, stop))?;
+        }
         Ok(Packets { address: config.black_address, workers })
     }
 }
@@ -143,7 +148,7 @@ impl Dataplane for Userspace {
     fn set_black_address(&self, address: IpAddr) -> Result<(), Error> {
         let config = EspConfig { black_address: address, ..self.config.clone() };
         config.check()?;
-        let new = Packets::start(&config, &self.device, &self.sad)?;
+        let new = Packets::start(&config, &self.queues, &self.sad)?;
         let old = std::mem::replace(&mut *self.packets(), new);
         // Its threads may still wait for a full queue; nobody waits with them.
         std::thread::spawn(move || drop(old));

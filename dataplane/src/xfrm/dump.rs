@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((found.status(&entry).sequence, found.status(&entry).epoch), (77, 3));
 
         // The window, of which the third word is the highest number.
-        let mut window = vec![0; 24 + 2048 / 8];
+        let mut window = vec![0; 24 + crate::esp::replay::WINDOW as usize / 8];
         window[8..12].copy_from_slice(&99_u32.to_ne_bytes());
         let payload = dumped(Direction::In, Progress::Received(window.clone()));
         let found = Found::parse(&payload, IF_ID).unwrap();

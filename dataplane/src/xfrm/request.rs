@@ -23,7 +23,7 @@ const SA_DIR_IN: u8 = 1;
 const SA_DIR_OUT: u8 = 2;
 
 /// Room for the largest request, an SA with its window: a buffer that grows leaves a key behind.
-const ROOM: usize = 768;
+const ROOM: usize = 1280;
 
 /// The last sequence number of an SA: they are 32 bits wide and must not cycle (RFC 4303 3.3.3).
 const LAST_SEQUENCE: u64 = u32::MAX as u64;
@@ -311,7 +311,7 @@ mod tests {
             assert_eq!(value(XFRMA_IF_ID), Some(&9_u32.to_ne_bytes()[..]));
             // The window inbound alone; the mark outbound alone.
             let inbound = direction == Direction::In;
-            assert_eq!(value(XFRMA_REPLAY_ESN_VAL).map(<[u8]>::len), inbound.then_some(24 + 2048 / 8));
+            assert_eq!(value(XFRMA_REPLAY_ESN_VAL).map(<[u8]>::len), inbound.then_some(24 + WINDOW as usize / 8));
             assert_eq!(value(XFRMA_SET_MARK).is_some(), !inbound);
             assert_eq!(value(SA_DIR), Some(&[if inbound { SA_DIR_IN } else { SA_DIR_OUT }][..]));
         }
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(limits.hard_packet_limit, LAST_SEQUENCE - 1000);
         let worn = UserSaInfo::parse(&add(Direction::Out, Progress::Sent(u32::MAX)).body).unwrap().lifetime_cfg;
         assert_eq!((worn.soft_packet_limit, worn.hard_packet_limit), (1, 1));
-        let window = vec![5; 24 + 2048 / 8];
+        let window = vec![5; 24 + WINDOW as usize / 8];
         let request = add(Direction::In, Progress::Received(window.clone()));
         assert_eq!(value(&request, XFRMA_REPLAY_ESN_VAL), Some(&window[..]));
         assert_eq!(request.body.capacity(), ROOM, "it has not grown");

@@ -91,6 +91,7 @@ pub(crate) fn config(side: Side, black_ipv4: bool) -> EspConfig {
         dynamic_membership: false,
         own_prefixes: nets(&own),
         instance: 3,
+        workers: 1,
         ledger: KeyLedger::new(),
     }
 }
@@ -210,6 +211,35 @@ fn what_is_not_red_multicast_stays() {
         good.send_to(b"fence", ("ff1e::1", 5000)).unwrap();
         b.counters().dropped.spoofed > 0
     });
+}
+
+/// Flows are shared out among the threads that send, SAs among those that receive; every packet comes once.
+#[test]
+fn several_workers_share_the_work() {
+    if lab::skip() {
+        return;
+    }
+    for black_ipv4 in [false, true] {
+        let net = Coalition::new();
+        let (a, b) = net.start(|side, ipv4| EspConfig { workers: 3, ..config(side, ipv4) }, black_ipv4);
+        let from: Vec<_> = (0..12).map(|_| multicast(&net.host_a, "eth0", "ff1e::1", 0)).collect();
+        let to = multicast(&net.host_b, "eth0", "ff1e::1", 5000);
+        // Of SPIs that follow each other no two belong to one thread.
+        for epoch in 1..=3 {
+            b.install_inbound(vec![sa(ALICE, epoch, black_ipv4)]).unwrap();
+            a.set_outbound(sa(ALICE, epoch, black_ipv4)).unwrap();
+            for (nth, from) in from.iter().enumerate() {
+                let payload = [epoch, nth as u8];
+                from.send_to(&payload, ("ff1e::1", 5000)).unwrap();
+                until("it arrives", || receive(&to).is_some_and(|received| received == payload));
+            }
+        }
+        assert_eq!(receive(&to), None, "once");
+        let carried: Vec<u64> =
+            b.sas().iter().filter(|sa| sa.direction == Direction::In).map(|sa| sa.packets).collect();
+        assert!(carried.iter().all(|packets| *packets >= 12), "{carried:?}");
+        assert_eq!(b.counters().dropped, Dropped::default());
+    }
 }
 
 /// Packets of a flow during which something is done.
