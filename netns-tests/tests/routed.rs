@@ -3,22 +3,24 @@
 
 use std::time::Duration;
 
+use muster_netlab::{HOST_DEVICE, Marker, Receiver};
 use muster_netns_tests::{
-    Family, Lab, Routing, alone, carry, carry_unicast, is_kernel, multicast_flow, no_routing, say, skip,
-    wait_for_unicast, wait_until,
+    Family, Lab, Routing, alone, carry, carry_unicast, is_kernel, multicast_flow, no_routing, red_group, red_group_v4,
+    say, skip, wait_for_unicast, wait_until,
 };
 
 #[test]
 fn over_ipv4_with_ospf_and_pim() {
-    goes_through("over_ipv4_with_ospf_and_pim", Family::V4);
+    goes_through("over_ipv4_with_ospf_and_pim", Family::V4, "flood");
 }
 
 #[test]
 fn over_ipv6_with_ospf_and_static_multicast_routes() {
-    goes_through("over_ipv6_with_ospf_and_static_multicast_routes", Family::V6);
+    goes_through("over_ipv6_with_ospf_and_static_multicast_routes", Family::V6, "dynamic");
 }
 
-fn goes_through(test: &str, family: Family) {
+/// `membership`: of the red LANs.
+fn goes_through(test: &str, family: Family, membership: &str) {
     if skip(test) || no_routing(test) {
         return;
     }
@@ -27,9 +29,12 @@ fn goes_through(test: &str, family: Family) {
     let all: Vec<usize> = (0..routers).collect();
     let mut lab = Lab::routed(family, routers);
     let mut routing = Routing::start(&lab);
+    let red = format!("[red]\nmembership = \"{membership}\"\n");
+    all.iter().for_each(|router| lab.configure(*router, |text| *text = text.replace("[red]\n", &red)));
     all.iter().for_each(|router| lab.start(*router));
     let settled = lab.settles(LIMIT, &all);
     say(&format!("{test}: one group of {routers}, which stays, after {settled:?}"));
+    let _listeners = listens(&lab, membership);
     carries(&lab);
 
     let before = lab.state(0).expect("it answers").0;
@@ -44,6 +49,24 @@ fn goes_through(test: &str, family: Family) {
 
     assert!(lab.capture.settle(Duration::from_secs(5)));
     assert_eq!(lab.capture.stats().cleartext, 0, "{:?}", lab.capture.examples());
+}
+
+/// Hosts on all LANs that listen for all of the test; returns when their routers know it.
+fn listens(lab: &Lab, membership: &str) -> Vec<Receiver> {
+    let groups = [red_group(), red_group_v4()];
+    let routers = 0..lab.coalition.routers().len();
+    let host = |router: usize| &lab.coalition.routers()[router].host;
+    let listens =
+        |(router, group)| Receiver::start(host(router), HOST_DEVICE, group, Marker::random().unwrap()).unwrap();
+    let listeners = routers.clone().flat_map(|router| groups.map(|group| (router, group))).map(listens).collect();
+    lab.wait(LIMIT, "the hosts' reports", || {
+        membership != "dynamic"
+            || routers.clone().all(|router| {
+                let known = lab.get(router, "status")["dataplane"]["listeners"].to_string();
+                groups.iter().all(|group| known.contains(&group.ip().to_string()))
+            })
+    });
+    listeners
 }
 
 /// Multicast from each site to all others, unicast between two sites each.
