@@ -41,7 +41,7 @@ impl Contestant {
             "muster kernel" => contestant.start_muster("kernel"),
             "ip xfrm" => {
                 for (at, (near, far)) in contestant.directions().into_iter().enumerate() {
-                    by_hand::set_up(near, far, at);
+                    by_hand::set_up(near, far, at)?;
                 }
             }
             "libipsec" => contestant.processes = libipsec::start(&contestant.lab, contestant.directions())?,
@@ -113,10 +113,9 @@ impl Contestant {
             if !configured() {
                 return Err(format!("{program} does not come up"));
             }
-            let up = ["link", "set", name, "mtu", "1420", "up"];
-            let route = ["-6", "route", "replace", &far.plan.red_v6().to_string(), "dev", name].map(str::to_owned);
-            near.namespace.run(|| ip(&up)).expect("it runs");
-            near.namespace.run(|| ip(&route.each_ref().map(String::as_str))).expect("it runs");
+            let route = format!("-6 route replace {} dev {name}", far.plan.red_v6());
+            let up = || ip(&format!("link set {name} mtu 1420 up")).and_then(|()| ip(&route));
+            near.namespace.run(up).expect("it runs")?;
         }
         Ok(())
     }
@@ -182,6 +181,11 @@ fn set(name: &str, configuration: &str) -> bool {
     wg.wait().expect("it ends").success()
 }
 
-pub(crate) fn ip(arguments: &[&str]) {
-    assert!(Command::new("ip").args(arguments).status().expect("ip runs").success(), "ip {arguments:?}");
+/// Runs `ip` in the calling thread's namespace.
+pub(crate) fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
 }

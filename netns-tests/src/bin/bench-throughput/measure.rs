@@ -33,7 +33,7 @@ impl Measured {
         let coalition = &contestant.lab.coalition;
         let before = contestant.memory();
         let (one, four) = {
-            let server = Server::start(coalition)?;
+            let mut server = Server::start(coalition)?;
             // Once for the addresses to be resolved.
             server.ask(coalition, 1, 1)?;
             (server.ask(coalition, 1, tcp.as_secs())?, server.ask(coalition, 4, tcp.as_secs())?)
@@ -53,7 +53,7 @@ impl Measured {
 /// TCP of one stream in Mbit/s of payload, and nothing else.
 pub(crate) fn stream(contestant: &Contestant, time: Duration) -> Result<f64, String> {
     let coalition = &contestant.lab.coalition;
-    let server = Server::start(coalition)?;
+    let mut server = Server::start(coalition)?;
     server.ask(coalition, 1, 1)?;
     server.ask(coalition, 1, time.as_secs())
 }
@@ -61,8 +61,7 @@ pub(crate) fn stream(contestant: &Contestant, time: Duration) -> Result<f64, Str
 /// iperf3 on the second host; it ends with this.
 struct Server {
     _process: Process,
-    /// Open as long as it writes.
-    _output: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
 impl Server {
@@ -72,20 +71,27 @@ impl Server {
         command.args(["-s", "-6", "--forceflush"]).stdout(Stdio::piped());
         let mut process = coalition.routers()[1].host.spawn(command).map_err(|error| error.to_string())?;
         let output = process.child().stdout.take().ok_or("it was piped")?;
-        let (mut output, mut line) = (BufReader::new(output), String::new());
+        let mut server = Server { _process: process, output: BufReader::new(output) };
+        server.wait_until_it_listens()?;
+        Ok(server)
+    }
+
+    /// Once at the start, and again after each client: until then it refuses the next one.
+    fn wait_until_it_listens(&mut self) -> Result<(), String> {
+        let mut line = String::new();
         while !line.contains("listening") {
             line.clear();
-            match output.read_line(&mut line) {
+            match self.output.read_line(&mut line) {
                 Ok(1..) => {}
                 Ok(0) => return Err("iperf3 does not listen".into()),
                 Err(error) => return Err(format!("iperf3: {error}")),
             }
         }
-        Ok(Server { _process: process, _output: output })
+        Ok(())
     }
 
     /// Mbit/s that arrive of what the first host sends.
-    fn ask(&self, coalition: &Coalition, streams: u32, seconds: u64) -> Result<f64, String> {
+    fn ask(&mut self, coalition: &Coalition, streams: u32, seconds: u64) -> Result<f64, String> {
         let [from, to] = coalition.routers() else { unreachable!("two routers") };
         let arguments =
             [("-t", seconds.to_string()), ("-P", streams.to_string()), ("-c", to.plan.host_v6().to_string())];
@@ -98,6 +104,8 @@ impl Server {
         let output = from.host.try_run("run iperf3", run).map_err(|error| error.to_string())?;
         let report: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("iperf3: {error}"))?;
         let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
-        rate.map(|rate| rate / 1e6).ok_or_else(|| format!("iperf3: {}", report["error"]))
+        let rate = rate.ok_or_else(|| format!("iperf3: {}", report["error"]))?;
+        self.wait_until_it_listens()?;
+        Ok(rate / 1e6)
     }
 }
