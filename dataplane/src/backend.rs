@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use tracing::warn;
+
 use crate::userspace::Userspace;
 use crate::xfrm::Kernel;
 use crate::{Dataplane, Error, EspConfig};
@@ -38,13 +40,19 @@ pub struct Running {
     pub reason: String,
 }
 
+/// What a program says that was built with the feature `null-cipher`.
+const NOT_ENCRYPTED: &str = "null cipher: nothing is encrypted";
+
 /// Starts a data plane. With [`Backend::Auto`] the kernel's is tried: it is started, and what it lacks is the reason for
-/// the other one.
+/// the other one. Built with the feature `null-cipher`, the program starts that in user space or nothing.
 ///
 /// # Errors
 /// A configuration that cannot work, an interface that is not there, a missing right or device, what the kernel lacks: each
 /// by name.
 pub fn start(backend: Backend, config: EspConfig) -> Result<Running, Error> {
+    if cfg!(feature = "null-cipher") {
+        return null_cipher(backend, config);
+    }
     let configured = || "configured".to_owned();
     match backend {
         Backend::Kernel => Ok(Running { dataplane: Box::new(Kernel::start(config)?), reason: configured() }),
@@ -57,6 +65,16 @@ pub fn start(backend: Backend, config: EspConfig) -> Result<Running, Error> {
             Err(error) => userspace(config, format!("not the kernel's ESP: {error}")),
         },
     }
+}
+
+fn null_cipher(backend: Backend, config: EspConfig) -> Result<Running, Error> {
+    if backend == Backend::Kernel {
+        return Err(Error::Config(format!(
+            "dataplane.backend: this program cannot use the kernel's ({NOT_ENCRYPTED})"
+        )));
+    }
+    warn!("{NOT_ENCRYPTED}; this program was built for measuring");
+    userspace(config, NOT_ENCRYPTED.to_owned())
 }
 
 fn userspace(config: EspConfig, reason: String) -> Result<Running, Error> {

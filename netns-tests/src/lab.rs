@@ -96,6 +96,8 @@ pub struct Lab {
     /// What is on the black side.
     pub capture: Capture,
     folder: TempDir,
+    /// What runs as daemon.
+    program: PathBuf,
 }
 
 impl Lab {
@@ -125,7 +127,14 @@ impl Lab {
         let mut watch = coalition.watch(PORTS);
         watch.ports.extend(SECOND_PORTS);
         let capture = Capture::start(coalition.black(), watch).expect("a capture");
-        let lab = Lab { family, daemons: (0..routers).map(|_| None).collect(), coalition, capture, folder };
+        let lab = Lab {
+            family,
+            daemons: (0..routers).map(|_| None).collect(),
+            coalition,
+            capture,
+            folder,
+            program: binary().to_owned(),
+        };
         for nation in lab.nations() {
             lab.pki(&["init", lab.path(&nation).to_str().expect("UTF-8"), "--name", &nation]);
         }
@@ -201,11 +210,25 @@ impl Lab {
         self.write_configuration(router, &self.usual_configuration(router));
     }
 
+    /// As usual but for the data plane.
+    pub fn configure_backend(&self, router: usize, backend: &str) {
+        self.write_configuration(router, &self.configuration(router, backend));
+    }
+
+    /// Daemons that are started from now on run another program than the usual one.
+    pub fn use_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     fn write_configuration(&self, router: usize, text: &str) {
         fs::write(self.path(&format!("{}.toml", self.name(router))), text).expect("the configuration is written");
     }
 
     fn usual_configuration(&self, router: usize) -> String {
+        self.configuration(router, &backend())
+    }
+
+    fn configuration(&self, router: usize, backend: &str) -> String {
         let name = self.name(router);
         let plan = &self.coalition.routers()[router].plan;
         let anchors: Vec<String> = self.nations().iter().map(|nation| format!("\"{nation}/ca.pem\"")).collect();
@@ -244,7 +267,7 @@ allow_key_export = true
             hello_interval().as_millis(),
             plan.red_v6(),
             plan.red_v4(),
-            backend(),
+            backend,
         )
         .expect("a string takes everything");
         if sky() == Some(Sky::Satellite) {
@@ -262,7 +285,7 @@ allow_key_export = true
     /// Starts a daemon on a router by the configuration `name`.toml of this laboratory, besides what runs there.
     pub fn start_beside(&self, router: usize, name: &str) -> Process {
         let log = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log");
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.program);
         command.arg("run").arg("--config").arg(self.path(&format!("{name}.toml")));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.coalition.routers()[router].namespace.spawn(command).expect("the daemon starts")
@@ -298,8 +321,8 @@ allow_key_export = true
     }
 
     /// The program.
-    pub fn program(&self) -> &'static Path {
-        binary()
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Whether a daemon still runs.

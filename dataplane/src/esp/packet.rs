@@ -7,8 +7,10 @@
 
 use std::ops::Range;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-
+#[cfg(not(feature = "null-cipher"))]
+use super::aes_gcm::Aead;
+#[cfg(feature = "null-cipher")]
+use super::null_cipher::Aead;
 use crate::SaKey;
 
 /// SPI, sequence number and IV: what stands before the inner packet.
@@ -75,19 +77,11 @@ pub(crate) struct Opened {
 }
 
 /// The cipher of one SA, ready for use.
-pub(crate) struct Cipher {
-    key: LessSafeKey,
-    salt: [u8; 4],
-}
+pub(crate) struct Cipher(Aead);
 
 impl Cipher {
     pub(crate) fn new(key: &SaKey) -> Self {
-        let bytes = key.bytes();
-        let mut salt = [0; 4];
-        salt.copy_from_slice(&bytes[32..]);
-        // Fails for a key of another length than 32 only.
-        let key = UnboundKey::new(&AES_256_GCM, &bytes[..32]).expect("an AES-256 key is 32 octets long");
-        Cipher { key: LessSafeKey::new(key), salt }
+        Cipher(Aead::new(key))
     }
 
     /// Makes the ESP packet in place around the inner one at `buffer[HEADER_LEN..HEADER_LEN + inner]`; its length,
@@ -109,8 +103,7 @@ impl Cipher {
         plaintext[inner + padding] = padding as u8;
         plaintext[inner + padding + 1] = next_header;
 
-        let tag = self.key.seal_in_place_separate_tag(self.nonce(head), Aad::from(&head[..8]), plaintext).ok()?;
-        icv.copy_from_slice(tag.as_ref());
+        icv.copy_from_slice(&self.0.seal(head, plaintext)?);
         Some(packet.len())
     }
 
@@ -118,8 +111,7 @@ impl Cipher {
     pub(crate) fn open(&self, datagram: &mut [u8]) -> Result<Opened, OpenError> {
         Header::parse(datagram).ok_or(OpenError::Malformed)?;
         let (head, rest) = datagram.split_at_mut(HEADER_LEN);
-        let plaintext =
-            self.key.open_in_place(self.nonce(head), Aad::from(&head[..8]), rest).map_err(|_| OpenError::Auth)?;
+        let plaintext = self.0.open(head, rest).ok_or(OpenError::Auth)?;
 
         let (rest, [padding, next_header]) = plaintext.split_last_chunk().ok_or(OpenError::Malformed)?;
         let inner = rest.len().checked_sub(usize::from(*padding)).ok_or(OpenError::Malformed)?;
@@ -128,14 +120,6 @@ impl Cipher {
             return Err(OpenError::Malformed);
         }
         Ok(Opened { next_header: *next_header, inner: HEADER_LEN..HEADER_LEN + inner })
-    }
-
-    /// RFC 4106 4: salt, then IV.
-    fn nonce(&self, head: &[u8]) -> Nonce {
-        let mut nonce = [0; 12];
-        nonce[..4].copy_from_slice(&self.salt);
-        nonce[4..].copy_from_slice(&head[8..HEADER_LEN]);
-        Nonce::assume_unique_for_key(nonce)
     }
 }
 
@@ -170,8 +154,8 @@ mod tests {
         packet[..4].copy_from_slice(&HEADER.spi.to_be_bytes());
         packet[4..8].copy_from_slice(&HEADER.sequence.to_be_bytes());
         let mut rest = plaintext.to_vec();
-        let tag = cipher().key.seal_in_place_separate_tag(cipher().nonce(&packet), Aad::from(&packet[..8]), &mut rest);
-        [packet, rest, tag.unwrap().as_ref().to_vec()].concat()
+        let icv = cipher().0.seal(&packet, &mut rest).unwrap();
+        [packet, rest, icv.to_vec()].concat()
     }
 
     fn hex(text: &str) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! Who is measured: two routers with a tunnel between them, or none.
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -8,7 +9,11 @@ use ipnet::IpNet;
 use muster_netlab::{Process, Router};
 use muster_netns_tests::{Lab, wait_for_unicast, wait_until};
 
-pub(crate) const NAMES: [&str; 5] = ["muster", "boringtun", "boringtun -t 1", "wireguard-go", "no tunnel"];
+use crate::{by_hand, libipsec};
+
+/// Who takes part where nobody else is asked for; the others, "muster kernel" and "ip xfrm", need the kernel's ESP.
+pub(crate) const NAMES: [&str; 7] =
+    ["muster", "muster null-cipher", "boringtun", "boringtun -t 1", "wireguard-go", "libipsec", "no tunnel"];
 
 const LIMIT: Duration = Duration::from_secs(30);
 const PORT: u16 = 51820;
@@ -23,14 +28,23 @@ pub(crate) struct Contestant {
 impl Contestant {
     /// The tunnel is up when this returns.
     pub(crate) fn start(name: &str) -> Result<Contestant, String> {
-        for tool in ["iperf3", "wg"] {
-            is_there(tool)?;
-        }
+        is_there("iperf3")?;
         let mut lab = Lab::new(2);
         lab.capture.stop();
-        let mut contestant = Contestant { lab, processes: Vec::new(), muster: name == "muster" };
+        let mut contestant = Contestant { lab, processes: Vec::new(), muster: name.starts_with("muster") };
         match name {
-            "muster" => contestant.start_muster(),
+            "muster" => contestant.start_muster("userspace"),
+            "muster null-cipher" => {
+                contestant.lab.use_program(null_cipher()?);
+                contestant.start_muster("userspace");
+            }
+            "muster kernel" => contestant.start_muster("kernel"),
+            "ip xfrm" => {
+                for (at, (near, far)) in contestant.directions().into_iter().enumerate() {
+                    by_hand::set_up(near, far, at)?;
+                }
+            }
+            "libipsec" => contestant.processes = libipsec::start(&contestant.lab, contestant.directions())?,
             "no tunnel" => contestant.route_directly(),
             "boringtun" => {
                 contestant.start_wireguard("boringtun-cli", &["--foreground", "--disable-drop-privileges"])?
@@ -53,11 +67,14 @@ impl Contestant {
             line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or_default() / 1024.0
         };
         let muster = (0..2).filter(|_| self.muster).map(|router| self.lab.process(router));
-        muster.chain(self.processes.iter().map(Process::id)).map(of).sum()
+        muster.chain(self.processes.iter().map(Process::id)).map(of).fold(0.0, |sum, one| sum + one)
     }
 
-    fn start_muster(&mut self) {
-        (0..2).for_each(|router| self.lab.start(router));
+    fn start_muster(&mut self, backend: &str) {
+        for router in 0..2 {
+            self.lab.configure_backend(router, backend);
+            self.lab.start(router);
+        }
         self.lab.wait_for_group_within(LIMIT, &[0, 1]);
         self.lab.wait_for_prefixes(&[0, 1]);
         wait_for_unicast(&self.lab, 0, 1, false);
@@ -72,11 +89,12 @@ impl Contestant {
 
     fn start_wireguard(&mut self, program: &str, arguments: &[&str]) -> Result<(), String> {
         let program = is_there(program)?;
+        is_there("wg")?;
         let keys: Vec<(String, String)> = (0..2).map(|_| key_pair()).collect();
         let names: Vec<String> = (0..2).map(|at| format!("wg{at}")).collect();
         let mut processes = Vec::new();
         for (at, (near, _)) in self.directions().into_iter().enumerate() {
-            let mut command = Command::new(&program);
+            let mut command = tied(&program);
             // In the foreground for wireguard-go, too.
             command.args(arguments).arg(&names[at]).env("WG_PROCESS_FOREGROUND", "1").stdout(Stdio::null());
             processes.push(near.namespace.spawn(command).map_err(|error| error.to_string())?);
@@ -95,10 +113,9 @@ impl Contestant {
             if !configured() {
                 return Err(format!("{program} does not come up"));
             }
-            let up = ["link", "set", name, "mtu", "1420", "up"];
-            let route = ["-6", "route", "replace", &far.plan.red_v6().to_string(), "dev", name].map(str::to_owned);
-            near.namespace.run(|| ip(&up)).expect("it runs");
-            near.namespace.run(|| ip(&route.each_ref().map(String::as_str))).expect("it runs");
+            let route = format!("-6 route replace {} dev {name}", far.plan.red_v6());
+            let up = || ip(&format!("link set {name} mtu 1420 up")).and_then(|()| ip(&route));
+            near.namespace.run(up).expect("it runs")?;
         }
         Ok(())
     }
@@ -109,18 +126,40 @@ impl Contestant {
     }
 }
 
-fn forward(router: &Router) {
+pub(crate) fn forward(router: &Router) {
     router.namespace.sysctl("ipv6/conf/all/forwarding", "1").expect("it is set");
 }
 
 /// Where a program is; in `target/tools/bin` it may be, too.
-fn is_there(program: &str) -> Result<String, String> {
+pub(crate) fn is_there(program: &str) -> Result<String, String> {
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/bin");
     let folders = std::env::var("PATH").unwrap_or_default();
     let paths = folders.split(':').chain([own]).map(|folder| format!("{folder}/{program}"));
     paths.into_iter().find(|path| std::path::Path::new(path).exists()).ok_or_else(|| {
-        format!("{program} is not installed (apt-get install iperf3 wireguard-tools wireguard-go; cargo install boringtun-cli)")
+        let from = "apt-get install iperf3 wireguard-tools wireguard-go charon-systemd strongswan-swanctl \
+                    libcharon-extra-plugins libstrongswan-standard-plugins; cargo install boringtun-cli";
+        format!("{program} is not installed ({from})")
     })
+}
+
+/// Runs a program that ends with this one, however this one ends.
+pub(crate) fn tied(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
+}
+
+/// Muster without encryption: built here, away from the one to be used.
+fn null_cipher() -> Result<PathBuf, String> {
+    let home = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let target = home.join("target/null-cipher");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--release", "--package", "muster", "--features", "null-cipher", "--target-dir"]);
+    let built = build.arg(&target).current_dir(home).status().map_err(|error| error.to_string())?;
+    match built.success() {
+        true => Ok(target.join("release/muster")),
+        false => Err("it does not build".into()),
+    }
 }
 
 /// A private key and its public one.
@@ -142,6 +181,11 @@ fn set(name: &str, configuration: &str) -> bool {
     wg.wait().expect("it ends").success()
 }
 
-fn ip(arguments: &[&str]) {
-    assert!(Command::new("ip").args(arguments).status().expect("ip runs").success(), "ip {arguments:?}");
+/// Runs `ip` in the calling thread's namespace.
+pub(crate) fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
 }

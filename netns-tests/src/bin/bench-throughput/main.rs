@@ -1,19 +1,27 @@
 //! How much goes through the tunnel between two routers: Muster beside its peers and beside no tunnel at all, in one run.
 //!
-//! Each contestant has two routers of its own on one bridge, over veth, with a host behind each; iperf3 runs on the hosts.
-//! IPv6 in IPv6. What is not installed is left out, with the reason.
+//! Each contestant has two routers of its own on one bridge, over veth, with a host behind each. IPv6 in IPv6. TCP is
+//! iperf3's, UDP our own (`udp.rs`). Hosts and routers share the machine's processors: what sends and receives is part of
+//! what is measured, the same for all. What is not installed is left out, with the reason.
 //!
 //! `cargo run --release -p muster-netns-tests --bin bench-throughput` prints a table.
+//! `--ratio --contestants 'muster kernel,ip xfrm'` sets two beside each other, by TCP alone.
 
+mod by_hand;
 mod contestant;
+mod libipsec;
 mod measure;
+mod udp;
 
+use std::panic::catch_unwind;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use contestant::{Contestant, NAMES};
-use measure::Measured;
+use measure::{LARGE, Measured, stream};
 use muster_netns_tests::skip;
+use udp::{Bound, Highest};
 
 #[derive(Parser)]
 #[command(about = "Measures the throughput of the tunnel, beside others")]
@@ -22,55 +30,105 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = NAMES.map(String::from))]
     contestants: Vec<String>,
     /// Seconds of each measurement of TCP.
-    #[arg(long, default_value_t = 5)]
-    seconds: u32,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Seconds of each rate of UDP.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    udp_seconds: u64,
     /// Rounds; the table has the medians.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Two contestants, TCP of one stream, and the median of the first's part of the second's, round by round.
+    #[arg(long)]
+    ratio: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { contestants, seconds, rounds } = Arguments::parse();
+    let arguments = Arguments::parse();
     if skip("bench-throughput") {
         return ExitCode::FAILURE;
     }
-    if rounds == 0 || seconds == 0 {
-        eprintln!("bench-throughput: a measurement takes a second, and a median one round");
-        return ExitCode::from(2);
+    let done = match (arguments.ratio, arguments.contestants.as_slice()) {
+        (false, _) => {
+            table(&arguments);
+            Ok(())
+        }
+        (true, [one, other]) => ratio(&arguments, one, other),
+        (true, _) => Err("a ratio is of two contestants".into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("bench-throughput: {reason}");
+            ExitCode::FAILURE
+        }
     }
-    let mut rows: Vec<(String, Vec<Measured>)> = contestants.into_iter().map(|name| (name, Vec::new())).collect();
+}
+
+fn table(arguments: &Arguments) {
+    let Arguments { contestants, seconds, udp_seconds, rounds, .. } = arguments;
+    let (tcp, udp) = (Duration::from_secs(*seconds), Duration::from_secs(*udp_seconds));
+    let mut rows: Vec<(&str, Vec<Measured>)> = contestants.iter().map(|name| (name.as_str(), Vec::new())).collect();
     // In turn, so that what else the machine does hits all alike.
-    for round in 1..=rounds {
+    for round in 1..=*rounds {
         for (name, measured) in &mut rows {
-            match Contestant::start(name) {
-                Ok(contestant) => measured.push(Measured::of(&contestant, seconds)),
-                Err(reason) if round == 1 => eprintln!("SKIP {name}: {reason}"),
-                Err(_) => {}
-            }
-            if let Some(last) = measured.last() {
-                eprintln!("round {round}, {name}: {last:?}");
+            let measure = || Contestant::start(name).and_then(|contestant| Measured::of(&contestant, tcp, udp));
+            // A laboratory that does not come up panics with the reason; the others go on.
+            match catch_unwind(measure).unwrap_or_else(|_| Err("as the panic above says".into())) {
+                Ok(one) => {
+                    eprintln!("round {round}, {name}: {one:?}");
+                    measured.push(one);
+                }
+                Err(reason) => eprintln!("SKIP round {round}, {name}: {reason}"),
             }
         }
     }
     println!(
-        "| | TCP, 1 stream, Mbit/s | TCP, 4 streams | UDP, packets of 1,400 octets, below 0.3 % lost | packets/s of 64 octets | memory before, after (MB, both routers) |"
+        "| | rounds | TCP, 1 stream, Mbit/s | TCP, 4 streams | UDP, packets of 1,400 octets, below 0.3 % lost | packets/s of 64 octets, below 0.3 % lost | the same, as many as arrive | memory before, after (MB, both routers) |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for (name, measured) in rows.iter().filter(|(_, measured)| !measured.is_empty()) {
-        let median = |of: fn(&Measured) -> f64| {
-            let mut all: Vec<f64> = measured.iter().map(of).collect();
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
+        let of = |of: fn(&Measured) -> f64| median(measured.iter().map(of));
+        let highest = |of: fn(&Measured) -> Highest, unit: f64| {
+            let rate = median(measured.iter().map(|one| of(one).rate * unit));
+            let sender = measured.iter().filter(|one| of(one).bound == Bound::Sender).count();
+            let grid = measured.iter().any(|one| of(one).bound == Bound::Grid);
+            let more = if 2 * sender > measured.len() || grid { "≥ " } else { "" };
+            format!("{more}{rate:.0}")
         };
         println!(
-            "| {name} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1}, {:.1} |",
-            median(|one| one.tcp),
-            median(|one| one.tcp_of_four),
-            median(|one| one.udp),
-            median(|one| one.small),
-            median(|one| one.before),
-            median(|one| one.after),
+            "| {name} | {} | {:.0} | {:.0} | {} | {} | {:.0} | {:.1}, {:.1} |",
+            measured.len(),
+            of(|one| one.tcp),
+            of(|one| one.tcp_of_four),
+            highest(|one| one.large, 8e-6 * LARGE as f64),
+            highest(|one| one.small, 1.0),
+            of(|one| one.flood),
+            of(|one| one.before),
+            of(|one| one.after),
         );
     }
-    ExitCode::SUCCESS
+    println!("\n≥: it was the sender that could not send more, on the processors that all share.");
+}
+
+/// Both stand all the time, and are measured by turns: what else the machine does hits both alike.
+fn ratio(arguments: &Arguments, one: &str, other: &str) -> Result<(), String> {
+    let time = Duration::from_secs(arguments.seconds);
+    let contestants = [Contestant::start(one)?, Contestant::start(other)?];
+    let mut all = Vec::new();
+    for round in 1..=arguments.rounds {
+        let (first, second) = (stream(&contestants[0], time)?, stream(&contestants[1], time)?);
+        println!("round {round}: {one} {first:.1}, {other} {second:.1} Mbit/s, {:.3}", first / second);
+        all.push((first, second));
+    }
+    let (first, second) = (median(all.iter().map(|(first, _)| *first)), median(all.iter().map(|(_, second)| *second)));
+    let ratio = median(all.iter().map(|(first, second)| first / second));
+    println!("medians: {one} {first:.1}, {other} {second:.1} Mbit/s, {ratio:.3}");
+    Ok(())
+}
+
+fn median(all: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = all.collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
 }

@@ -1,98 +1,111 @@
-//! iperf3 between the hosts.
+//! TCP by iperf3 between the hosts, UDP by `udp.rs`.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use muster_netlab::{Coalition, Process};
 use serde_json::Value;
 
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, tied};
+use crate::udp::{self, Highest};
 
-/// Lost of all, at most.
-const TOLERATED: f64 = 0.003;
-/// Halvings between a rate that is carried and one that is not.
-const STEPS: usize = 6;
+/// Of a packet of 1,400 octets and one of 64, what is behind the headers of IPv6 and UDP.
+pub(crate) const LARGE: usize = 1352;
+const SMALL: usize = 16;
 
-/// Rates in Mbit/s of payload, memory in MB.
+/// TCP in Mbit/s of payload, UDP in datagrams a second, memory in MB.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
     pub(crate) tcp: f64,
     pub(crate) tcp_of_four: f64,
     /// The highest rate that arrives.
-    pub(crate) udp: f64,
-    /// Packets a second of 64 octets that arrive of as many as the sender can.
-    pub(crate) small: f64,
+    pub(crate) large: Highest,
+    pub(crate) small: Highest,
+    /// What arrives when as many are sent as the sender can.
+    pub(crate) flood: f64,
     pub(crate) before: f64,
     pub(crate) after: f64,
 }
 
 impl Measured {
-    pub(crate) fn of(contestant: &Contestant, seconds: u32) -> Measured {
-        let _server = serve(&contestant.lab.coalition);
-        let run = |arguments: &str| ask(&contestant.lab.coalition, arguments);
+    pub(crate) fn of(contestant: &Contestant, tcp: Duration, udp: Duration) -> Result<Measured, String> {
+        let coalition = &contestant.lab.coalition;
         let before = contestant.memory();
-        let tcp = |streams: u32| {
-            let report = run(&format!("-t {seconds} -P {streams}"));
-            report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap_or_default() / 1e6
+        let (one, four) = {
+            let mut server = Server::start(coalition)?;
+            // Once for the addresses to be resolved.
+            server.ask(coalition, 1, 1)?;
+            (server.ask(coalition, 1, tcp.as_secs())?, server.ask(coalition, 4, tcp.as_secs())?)
         };
-        // Once for the addresses to be resolved.
-        run("-t 1");
-        let (one, four) = (tcp(1), tcp(4));
-        let udp = highest(&run, one);
-        // 40 octets of IPv6, 8 of UDP.
-        let small = run("-u -b 0 -l 16 -t 3");
-        let small = received(&small) / 3.0;
-        Measured { tcp: one, tcp_of_four: four, udp, small, before, after: contestant.memory() }
+        Ok(Measured {
+            tcp: one,
+            tcp_of_four: four,
+            large: udp::highest(coalition, LARGE, udp)?,
+            small: udp::highest(coalition, SMALL, udp)?,
+            flood: udp::flood(coalition, SMALL, udp)?,
+            before,
+            after: contestant.memory(),
+        })
     }
 }
 
-/// Halves the span between what arrives and what does not.
-fn highest(run: &impl Fn(&str) -> Value, guess: f64) -> f64 {
-    // 1,400 octets with the headers.
-    let carried = |rate: f64| {
-        let report = run(&format!("-u -b {}M -l 1352 -t 2", rate as u64));
-        let sum = &report["end"]["sum"];
-        let offered = sum["bits_per_second"].as_f64().unwrap_or_default() / 1e6;
-        let lost = sum["lost_percent"].as_f64().unwrap_or(100.0) / 100.0;
-        // A sender that cannot offer more says nothing about the tunnel.
-        (lost <= TOLERATED).then_some(offered)
-    };
-    let (mut low, mut high) = (0.0, (2.0 * guess).max(500.0));
-    let mut best = 0.0_f64;
-    for _ in 0..STEPS {
-        let middle = (low + high) / 2.0;
-        // A second chance: the machine may have had something else to do.
-        match carried(middle).or_else(|| carried(middle)) {
-            Some(offered) => (low, best) = (middle, best.max(offered)),
-            None => high = middle,
+/// TCP of one stream in Mbit/s of payload, and nothing else.
+pub(crate) fn stream(contestant: &Contestant, time: Duration) -> Result<f64, String> {
+    let coalition = &contestant.lab.coalition;
+    let mut server = Server::start(coalition)?;
+    server.ask(coalition, 1, 1)?;
+    server.ask(coalition, 1, time.as_secs())
+}
+
+/// iperf3 on the second host; it ends with this.
+struct Server {
+    _process: Process,
+    output: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// It listens when this returns.
+    fn start(coalition: &Coalition) -> Result<Server, String> {
+        let mut command = tied("iperf3");
+        command.args(["-s", "-6", "--forceflush"]).stdout(Stdio::piped());
+        let mut process = coalition.routers()[1].host.spawn(command).map_err(|error| error.to_string())?;
+        let output = process.child().stdout.take().ok_or("it was piped")?;
+        let mut server = Server { _process: process, output: BufReader::new(output) };
+        server.wait_until_it_listens()?;
+        Ok(server)
+    }
+
+    /// Once at the start, and again after each client: until then it refuses the next one.
+    fn wait_until_it_listens(&mut self) -> Result<(), String> {
+        let mut line = String::new();
+        while !line.contains("listening") {
+            line.clear();
+            match self.output.read_line(&mut line) {
+                Ok(1..) => {}
+                Ok(0) => return Err("iperf3 does not listen".into()),
+                Err(error) => return Err(format!("iperf3: {error}")),
+            }
         }
+        Ok(())
     }
-    best
-}
 
-fn received(report: &Value) -> f64 {
-    let sum = &report["end"]["sum"];
-    let count = |name: &str| sum[name].as_f64().unwrap_or_default();
-    count("packets") - count("lost_packets")
-}
-
-/// A server on the second host, which ends with what is returned.
-fn serve(coalition: &Coalition) -> Process {
-    let mut command = Command::new("iperf3");
-    command.args(["-s", "-6"]).stdout(std::process::Stdio::null());
-    coalition.routers()[1].host.spawn(command).expect("iperf3 runs")
-}
-
-/// What the client on the first host says.
-fn ask(coalition: &Coalition, arguments: &str) -> Value {
-    let to = coalition.routers()[1].plan.host_v6().to_string();
-    let run = || Command::new("iperf3").args(["-6", "-J", "-c", &to]).args(arguments.split(' ')).output();
-    let mut report = Value::Null;
-    // The server takes a moment to listen.
-    muster_netns_tests::wait_until(Duration::from_secs(20), || {
-        let output = coalition.routers()[0].host.try_run("iperf3", run).expect("iperf3 runs");
-        report = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        report["error"].is_null() && !report["end"].is_null()
-    });
-    report
+    /// Mbit/s that arrive of what the first host sends.
+    fn ask(&mut self, coalition: &Coalition, streams: u32, seconds: u64) -> Result<f64, String> {
+        let [from, to] = coalition.routers() else { unreachable!("two routers") };
+        let arguments =
+            [("-t", seconds.to_string()), ("-P", streams.to_string()), ("-c", to.plan.host_v6().to_string())];
+        let run = || {
+            Command::new("iperf3")
+                .args(["-6", "-J"])
+                .args(arguments.into_iter().flat_map(|(a, b)| [a.to_owned(), b]))
+                .output()
+        };
+        let output = from.host.try_run("run iperf3", run).map_err(|error| error.to_string())?;
+        let report: Value = serde_json::from_slice(&output.stdout).map_err(|error| format!("iperf3: {error}"))?;
+        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+        let rate = rate.ok_or_else(|| format!("iperf3: {}", report["error"]))?;
+        self.wait_until_it_listens()?;
+        Ok(rate / 1e6)
+    }
 }
