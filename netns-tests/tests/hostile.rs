@@ -142,7 +142,9 @@ fn what_cannot_work_ends_with_one_clear_line() {
     run("[device", "alpha-1.toml");
     run(&good.replace("[black]", "[black]\ncolour = 1"), "colour");
     run(&good.replace("interface = \"black0\"", "interface = \"nosuch0\""), "nosuch0");
-    run(&good.replace("hello_interval = \"250ms\"", "hello_interval = \"1ms\""), "hello_interval");
+    let mut too_often = good.clone();
+    Lab::set_hello_interval(&mut too_often, Duration::from_millis(1));
+    run(&too_often, "hello_interval");
     run(&good.replace("Alpha/alpha-1.key", "Alpha/none.key"), "none.key");
     run(&good.replace("Alpha/alpha-1.key", "Bravo/bravo-1.key"), "match");
     run(&good.replace("name = \"alpha-1\"", "name = \"alpha-2\""), "device.name");
