@@ -19,6 +19,8 @@ fn wrong_use_is_two() {
         &["demo", "--routers", "51"],
         &["demo", "--routers", "x"],
         &["demo", "--dataplane", "hardware"],
+        &["demo", "--hello-interval", "49ms"],
+        &["demo", "--hello-interval", "61s"],
         &["pki", "init", "somewhere"],
         &["pki", "issue", "somewhere", "--name", "d", "--days", "0"],
     ] {

@@ -63,6 +63,7 @@ impl KeyAgreement {
         self.filling = self.filling.carried(&epoch, &self.roster);
         self.epoch = epoch;
         self.transaction = None;
+        self.wish = None;
         self.claim = None;
         self.recovery = None;
         if self.epoch.instance() != was_instance {

@@ -24,7 +24,7 @@ use crate::refresh::Refreshing;
 use crate::roster::Roster;
 use crate::secret::{Secret, SecretSource};
 use crate::succession::{Claim, Departure};
-use crate::transaction::{Pending, Transaction};
+use crate::transaction::{Pending, Transaction, Wish};
 use crate::{Config, Counters, Event, Refusal};
 
 /// Waiting datagrams of one source and sources that wait: those at whose address a neighbour was heard, or of whose
@@ -90,6 +90,7 @@ pub struct KeyAgreement {
     pub(crate) sluggish: Patience,
     pub(crate) filling: Filling,
     pub(crate) refreshing: Refreshing,
+    pub(crate) wish: Option<Wish>,
     pub(crate) seen: SeenHeaders,
     pub(crate) claim: Option<Claim>,
     pub(crate) recovery: Option<Recovery>,
@@ -137,6 +138,7 @@ impl KeyAgreement {
             sluggish: Patience::default(),
             filling: Filling::new(&epoch),
             refreshing: Refreshing::default(),
+            wish: None,
             seen: SeenHeaders::default(),
             epoch,
             claim: None,
@@ -298,6 +300,7 @@ impl KeyAgreement {
         self.handle_claim_timer(now);
         self.handle_filling_timers(now);
         self.handle_refresh_timer(now);
+        self.handle_wish_timer(now);
         self.consider(now);
     }
 
@@ -315,6 +318,7 @@ impl KeyAgreement {
             self.claim.as_ref().map(|claim| claim.at),
             self.next_filling_timer(),
             self.next_refresh_timer(),
+            self.wish.as_ref().map(|wish| wish.say_at),
         ]
         .into_iter()
         .flatten()

@@ -29,6 +29,15 @@ const ASTRAY_INTERVALS: u32 = 3;
 /// Who joins and does not acknowledge waits so many times as long in the end.
 const MAX_SLUGGISH: u32 = 1024;
 
+/// A member's wish for a new key is said again after this, doubling.
+const SAY_AGAIN: Duration = Duration::from_millis(250);
+
+/// That of a member that is not the manager; any new epoch fulfils it.
+pub(crate) struct Wish {
+    pub(crate) say_at: Time,
+    backoff: Duration,
+}
+
 /// What waits for the next commit.
 #[derive(Default)]
 pub(crate) struct Pending {
@@ -69,12 +78,22 @@ struct Removals {
 }
 
 impl KeyAgreement {
-    /// Asks for a new group key.
+    /// Asks for a new group key, until there is one.
     pub fn rekey(&mut self, now: Time) {
         if self.is_tm() {
             self.pending.rekey = true;
             self.consider(now);
-        } else if let Some(tm) = self.roster.get(&self.epoch.tm()) {
+        } else if self.wish.is_none() {
+            self.wish = Some(Wish { say_at: now, backoff: SAY_AGAIN });
+            self.handle_wish_timer(now);
+        }
+    }
+
+    pub(crate) fn handle_wish_timer(&mut self, now: Time) {
+        let Some(wish) = self.wish.as_mut().filter(|wish| wish.say_at <= now) else { return };
+        wish.say_at = now + wish.backoff;
+        wish.backoff *= 2;
+        if let Some(tm) = self.roster.get(&self.epoch.tm()) {
             let to = Destination::Unicast(tm.address);
             let (instance, epoch) = (self.epoch.instance(), self.epoch.number());
             self.send(to, &RekeyRequest { instance, epoch, header: self.epoch.public.hash });

@@ -20,12 +20,6 @@ use crate::control;
 pub const PORTS: [u16; 2] = [4860, 4861];
 /// The same for a second daemon on a router.
 const SECOND_PORTS: [u16; 2] = [4870, 4871];
-/// Short, so that dead times are; every bound below follows from it. By satellite no shorter than the default: three
-/// intervals must be longer than the way there and back.
-fn hello_interval() -> Duration {
-    Duration::from_millis(if sky() == Some(Sky::Satellite) { 1000 } else { 250 })
-}
-
 /// Below a sky everything may take so many times as long.
 const PATIENCE: u32 = 6;
 
@@ -158,9 +152,25 @@ impl Lab {
         lab
     }
 
+    /// Of all daemons here. Short, so that dead times are; every bound below follows from it. By satellite no shorter
+    /// than the default: three intervals must be longer than the way there and back.
+    pub fn hello_interval() -> Duration {
+        Duration::from_millis(if sky() == Some(Sky::Satellite) { 1000 } else { 250 })
+    }
+
     /// Four of the hello intervals that all daemons here have.
     pub fn dead_time() -> Duration {
-        hello_interval() * 4
+        Lab::hello_interval() * 4
+    }
+
+    /// Whether the sky repeats packets and lets them overtake each other: then receivers count replays.
+    pub fn is_foul() -> bool {
+        sky() == Some(Sky::Foul)
+    }
+
+    /// As long as what takes `limit` may take below this sky.
+    pub fn patience(limit: Duration) -> Duration {
+        if sky().is_some() { limit * PATIENCE } else { limit }
     }
 
     /// A file of this laboratory.
@@ -220,6 +230,17 @@ impl Lab {
         self.program = program;
     }
 
+    /// In a router's usual configuration: hellos so often.
+    pub fn set_hello_interval(text: &mut String, interval: Duration) {
+        *text = text.replace(&hello_line(Lab::hello_interval()), &hello_line(interval));
+    }
+
+    /// In a router's usual configuration: own keys are that old at most. A change of the group is several ways there and
+    /// back, and all members' changes follow each other: so times in a test that orders them follow from the sky, too.
+    pub fn set_leaf_refresh(text: &mut String, age: Duration) {
+        *text = text.replace("[group]\n", &format!("[group]\nleaf_refresh = \"{}ms\"\n", age.as_millis()));
+    }
+
     fn write_configuration(&self, router: usize, text: &str) {
         fs::write(self.path(&format!("{}.toml", self.name(router))), text).expect("the configuration is written");
     }
@@ -249,7 +270,7 @@ interface = "black0"
 
 [discovery]
 group = "{}"
-hello_interval = "{}ms"
+{}
 
 [red]
 interfaces = ["red0"]
@@ -264,14 +285,14 @@ allow_key_export = true
 "#,
             anchors.join(", "),
             self.family.discovery_group(),
-            hello_interval().as_millis(),
+            hello_line(Lab::hello_interval()),
             plan.red_v6(),
             plan.red_v4(),
             backend,
         )
         .expect("a string takes everything");
-        if sky() == Some(Sky::Satellite) {
-            // Else a new key is used before everybody can have it.
+        if sky().is_some() {
+            // Else a new key is used before everybody can have it: that is far away, or was lost and comes again.
             text = text.replace("name = \"coalition\"\n", "name = \"coalition\"\nactivation_delay = \"5s\"\n");
         }
         text
@@ -298,11 +319,11 @@ allow_key_export = true
         }
     }
 
-    /// Ends a daemon in order; it must do so within three seconds and with status 0.
+    /// Ends a daemon in order; it must do so within three seconds, or longer below a sky, and with status 0.
     pub fn terminate(&mut self, router: usize) {
         self.signal(router, Signal::SIGTERM);
         let mut process = self.daemons[router].take().expect("the daemon runs");
-        let status = process.wait(Duration::from_secs(3)).expect("it can be waited for");
+        let status = process.wait(Lab::patience(Duration::from_secs(3))).expect("it can be waited for");
         assert_eq!(status.and_then(|status| status.code()), Some(0), "{}", self.log(router));
     }
 
@@ -314,9 +335,9 @@ allow_key_export = true
     /// Waits until a daemon has ended by itself.
     ///
     /// # Panics
-    /// When it has not within five seconds.
+    /// When it has not within five seconds, or longer below a sky.
     pub fn wait_for_end(&mut self, router: usize) {
-        let ended = wait_until(Duration::from_secs(5), || !self.runs(router));
+        let ended = wait_until(Lab::patience(Duration::from_secs(5)), || !self.runs(router));
         assert!(ended, "it still runs\n{}", self.log(router));
     }
 
@@ -450,7 +471,7 @@ allow_key_export = true
     /// # Panics
     /// With the state of all daemons when it does not come.
     pub fn wait(&self, limit: Duration, what: &str, condition: impl FnMut() -> bool) -> Duration {
-        let limit = if sky().is_some() { limit * PATIENCE } else { limit };
+        let limit = Lab::patience(limit);
         let begun = Instant::now();
         assert!(wait_until(limit, condition), "waited {limit:?} for {what}\n{}", self.describe());
         begun.elapsed()
@@ -552,6 +573,10 @@ pub fn is_kernel() -> bool {
 /// The data plane of the daemons: MUSTER_BACKEND names another than that in user space.
 fn backend() -> String {
     std::env::var("MUSTER_BACKEND").unwrap_or_else(|_| "userspace".into())
+}
+
+fn hello_line(interval: Duration) -> String {
+    format!("hello_interval = \"{}ms\"", interval.as_millis())
 }
 
 /// What lies between the routers: MUSTER_SKY, where the kernel has netem.

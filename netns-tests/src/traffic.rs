@@ -81,7 +81,7 @@ pub fn wait_for_unicast(lab: &Lab, from: usize, to: usize, ipv4: bool) {
     lab.wait(Duration::from_secs(10), &what, || {
         let (sender, receiver) = unicast_flow(lab, from, to, ipv4, 5);
         sender.finish();
-        wait_until(Duration::from_millis(100), || receiver.unique() > 0)
+        wait_until(Lab::patience(Duration::from_millis(100)), || receiver.unique() > 0)
     });
 }
 

@@ -95,7 +95,7 @@ fn come_and_go(family: Family, time: Duration) {
         let to = STAY.into_iter().filter(|to| *to != from);
         for (to, receiver) in to.zip(&receivers) {
             // What was sent last is on its way; what is lost does not come.
-            muster_netns_tests::wait_until(Duration::from_secs(1), || receiver.unique() == sent);
+            muster_netns_tests::wait_until(Lab::patience(Duration::from_secs(1)), || receiver.unique() == sent);
             let missing = receiver.tally().missing(sent);
             assert_eq!(receiver.tally().duplicates, 0);
             lost.push((from, to, sent, missing));

@@ -9,8 +9,10 @@ use muster_netns_tests::{Family, Lab, carry, carry_past, muster, say, skip};
 use muster_wire::Hash;
 
 const DAY: u64 = 24 * 60 * 60;
-/// What a certificate here still has to live when it is made.
-const LIFE: u64 = 8;
+/// What a certificate here still has to live when it is made, in seconds.
+fn life() -> u64 {
+    Lab::patience(Duration::from_secs(8)).as_secs()
+}
 
 fn unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
@@ -32,7 +34,7 @@ fn renew_root(lab: &Lab, router: usize, routers: &[usize]) -> pki::Root {
 fn issue_short_lived(lab: &Lab, root: &pki::Root, router: usize, below: Option<Hash>) -> u64 {
     loop {
         // As if issued for one day, almost a day ago.
-        let end = unix() + LIFE;
+        let end = unix() + life();
         let device = pki::issue(&root.certificate_pem, &root.key_pem, &lab.name(router), 1, end - DAY).unwrap();
         if below.is_none_or(|below| describe(&device.certificate_pem).unwrap().fingerprint < below) {
             fs::write(file_of(lab, router, "pem"), &device.certificate_pem).unwrap();
@@ -77,9 +79,9 @@ fn ends_while_a_member(family: Family, manager_too: bool) {
     assert_eq!(lab.manager(0) == victim, manager_too);
     carry(&lab, 0, &[1, 2, 3], 50);
     carry(&lab, victim, &rest, 50);
-    assert!(unix() <= end, "the machine was too slow for a certificate of {LIFE} s");
+    assert!(unix() <= end, "the machine was too slow for a certificate of {} s", life());
 
-    lab.wait(Duration::from_secs(LIFE + 10), "a group without it", || lab.is_group(&rest));
+    lab.wait(Duration::from_secs(life() + 10), "a group without it", || lab.is_group(&rest));
     let late = unix().saturating_sub(end);
     say(&format!("certificate over {family:?}, manager {manager_too}: excluded {late} s after its end"));
     assert!(unix() > end);

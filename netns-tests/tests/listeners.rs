@@ -112,10 +112,13 @@ fn who_joins_in_the_middle_gets_the_rest_and_who_leaves_no_more() {
             let receiver = Receiver::start(lan(&lab, 1), HOST_DEVICE, group, marker).unwrap();
             lab.wait(Duration::from_secs(5), "the flow at who joined", || receiver.unique() > 100);
             assert!(is_known(&lab, 1, group.ip()), "{version}: {:?}", groups(&lab, 1));
-            // From the first that came on, nothing is missing.
+            // From the first that came on, nothing is missing; but what is overtaken may have come too early, or not yet.
             let tally = receiver.tally();
             let first = (0..).find(|sequence| tally.has(*sequence)).unwrap();
-            assert_eq!(tally.missing(first + tally.unique), (0..first).collect::<Vec<_>>());
+            let overtaken = if Lab::is_foul() { u64::from(RATE) / 50 } else { 0 };
+            let inner = first + overtaken..first + tally.unique - overtaken;
+            let missing: Vec<u64> = tally.missing(inner.end).into_iter().filter(|one| inner.contains(one)).collect();
+            assert!(missing.is_empty(), "{missing:?} of {inner:?}");
             assert_eq!(tally.duplicates, 0);
 
             drop(receiver);

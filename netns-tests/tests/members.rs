@@ -90,7 +90,7 @@ fn leave_on_command_ends_the_daemon() {
     }
     let mut lab = Lab::group(3);
     assert_eq!(lab.ask(1, &["leave"]).status, 0);
-    assert!(wait_until(Duration::from_secs(3), || !lab.runs(1)), "{}", lab.log(1));
+    assert!(wait_until(Lab::patience(Duration::from_secs(3)), || !lab.runs(1)), "{}", lab.log(1));
     lab.wait_for_group(&[0, 2]);
 }
 
@@ -100,9 +100,10 @@ fn a_link_down_for_less_than_the_dead_time_is_no_event() {
         return;
     }
     // An interval that a busy machine's polling cannot miss.
+    let interval = Lab::hello_interval() * 4;
     let mut lab = Lab::new(3);
     for router in 0..3 {
-        lab.configure(router, |text| *text = text.replace("hello_interval = \"250ms\"", "hello_interval = \"1s\""));
+        lab.configure(router, |text| Lab::set_hello_interval(text, interval));
         lab.start(router);
     }
     lab.wait_for_group(&[0, 1, 2]);
@@ -112,14 +113,14 @@ fn a_link_down_for_less_than_the_dead_time_is_no_event() {
     lab.coalition.cut(victim).unwrap();
     // Two intervals of silence, by the manager's own clock.
     let name = lab.name(victim);
-    let silent = |least: u64| {
+    let silent = |least: Duration| {
         let neighbors = lab.get(manager, "neighbors");
         let neighbor = neighbors.as_array().unwrap().iter().find(|n| n["name"] == name.as_str()).unwrap();
-        neighbor["last_hello_ms"].as_u64().unwrap() > least
+        Duration::from_millis(neighbor["last_hello_ms"].as_u64().unwrap()) > least
     };
-    lab.wait(Duration::from_secs(4), "two intervals of silence", || silent(2000));
+    lab.wait(interval * 4, "two intervals of silence", || silent(interval * 2));
     lab.coalition.mend(victim).unwrap();
-    lab.wait(Duration::from_secs(4), "hellos again", || !silent(1000));
+    lab.wait(interval * 4, "hellos again", || !silent(interval));
     carry(&lab, manager, &others(3, manager), 50);
     assert_eq!(lab.state(manager).unwrap(), (key.clone(), epoch, 3));
     assert_eq!(lab.state(victim).unwrap(), (key, epoch, 3));

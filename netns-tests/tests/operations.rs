@@ -60,9 +60,10 @@ fn what_can_change_changes_without_a_rekey() {
     assert_eq!((by_command.status, by_command.stdout.as_str()), (0, "nothing has changed\n"), "{}", by_command.stderr);
     assert!(scrape(&lab, 0).is_none());
 
+    let interval = Lab::hello_interval() * 8 / 5;
     let organisation = lab.get(1, "members")[0]["organisation"].as_str().unwrap().to_owned();
     lab.configure(0, |text| {
-        *text = text.replace("hello_interval = \"250ms\"", "hello_interval = \"400ms\"");
+        Lab::set_hello_interval(text, interval);
         *text = text.replace("prefixes = [", "prefixes = [\"2001:db8:9999::/64\", ");
         text.push_str(&format!(
             "[log]\nlevel = \"debug\"\n[metrics]\nlisten = \"{METRICS}\"\n[trust.\"{organisation}\"]\nprefixes = []\n"
@@ -77,7 +78,7 @@ fn what_can_change_changes_without_a_rekey() {
         let lines = lab.get(1, what);
         lines.as_array().unwrap().iter().find(|line| line["name"] == name.as_str()).unwrap().clone()
     };
-    lab.wait(SOON, "the new interval", || line(&lab, "neighbors")["hello_interval_ms"] == 400);
+    lab.wait(SOON, "the new interval", || line(&lab, "neighbors")["hello_interval_ms"] == interval.as_millis() as u64);
     lab.wait(SOON, "the new prefix", || line(&lab, "members")["prefixes"].to_string().contains("2001:db8:9999::/64"));
     assert!(scrape(&lab, 0).unwrap().contains("muster_group_members 3\n"));
     assert_eq!(lab.state(0).unwrap(), before, "no rekey");
@@ -310,7 +311,7 @@ fn the_service_manager_is_told() {
     let mut lab = Lab::new(2);
     let path = lab.path("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(SOON)).unwrap();
+    manager.set_read_timeout(Some(Lab::patience(SOON))).unwrap();
     // Reads until a message holds the line.
     let wait_for = |line: &str| {
         let mut buffer = [0; 1024];
@@ -347,7 +348,7 @@ fn the_service_manager_is_told() {
     manager.set_nonblocking(false).unwrap();
     manager.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     assert!(manager.recv(&mut [0; 1024]).is_err(), "two and a half intervals of silence");
-    manager.set_read_timeout(Some(SOON)).unwrap();
+    manager.set_read_timeout(Some(Lab::patience(SOON))).unwrap();
     daemon.signal(Signal::SIGCONT).unwrap();
     wait_for("WATCHDOG=1");
 

@@ -37,7 +37,7 @@ fn falls_apart_and_heals(family: Family, parts: &[&[usize]]) {
     let activated = |router: &usize| lab.events_of(*router, "activated").last()?["mono_us"].as_u64();
     let last = all.iter().filter_map(activated).max().expect("all have");
     let took = Duration::from_micros(last).saturating_sub(healed);
-    let intervals = took.as_secs_f64() / (Lab::dead_time() / 4).as_secs_f64();
+    let intervals = took.as_secs_f64() / Lab::hello_interval().as_secs_f64();
     say(&format!(
         "{} parts over {family:?}: one group {took:?} after healing, {intervals:.1} hello intervals",
         parts.len()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_netns_tests::{Lab, carry, skip};
 
-/// Every router replaces its key in the tree within two seconds, over and over; nobody leaves, nothing is lost.
+/// Every router replaces its key in the tree within eight hello intervals, over and over; nobody leaves, nothing is lost.
 #[test]
 fn leaves_are_replaced_and_no_packet_is_lost() {
     if skip("leaves_are_replaced_and_no_packet_is_lost") {
@@ -12,7 +12,7 @@ fn leaves_are_replaced_and_no_packet_is_lost() {
     }
     let mut lab = Lab::new(5);
     for router in 0..5 {
-        lab.configure(router, |text| *text = text.replace("[group]\n", "[group]\nleaf_refresh = \"2s\"\n"));
+        lab.configure(router, |text| Lab::set_leaf_refresh(text, Lab::hello_interval() * 8));
         lab.start(router);
     }
     let all = [0, 1, 2, 3, 4];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::output::{Failure, because};
 
-use super::laboratory::hello_ms;
+use super::laboratory::Laboratory;
 use super::phases::Story;
 use super::timeline::Moment;
 use super::view::{Group, Status, activated};
@@ -12,12 +12,12 @@ use super::view::{Group, Status, activated};
 impl Story<'_> {
     /// Waits until the routers in `present`, and no other, are one group whose key is wanted and in use.
     pub(super) fn agree(&mut self, present: &[usize], wanted: impl Fn(&Group) -> bool) -> Result<Group, Failure> {
-        let routers = &mut self.laboratory.routers;
+        let Laboratory { routers, patience, hello_interval, .. } = &mut *self.laboratory;
         let count = present.len();
         // Discovery and exclusion take a few hellos; the rest is work on this machine's processors.
-        let limit = Duration::from_secs(10) + Duration::from_millis(hello_ms(count) * 10 + 500 * count as u64);
+        let limit = Duration::from_secs(10) + *hello_interval * 10 + Duration::from_millis(500 * count as u64);
         let mut seen: Vec<Option<Status>> = Vec::new();
-        let agreed = self.laboratory.patience.wait(limit, || {
+        let agreed = patience.wait(limit, || {
             seen = present.iter().map(|index| routers[*index].status()).collect::<Result<_, _>>()?;
             Ok(common(&seen, count).filter(|group| wanted(group)))
         })?;

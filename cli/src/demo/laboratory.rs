@@ -6,7 +6,7 @@ use std::fs::{OpenOptions, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use muster_certs::pki;
 use muster_netlab::{BLACK_DEVICE, Capture, Coalition, Nation, Plan, RED_DEVICE, RouterPlan};
@@ -33,6 +33,8 @@ pub(crate) struct Laboratory {
     pub(crate) capture: Capture,
     pub(crate) coalition: Coalition,
     pub(crate) patience: Patience,
+    /// Of all daemons.
+    pub(crate) hello_interval: Duration,
     folder: TempDir,
 }
 
@@ -42,12 +44,13 @@ impl Laboratory {
         let mut builder = tempfile::Builder::new();
         builder.prefix("muster-demo-").permissions(Permissions::from_mode(0o700));
         let folder = builder.tempdir().map_err(|e| because(format!("{}: {e}", std::env::temp_dir().display())))?;
-        let routers = equip(folder.path(), &plan, args)?;
+        let hello_interval = args.hello_interval.unwrap_or_else(|| usual_hello_interval(plan.routers.len()));
+        let routers = equip(folder.path(), &plan, hello_interval, args)?;
         patience.check()?;
         let coalition = Coalition::build(plan)?;
         // Before the first daemon, so that nothing that it sends is missed.
         let capture = Capture::start(coalition.black(), coalition.watch([PORT, PORT + 1]))?;
-        Ok(Laboratory { routers, capture, coalition, patience, folder })
+        Ok(Laboratory { routers, capture, coalition, patience, hello_interval, folder })
     }
 
     /// Starts the daemon of a router in its namespace.
@@ -65,7 +68,7 @@ impl Laboratory {
 }
 
 /// Writes all files.
-fn equip(folder: &Path, plan: &Plan, args: &DemoArgs) -> Result<Vec<Router>, Failure> {
+fn equip(folder: &Path, plan: &Plan, hello: Duration, args: &DemoArgs) -> Result<Vec<Router>, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let mut roots = BTreeMap::new();
     for nation in plan.nations() {
@@ -85,13 +88,13 @@ fn equip(folder: &Path, plan: &Plan, args: &DemoArgs) -> Result<Vec<Router>, Fai
         let place = router::folder(folder, router)?;
         write_file(&place.join(router::CERTIFICATE), &device.certificate_pem)?;
         write_file(&place.join(router::KEY), &device.key_pem)?;
-        write_file(&place.join(router::CONFIG), &configuration(plan, router, group, args))?;
+        write_file(&place.join(router::CONFIG), &configuration(plan, router, group, hello, args))?;
         Ok(Router::new(router.clone(), place))
     };
     plan.routers.iter().enumerate().map(equip).collect()
 }
 
-fn configuration(plan: &Plan, router: &RouterPlan, group: &str, args: &DemoArgs) -> String {
+fn configuration(plan: &Plan, router: &RouterPlan, group: &str, hello: Duration, args: &DemoArgs) -> String {
     // The paths are relative to this file. Quotes: Debug of these plain texts is what TOML wants.
     let list = |file: fn(&Nation) -> String| {
         plan.nations().iter().map(|nation| format!("../{}", file(nation))).collect::<Vec<_>>()
@@ -112,7 +115,7 @@ interface = "{BLACK_DEVICE}"
 [discovery]
 group = "{discovery}"
 port = {PORT}
-hello_interval = "{hello}ms"
+hello_interval = "{hello}"
 
 [red]
 interfaces = ["{RED_DEVICE}"]
@@ -134,7 +137,7 @@ device = "{TUNNEL}"
         state = router::STATE,
         discovery = if args.ipv4 { DISCOVERY_V4 } else { DISCOVERY_V6 },
         backend = args.dataplane,
-        hello = hello_ms(plan.routers.len()),
+        hello = humantime::format_duration(hello),
         red_v6 = router.red_v6(),
         red_v4 = router.red_v4(),
     );
@@ -153,12 +156,12 @@ device = "{TUNNEL}"
 
 /// Short, so that a silent death is noticed soon; longer when many share this machine's processors, because each
 /// hello is checked by all others.
-pub(crate) fn hello_ms(routers: usize) -> u64 {
-    match routers {
+fn usual_hello_interval(routers: usize) -> Duration {
+    Duration::from_millis(match routers {
         ..=10 => 250,
         11..=25 => 500,
         _ => 1000,
-    }
+    })
 }
 
 fn anchor(nation: &Nation) -> String {

@@ -65,6 +65,19 @@ fn a_refresh_that_is_lost_is_said_again_and_rides_on_the_next_commit() {
     assert_ne!(publics(&net)[&member(device)], old);
 }
 
+#[test]
+fn a_wish_for_a_new_key_that_is_lost_is_said_again() {
+    let mut net = group(3);
+    let before = net.devices[0].machine.epoch.number();
+    net.filter = Box::new(|from, _, _| from != 2);
+    net.command(2, KeyAgreement::rekey);
+    net.filter = Box::new(|_, _, _| true);
+    net.run_for(Duration::from_secs(4));
+    assert!(net.is_one_group());
+    // One for it, and no more when it is there.
+    assert_eq!(net.devices[0].machine.epoch.number(), before + 1);
+}
+
 /// ```text
 ///  device ──refresh──► TM      TM dies before it commits
 ///  successor ──claim──► all    on the tree with the old leaf
