@@ -29,6 +29,10 @@ const ASTRAY_INTERVALS: u32 = 3;
 /// Who joins and does not acknowledge waits so many times as long in the end.
 const MAX_SLUGGISH: u32 = 1024;
 
+/// Who is excluded reads on for so long at most: as long as it may take the others to hold the new key. Had they to do without,
+/// what is sent under it would be lost to them; and to notice that somebody is gone took longer.
+pub(crate) const EXCLUSION_DELAY: Duration = Duration::from_millis(200);
+
 /// A member's wish for a new key is said again after this, doubling.
 const SAY_AGAIN: Duration = Duration::from_millis(250);
 
@@ -69,6 +73,8 @@ pub(crate) struct Transaction {
     repeat_at: Time,
     backoff: Duration,
     deadline: Time,
+    /// When it is sent under if it excludes somebody, acknowledged or not.
+    activate_at: Option<Time>,
 }
 
 /// Who goes, and whether that cannot wait.
@@ -195,10 +201,8 @@ impl KeyAgreement {
             repeat_at: now + backoff,
             backoff,
             deadline: now + self.config.activation_delay,
+            activate_at: urgent.then(|| now + self.config.activation_delay.min(EXCLUSION_DELAY)),
         });
-        if urgent {
-            self.announce_active(now);
-        }
         self.finish_if_acknowledged(now);
         Ok(())
     }
@@ -243,6 +247,9 @@ impl KeyAgreement {
 
     pub(crate) fn handle_transaction_timers(&mut self, now: Time) {
         let in_hellos = self.acknowledges_in_hellos();
+        if self.transaction.as_mut().is_some_and(|one| one.activate_at.take_if(|at| *at <= now).is_some()) {
+            self.announce_active(now);
+        }
         let Some(transaction) = &mut self.transaction else { return };
         if transaction.deadline <= now {
             let silent = std::mem::take(&mut transaction.awaiting);
@@ -270,8 +277,9 @@ impl KeyAgreement {
 
     pub(crate) fn next_transaction_timer(&self) -> Option<Time> {
         let running = self.transaction.as_ref().map(|transaction| transaction.repeat_at.min(transaction.deadline));
+        let activation = self.transaction.as_ref().and_then(|transaction| transaction.activate_at);
         let next_commit = if self.is_tm() && self.departure.is_none() { self.next_commit() } else { None };
-        [running, next_commit].into_iter().flatten().min()
+        [running, activation, next_commit].into_iter().flatten().min()
     }
 
     /// When [`Self::consider_transaction`] would make a commit, as things stand.

@@ -1,8 +1,8 @@
 //! Packets of the group that come before their SA.
 //!
-//! Who excludes somebody sends under the new key at once, some milliseconds before the others have it; and any commit
-//! may reach one member later than what another then sends. Such packets wait here for the SA, so that a rekey loses
-//! none; what no SA comes for in time was none of ours.
+//! Who excludes somebody sends under the new key soon, whether the others have it or not; and any commit may reach one member later
+//! than what another then sends. Such packets wait here for the SA, so that a rekey loses none; what no SA comes for in time
+//! was none of ours.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

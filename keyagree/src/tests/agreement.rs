@@ -10,6 +10,7 @@ use muster_wire::mike::Ack;
 use muster_wire::{Envelope, Kind};
 
 use crate::activation::{LiveEpoch, MAX_LIVE};
+use crate::transaction::EXCLUSION_DELAY;
 use crate::tree::Slot;
 
 pub(super) fn group(count: usize) -> Net {
@@ -57,6 +58,33 @@ fn a_member_that_dies_is_excluded_and_the_key_is_new() {
     assert_ne!(net.devices[0].machine.keys().fingerprint(), before);
     assert_eq!(net.devices[0].machine.members().count(), 4);
     assert!(!net.devices[3].fingerprints.contains(&net.devices[0].machine.keys().fingerprint()));
+}
+
+/// What is sent under a key before the others hold it is lost to them.
+#[test]
+fn an_exclusion_is_sent_under_when_all_others_hold_the_key() {
+    let mut net = group(5);
+    let before = net.devices[0].outbound;
+    net.kill(3, Duration::from_secs(4));
+    let switched = |net: &Net| {
+        [0, 1, 2, 4].into_iter().find_map(|d| net.devices[d].outbound.filter(|_| net.devices[d].outbound != before))
+    };
+    let took = net.run_until_true(Duration::from_secs(5), |net| switched(net).is_some());
+    assert!(took < Duration::from_millis(4100), "no longer than it takes: {took:?}");
+    let new = switched(&net).unwrap();
+    assert!([0, 1, 2, 4].into_iter().all(|device| net.devices[device].inbound.contains(&new)));
+}
+
+#[test]
+fn who_is_silent_holds_an_exclusion_up_for_a_moment_only() {
+    let mut net = group(5);
+    let before = net.devices[0].outbound;
+    net.kill(3, Duration::from_millis(4300));
+    // It falls silent, and discovery has not noticed yet.
+    net.devices[4].up = false;
+    let took = net.run_until_true(Duration::from_secs(5), |net| net.devices[0].outbound != before);
+    let least = Duration::from_millis(4300) + EXCLUSION_DELAY;
+    assert!((least..least + Duration::from_millis(50)).contains(&took), "{took:?}");
 }
 
 #[test]
