@@ -198,7 +198,7 @@ defaulted! {
         instance: u8 = 0,
         /// Of everything that leaves on black.
         hop_limit: u8 = 64,
-        /// Threads of ESP in user space, each way; by itself half as many as there are processors.
+        /// Threads of ESP in user space, each way.
         workers: Option<u8> = None,
         /// The outer header shows the inner DSCP.
         copy_dscp: bool = true,
@@ -215,13 +215,6 @@ defaulted! {
 }
 
 impl File {
-    /// Threads of ESP in user space, each way: as many as there are processors, in all, if nothing else is said.
-    pub(crate) fn workers(&self) -> u8 {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let half = u8::try_from(processors / 2).unwrap_or(MOST_WORKERS).clamp(1, MOST_WORKERS);
-        self.dataplane.workers.unwrap_or(half)
-    }
-
     /// Reads a configuration, without what it names: enough for the block, which must not depend on certificates.
     pub fn load(path: &Path) -> Result<File, SettingsError> {
         File::parse(path, &read(path)?)
@@ -245,6 +238,13 @@ impl File {
             device: self.dataplane.device.clone(),
             own_prefixes: own,
         }
+    }
+
+    /// As configured, else half as many as there are processors.
+    pub(crate) fn workers(&self) -> u8 {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let half = u8::try_from(processors / 2).unwrap_or(MOST_WORKERS).clamp(1, MOST_WORKERS);
+        self.dataplane.workers.unwrap_or(half)
     }
 }
 

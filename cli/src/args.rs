@@ -191,9 +191,10 @@ pub(crate) struct DemoArgs {
     /// What carries the traffic: auto (the kernel's ESP where it can be started, else userspace), kernel or userspace
     #[arg(long, value_name = "BACKEND", default_value = "auto", value_parser = backend)]
     pub(crate) dataplane: String,
-    /// How often each router says hello, 50ms to 60s; without it 250ms, for more than ten routers less often
+    /// Time between a router's hellos, 50ms to 60s; without it 250ms, above ten routers longer
     ///
-    /// A loss is noticed after four of them. On a slow machine a longer one leaves the daemons time for their work.
+    /// A router is lost after four hellos that do not come. On a slow machine a longer time leaves the daemons more for their
+    /// work.
     #[arg(long, value_name = "TIME", value_parser = hello_interval)]
     pub(crate) hello_interval: Option<Duration>,
     /// Print one JSON object at the end, and nothing else

@@ -37,7 +37,7 @@ pub struct EspConfig {
     pub own_prefixes: Vec<IpNet>,
     /// 0 to 15: keeps several groups on one router apart.
     pub instance: u8,
-    /// Threads of ESP in user space, each way: 1 to 16. The kernel's ESP has its own.
+    /// Threads of ESP in user space, each way: 1 to [`MOST_WORKERS`]. The kernel's ESP has its own.
     pub workers: u8,
     /// Keys that this process has installed; the same for every start.
     pub ledger: KeyLedger,

@@ -29,8 +29,8 @@ const ASTRAY_INTERVALS: u32 = 3;
 /// Who joins and does not acknowledge waits so many times as long in the end.
 const MAX_SLUGGISH: u32 = 1024;
 
-/// Who is excluded reads on for so long at most: as long as it may take the others to hold the new key. Had they to do without,
-/// what is sent under it would be lost to them; and to notice that somebody is gone took longer.
+/// After this the manager says ACTIVATE of an epoch that excludes somebody, acknowledged or not. Not at once: what is sent under a
+/// key is lost to who does not hold it yet, and to notice that somebody is gone took longer.
 pub(crate) const EXCLUSION_DELAY: Duration = Duration::from_millis(200);
 
 /// A member's wish for a new key is said again after this, doubling.

@@ -232,12 +232,15 @@ impl Lab {
 
     /// In a router's usual configuration: hellos so often.
     pub fn set_hello_interval(text: &mut String, interval: Duration) {
-        *text = text.replace(&hello_line(Lab::hello_interval()), &hello_line(interval));
+        let usual = hello_line(Lab::hello_interval());
+        assert!(text.contains(&usual), "it is no usual configuration");
+        *text = text.replace(&usual, &hello_line(interval));
     }
 
     /// In a router's usual configuration: own keys are that old at most. A change of the group is several ways there and
     /// back, and all members' changes follow each other: so times in a test that orders them follow from the sky, too.
     pub fn set_leaf_refresh(text: &mut String, age: Duration) {
+        assert!(text.contains("[group]\n"), "it is no usual configuration");
         *text = text.replace("[group]\n", &format!("[group]\nleaf_refresh = \"{}ms\"\n", age.as_millis()));
     }
 

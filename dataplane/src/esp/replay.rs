@@ -1,7 +1,7 @@
 //! The anti-replay window (RFC 4303 3.4.3), after the method of RFC 6479.
 
-/// Sequence numbers accepted below the highest one seen: as many as the kernel has at most. Several threads send under one SA, and
-/// one that is held up has given its packets their numbers.
+/// Sequence numbers accepted below the highest one seen: as many as the kernel has at most. Several threads send under one
+/// SA, and one that is held up has given its packets their numbers.
 pub(crate) const WINDOW: u32 = 4096;
 
 /// One word more than the window has, so that a word can be cleared while all of the window is still known.

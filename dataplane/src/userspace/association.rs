@@ -61,7 +61,7 @@ impl Record {
 pub(crate) struct Inbound {
     pub(crate) record: Record,
     pub(crate) cipher: Cipher,
-    /// Held for a look or a mark; one thread receives, so it is free.
+    /// Held for a look or a mark; one thread receives what has this SPI, so it is free.
     window: Mutex<ReplayWindow>,
     pub(crate) replay_drops: AtomicU64,
     pub(crate) auth_failures: AtomicU64,

@@ -7,6 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use libc::{
+    BPF_ABS, BPF_ALU, BPF_B, BPF_IND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MOD, BPF_MSH, BPF_RET, BPF_W,
+};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
@@ -171,11 +174,20 @@ impl Black {
 impl Share {
     /// Every raw socket is shown every packet; this lets those pass whose SPI leaves `nth` when divided by `of` (classic BPF).
     fn filter(self, ipv4: bool) -> Vec<SockFilter> {
-        // BPF_LDX|BPF_B|BPF_MSH, the length of the IPv4 header, which IPv6 has not here; BPF_LD|BPF_W|BPF_IND or BPF_ABS.
-        let load = if ipv4 { vec![(0xb1, 0, 0), (0x40, 0, 0)] } else { vec![(0x20, 0, 0)] };
-        // BPF_ALU|BPF_MOD|BPF_K; BPF_JMP|BPF_JEQ|BPF_K over the first of two BPF_RET|BPF_K: nothing, all of it.
-        let rest = [(0x94, 0, self.of.into()), (0x15, 1, self.nth.into()), (0x06, 0, 0), (0x06, 0, u32::MAX)];
-        load.into_iter().chain(rest).map(|(code, yes, k)| SockFilter::new(code, yes, 0, k)).collect()
+        // The SPI. A raw socket is shown the IP header of IPv4 before it, and none of IPv6.
+        let load = if ipv4 {
+            vec![(BPF_LDX | BPF_B | BPF_MSH, 0, 0), (BPF_LD | BPF_W | BPF_IND, 0, 0)]
+        } else {
+            vec![(BPF_LD | BPF_W | BPF_ABS, 0, 0)]
+        };
+        let rest = [
+            (BPF_ALU | BPF_MOD | BPF_K, 0, self.of.into()),
+            // Ours: over the refusal.
+            (BPF_JMP | BPF_JEQ | BPF_K, 1, self.nth.into()),
+            (BPF_RET | BPF_K, 0, 0),
+            (BPF_RET | BPF_K, 0, u32::MAX),
+        ];
+        load.into_iter().chain(rest).map(|(code, yes, k)| SockFilter::new(code as u16, yes, 0, k)).collect()
     }
 }
 

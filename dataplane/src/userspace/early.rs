@@ -1,8 +1,8 @@
 //! Packets of the group that come before their SA.
 //!
-//! Who excludes somebody sends under the new key soon, whether the others have it or not; and any commit may reach one member later
-//! than what another then sends. Such packets wait here for the SA, so that a rekey loses none; what no SA comes for in time
-//! was none of ours.
+//! A key that excludes somebody is sent under after 200 ms though not all have acknowledged it (`keyagree/SPEC.md`, 6), and
+//! any commit may reach one member later than what another then sends. Such packets wait here for the SA, so that a rekey loses
+//! none; what no SA comes for in time was none of ours.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -1,8 +1,7 @@
-//! The two packet threads. Each waits, then takes what is there, a batch at a time.
+//! The packet threads, `workers` each way. Each waits, then takes what is there, a batch at a time.
 //!
-//! The device hands over many segments of one TCP or UDP flow as one packet, and takes those of TCP so (virtio-net headers, as
-//! GSO and GRO have it): forwarding and the hosts' stacks are then paid once for some forty packets. On black each is a packet
-//! of its own, many in one system call (`mmsg.rs`).
+//! The device hands over many segments of one TCP or UDP flow as one packet, and takes them so (virtio-net headers, `gro.rs`).
+//! On black each is a packet of its own, many in one system call (`mmsg.rs`).
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;

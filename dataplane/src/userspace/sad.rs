@@ -1,6 +1,6 @@
 //! The security association database (RFC 4301 4.4.2), and the way of a packet through it. No I/O.
 //!
-//! The two packet threads read tables that are replaced as a whole, never changed (arc-swap): a rekey neither waits
+//! The packet threads read tables that are replaced as a whole, never changed (arc-swap): a rekey neither waits
 //! for a packet nor makes one wait.
 
 use std::collections::{HashMap, HashSet};

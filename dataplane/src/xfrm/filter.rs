@@ -41,12 +41,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
+use tracing::debug;
 
 use super::nft::{
     Attributes, Compare, DEL_ELEMENTS, DEL_RULE, DEL_TABLE, FIRST, FROM_DEVICE, GET_ELEMENTS, GET_RULE, MARK,
     NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, PAIR, PAIR_SECOND, TO_DEVICE, clear_df, clear_flow_label,
     compare, counter, elements_in, expression, family, fragment_of, interface, is_family, is_multicast_v4, is_protocol,
-    masked, message, meta, octets, payload, source_in, transaction, transport, verdict,
+    kind_of, masked, message, meta, octets, payload, source_in, transaction, transport, verdict,
 };
 use crate::config::EspConfig;
 use crate::netlink::batch::{BatchSocket, Request};
@@ -61,8 +62,6 @@ const FORWARD: u32 = 2;
 const POST_ROUTING: u32 = 4;
 /// NF_IP_PRI_RAW_BEFORE_DEFRAG: connection tracking puts fragments together, and the whole counts as the first one's sender's.
 const BEFORE_DEFRAGMENTATION: i32 = -450;
-/// Rules of `in` behind the counter.
-const REFUSALS: usize = 4;
 const CHAIN: &str = "in";
 const OUTWARD: &str = "out";
 const ENCRYPTED: &str = "encrypted";
@@ -145,14 +144,15 @@ impl Filter {
         if *content == wanted {
             return Ok(());
         }
-        let changes = self.changes(content, &wanted);
-        if content.own != wanted.own {
-            self.keep_counts();
-        }
+        let (changes, rules_stay) = (self.changes(content, &wanted), content.own == wanted.own);
+        // What rules that are replaced have counted goes with them.
+        let counted = if rules_stay { self.dropped } else { self.dropped() };
         match self.socket.transact(&transaction(changes)) {
-            Ok(()) => self.content = Some(wanted),
-            // Somebody has taken part of it away.
-            Err(_) => self.set_all(wanted)?,
+            Ok(()) => (self.dropped, self.content) = (counted, Some(wanted)),
+            Err(error) => {
+                debug!(%error, "the packet filter cannot be changed in place; it is set as a whole");
+                self.set_all(wanted)?;
+            }
         }
         Ok(())
     }
@@ -167,15 +167,10 @@ impl Filter {
     }
 
     fn set_all(&mut self, wanted: Content) -> Result<(), Error> {
-        self.keep_counts();
+        let counted = self.dropped();
         self.socket.transact(&transaction(self.all(&wanted)))?;
-        self.content = Some(wanted);
+        (self.dropped, self.content) = (counted, Some(wanted));
         Ok(())
-    }
-
-    /// Before rules are replaced: what they have counted goes with them.
-    fn keep_counts(&mut self) {
-        self.dropped = self.dropped();
     }
 
     /// The whole table, in the place of any that is there.
@@ -218,6 +213,7 @@ impl Filter {
         }
         messages
     }
+
     /// Of the chain `in`.
     fn rules(&self, own: &[IpNet]) -> Vec<Request> {
         let from_device = || interface(FROM_DEVICE, &self.device);
@@ -259,9 +255,9 @@ impl Filter {
 
     /// Whether all rules and elements are there.
     pub(super) fn stands(&mut self) -> bool {
-        let Some(Content { own, pairs }) = &self.content else { return false };
-        let rules = own.len() + SETS.len() + 1 + REFUSALS + usize::from(self.clear_df) + 1;
-        let pairs = pairs.each_ref().map(BTreeSet::len);
+        let Some(content) = &self.content else { return false };
+        let rules = self.all(content).iter().filter(|message| message.kind == kind_of(NEW_RULE)).count();
+        let pairs = content.pairs.each_ref().map(BTreeSet::len);
         self.read().is_ok_and(|(found, _)| found == rules)
             && SETS.iter().zip(pairs).all(|(set, pairs)| self.count(set).is_ok_and(|found| found == pairs))
     }

@@ -58,12 +58,17 @@ pub(super) fn transaction(messages: impl IntoIterator<Item = Request>) -> Vec<Re
     [bound(BATCH_BEGIN)].into_iter().chain(messages).chain([bound(BATCH_END)]).collect()
 }
 
+/// As netlink has it.
+pub(super) fn kind_of(message: u16) -> u16 {
+    SUBSYSTEM << 8 | message
+}
+
 pub(super) fn message(kind: u16, attributes: Attributes) -> Request {
     // struct nfgenmsg: family, version, resource.
     let body = [&[INET, 0, 0, 0][..], &attributes.0].concat();
     let create = [NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_ELEMENTS].contains(&kind);
     Request {
-        kind: SUBSYSTEM << 8 | kind,
+        kind: kind_of(kind),
         // A rule is appended where it is not said otherwise (NLM_F_APPEND).
         flags: NLM_F_REQUEST | if create { NLM_F_CREATE } else { 0 } | if kind == NEW_RULE { 0x800 } else { 0 },
         body: Zeroizing::new(body),
@@ -247,5 +252,15 @@ mod tests {
         assert_eq!(counter(&without), None);
         let whole = told(5);
         assert!((0..whole.len()).all(|len| counter(&whole[..len]).is_none()), "cut off");
+    }
+    #[test]
+    fn elements_of_a_dump_are_counted() {
+        let element = || Attributes::new().nest(1, Attributes::new().bytes(1, &[7; 8]));
+        let told = |list: Attributes| {
+            [vec![INET, 0, 0, 0], Attributes::new().text(1, "muster0").text(2, "group4").nest(3, list).0].concat()
+        };
+        assert_eq!(elements_in(&told(Attributes::new().nest(1, element()).nest(1, element()))), 2);
+        assert_eq!(elements_in(&told(Attributes::new())), 0);
+        assert_eq!(elements_in(&[INET, 0, 0, 0]), 0);
     }
 }

@@ -15,7 +15,8 @@ pub(crate) fn set_up(near: &Router, far: &Router, at: usize) -> Result<(), Strin
     let (red, beyond) = (near.plan.red_v6(), far.plan.red_v6());
     // One SA for each direction, which both ends know: SPI, and key and salt of AES-256-GCM.
     let sas = [("0x1001", "a1".repeat(36)), ("0x1002", "b2".repeat(36))];
-    let ends = [(here, there, &sas[at], 0), (there, here, &sas[1 - at], 2048)];
+    // The window is as large as Muster's (dataplane/src/esp/replay.rs).
+    let ends = [(here, there, &sas[at], 0), (there, here, &sas[1 - at], 4096)];
     let ways = [("out", red, beyond, here, there), ("in", beyond, red, there, here), ("fwd", beyond, red, there, here)];
     let within = || {
         ip(&format!("link add {DEVICE} type xfrm dev {BLACK_DEVICE} if_id 1"))?;

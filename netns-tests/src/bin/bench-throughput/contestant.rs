@@ -67,7 +67,7 @@ impl Contestant {
             line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or_default() / 1024.0
         };
         let muster = (0..2).filter(|_| self.muster).map(|router| self.lab.process(router));
-        muster.chain(self.processes.iter().map(Process::id)).map(of).fold(0.0, |sum, one| sum + one)
+        muster.chain(self.processes.iter().map(Process::id)).map(of).fold(0.0, |sum, one| sum + one) // Not sum(): of nothing that is -0.0.
     }
 
     fn start_muster(&mut self, backend: &str) {

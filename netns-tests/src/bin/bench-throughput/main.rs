@@ -26,7 +26,7 @@ use udp::{Bound, Highest};
 #[derive(Parser)]
 #[command(about = "Measures the throughput of the tunnel, beside others")]
 struct Arguments {
-    /// Who takes part.
+    /// Who takes part; beside these "muster kernel" and "ip xfrm", which need the kernel's ESP.
     #[arg(long, value_delimiter = ',', default_values_t = NAMES.map(String::from))]
     contestants: Vec<String>,
     /// Seconds of each measurement of TCP.
@@ -108,7 +108,7 @@ fn table(arguments: &Arguments) {
             of(|one| one.after),
         );
     }
-    println!("\n≥: it was the sender that could not send more, on the processors that all share.");
+    println!("\n≥: the sender could not send more, on the processors that all share, or no higher rate is tried.");
 }
 
 /// Both stand all the time, and are measured by turns: what else the machine does hits both alike.
