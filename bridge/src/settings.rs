@@ -199,7 +199,7 @@ defaulted! {
         /// Of everything that leaves on black.
         hop_limit: u8 = 64,
         /// Threads of ESP in user space, each way.
-        workers: Option<u8> = None,
+        workers: u8 = 1,
         /// The outer header shows the inner DSCP.
         copy_dscp: bool = true,
         /// `sas --show-keys` answers.
@@ -238,13 +238,6 @@ impl File {
             device: self.dataplane.device.clone(),
             own_prefixes: own,
         }
-    }
-
-    /// As configured, else half as many as there are processors.
-    pub(crate) fn workers(&self) -> u8 {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let half = u8::try_from(processors / 2).unwrap_or(MOST_WORKERS).clamp(1, MOST_WORKERS);
-        self.dataplane.workers.unwrap_or(half)
     }
 }
 
@@ -356,7 +349,7 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if file.dataplane.hop_limit == 0 {
         return value("dataplane.hop_limit", "is 0: no packet would leave; use 64".into());
     }
-    if file.dataplane.workers.is_some_and(|workers| !(1..=MOST_WORKERS).contains(&workers)) {
+    if !(1..=MOST_WORKERS).contains(&file.dataplane.workers) {
         return value("dataplane.workers", format!("must be 1 to {MOST_WORKERS}"));
     }
     let named = [("black.interface", &file.black.interface), ("dataplane.device", &file.dataplane.device)];

@@ -76,7 +76,6 @@ fn the_default_configuration_says_what_holds_without_it() {
     // What has no default has an example.
     assert!(all.device.name.take().is_some() && !std::mem::take(&mut all.device.crls).is_empty());
     assert!(all.black.address.take().is_some() && all.metrics.take().is_some());
-    assert!(all.dataplane.workers.take().is_some());
     assert!(!std::mem::take(&mut all.red.interfaces).is_empty());
     assert!(!std::mem::take(&mut all.red.prefixes).is_empty());
     assert!(!std::mem::take(&mut all.trust).is_empty());

@@ -43,6 +43,9 @@ pub struct Running {
 /// What a program says that was built with the feature `null-cipher`.
 const NOT_ENCRYPTED: &str = "null cipher: nothing is encrypted";
 
+/// The environment variable without which it does not run: nobody is to have it by accident.
+const ASKED_FOR: &str = "MUSTER_NULL_CIPHER";
+
 /// Starts a data plane. With [`Backend::Auto`] the kernel's is tried: it is started, and what it lacks is the reason for
 /// the other one. Built with the feature `null-cipher`, the program starts that in user space or nothing.
 ///
@@ -72,6 +75,9 @@ fn null_cipher(backend: Backend, config: EspConfig) -> Result<Running, Error> {
         return Err(Error::Config(format!(
             "dataplane.backend: this program cannot use the kernel's ({NOT_ENCRYPTED})"
         )));
+    }
+    if std::env::var_os(ASKED_FOR).is_none() {
+        return Err(Error::Config(format!("{NOT_ENCRYPTED}: this program runs only where {ASKED_FOR} is set")));
     }
     warn!("{NOT_ENCRYPTED}; this program was built for measuring");
     userspace(config, NOT_ENCRYPTED.to_owned())

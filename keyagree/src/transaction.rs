@@ -33,8 +33,10 @@ const MAX_SLUGGISH: u32 = 1024;
 /// key is lost to who does not hold it yet, and to notice that somebody is gone took longer.
 pub(crate) const EXCLUSION_DELAY: Duration = Duration::from_millis(200);
 
-/// A member's wish for a new key is said again after this, doubling.
+/// A member's wish for a new key is said again after this, doubling up to the other.
 const SAY_AGAIN: Duration = Duration::from_millis(250);
+
+const LONGEST_SILENCE: Duration = Duration::from_secs(8);
 
 /// That of a member that is not the manager; any new epoch fulfils it.
 pub(crate) struct Wish {
@@ -89,7 +91,7 @@ impl KeyAgreement {
         if self.is_tm() {
             self.pending.rekey = true;
             self.consider(now);
-        } else if self.wish.is_none() {
+        } else {
             self.wish = Some(Wish { say_at: now, backoff: SAY_AGAIN });
             self.handle_wish_timer(now);
         }
@@ -98,7 +100,7 @@ impl KeyAgreement {
     pub(crate) fn handle_wish_timer(&mut self, now: Time) {
         let Some(wish) = self.wish.as_mut().filter(|wish| wish.say_at <= now) else { return };
         wish.say_at = now + wish.backoff;
-        wish.backoff *= 2;
+        wish.backoff = (wish.backoff * 2).min(LONGEST_SILENCE);
         if let Some(tm) = self.roster.get(&self.epoch.tm()) {
             let to = Destination::Unicast(tm.address);
             let (instance, epoch) = (self.epoch.instance(), self.epoch.number());
@@ -172,6 +174,9 @@ impl KeyAgreement {
         let message = Message::new(MessageKind::Commit, epoch.public.hash, codec::encode(&commit)?);
 
         let retire_after = if urgent { self.config.activation_delay } else { self.config.deactivation_delay };
+        let own = urgent.then(|| now + self.config.activation_delay.min(EXCLUSION_DELAY));
+        // Who was excluded before is not to read on because others are now.
+        let excludes_since = self.transaction.as_ref().and_then(|before| before.activate_at);
         self.enter(now, epoch, retire_after);
         // A hand-over that is out spoke of the epoch before.
         self.join = None;
@@ -201,7 +206,7 @@ impl KeyAgreement {
             repeat_at: now + backoff,
             backoff,
             deadline: now + self.config.activation_delay,
-            activate_at: urgent.then(|| now + self.config.activation_delay.min(EXCLUSION_DELAY)),
+            activate_at: [excludes_since, own].into_iter().flatten().min(),
         });
         self.finish_if_acknowledged(now);
         Ok(())

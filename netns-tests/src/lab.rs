@@ -312,6 +312,8 @@ allow_key_export = true
         let mut command = Command::new(&self.program);
         command.arg("run").arg("--config").arg(self.path(&format!("{name}.toml")));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        // Only a program without a cipher looks at it.
+        command.env("MUSTER_NULL_CIPHER", "measure");
         self.coalition.routers()[router].namespace.spawn(command).expect("the daemon starts")
     }
 

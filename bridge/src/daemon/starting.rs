@@ -48,7 +48,7 @@ impl Daemon {
             dynamic_membership: file.red.membership == "dynamic",
             own_prefixes: own.clone(),
             instance: file.dataplane.instance,
-            workers: file.workers(),
+            workers: file.dataplane.workers,
             ledger: outside.ledger.clone(),
         };
         // It was checked to be one.

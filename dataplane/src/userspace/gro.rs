@@ -182,7 +182,7 @@ impl Shape {
     fn of(packet: &[u8], udp: bool) -> Option<Shape> {
         let (protocol, ip_header, len) = match packet.first()? {
             // Without options, a fragment of nothing.
-            0x45 if packet.len() >= 20 && packet[6] & 0x3f == 0 && packet[7] == 0 => {
+            0x45 if packet.len() >= 20 && packet[6] & 0x3f == 0 && packet[7] == 0 && checksum(&packet[..20]) == 0 => {
                 (packet[9], 20, usize::from(u16::from_be_bytes([packet[2], packet[3]])))
             }
             0x60..=0x6f if packet.len() >= 40 => {

@@ -105,7 +105,7 @@ impl Packets {
             let share = Share { nth, of: config.workers };
             let black = Arc::new(Black::open(config, link.index, share)?);
             let (d, b, s) = (device.clone(), black.clone(), sad.clone());
-            workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, share, stop))?;
+            workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, stop))?;
             let (d, s) = (device.clone(), sad.clone());
             workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&d, &black, &s, stop))?;
         }

@@ -12,7 +12,7 @@ use nix::poll::PollTimeout;
 use nix::sys::uio::writev;
 use tun_rs::{SyncDevice, VIRTIO_NET_HDR_LEN, VirtioNetHdr};
 
-use super::black::{Black, Outer, Share, is_transient};
+use super::black::{Black, Outer, is_transient};
 use super::device::MOST_SEGMENTS;
 use super::early::Early;
 use super::gro::{Joiner, VIRTIO_NET_HDR_F_NEEDS_CSUM};
@@ -33,15 +33,9 @@ const LOOK_AGAIN: u8 = 2;
 const INNER_END: usize = BUFFER_LEN - ICV_LEN - 8;
 
 /// Reads from the device, encrypts, sends.
-pub(super) fn red_to_black(
-    device: &SyncDevice,
-    black: &Black,
-    sad: &Sad,
-    share: Share,
-    stop: &Stop,
-) -> Result<(), Error> {
+pub(super) fn red_to_black(device: &SyncDevice, black: &Black, sad: &Sad, stop: &Stop) -> Result<(), Error> {
     let mut memory = vec![0; BATCH * BUFFER_LEN];
-    let mut red = FromRed::new(black, sad, share, &mut memory);
+    let mut red = FromRed::new(black, sad, &mut memory);
     while stop.wait(device.as_fd()).map_err(Error::io(|| "waiting for the device".into()))? {
         let read = red.read(device)?;
         red.encrypt(read)?;
@@ -61,13 +55,10 @@ struct FromRed<'a> {
     sealed: Vec<(usize, Sealed)>,
     outbox: Outbox,
     piece: Vec<u8>,
-    /// Of the last packet that was cut, and how far the next one is: no two threads give the same.
-    identification: u16,
-    step: u16,
 }
 
 impl<'a> FromRed<'a> {
-    fn new(black: &'a Black, sad: &'a Sad, share: Share, memory: &'a mut [u8]) -> Self {
+    fn new(black: &'a Black, sad: &'a Sad, memory: &'a mut [u8]) -> Self {
         FromRed {
             black,
             sad,
@@ -77,8 +68,6 @@ impl<'a> FromRed<'a> {
             sealed: Vec::with_capacity(BATCH),
             outbox: Outbox::new(),
             piece: vec![0; BUFFER_LEN],
-            identification: share.nth.into(),
-            step: share.of.into(),
         }
     }
 
@@ -135,10 +124,10 @@ impl<'a> FromRed<'a> {
 
     /// Sends packet `at` in fragments of at most `mtu` octets.
     fn send_pieces(&mut self, at: usize, mtu: usize) -> Result<(), Error> {
-        let FromRed { black, sad, buffers, lens, outbox, piece, identification, step, .. } = self;
-        *identification = identification.wrapping_add(*step);
+        let FromRed { black, sad, buffers, lens, outbox, piece, .. } = self;
+        let identification = sad.next_identification();
         let packet = &buffers[at].bytes[HEADER_LEN..HEADER_LEN + lens[at]];
-        let mut pieces = Fragments::of(packet, mtu, *identification);
+        let mut pieces = Fragments::of(packet, mtu, identification);
         while let Some(len) = pieces.write_next(&mut piece[HEADER_LEN..INNER_END]) {
             if let Some(sealed) = sad.seal(piece, len) {
                 black.send(outbox, [(&piece[..sealed.len], &sealed)].into_iter(), sad)?;

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,8 @@ pub(crate) struct Sad {
     treatment: Treatment,
     /// The largest inner packet whose ESP packet black takes whole.
     mtu: AtomicUsize,
+    /// Of the last packet that was cut.
+    identification: AtomicU16,
     /// Held while a table is replaced, so that changes do not overtake each other. No packet takes it.
     changing: Mutex<()>,
     pub(crate) counts: Counts,
@@ -135,6 +137,7 @@ impl Sad {
             ledger,
             treatment,
             mtu: AtomicUsize::new(usize::MAX),
+            identification: AtomicU16::new(0),
             changing: Mutex::new(()),
             counts: Counts::default(),
         }
@@ -143,6 +146,11 @@ impl Sad {
     /// The largest inner packet from now on.
     pub(crate) fn set_mtu(&self, mtu: usize) {
         self.mtu.store(mtu, Relaxed);
+    }
+
+    /// For the next packet that is cut, by whichever thread (RFC 791 3.2).
+    pub(crate) fn next_identification(&self) -> u16 {
+        self.identification.fetch_add(1, Relaxed).wrapping_add(1)
     }
 
     /// Whether a packet from red is to be fragmented first. Only IPv4 multicast ever is: for all else the kernel knows the

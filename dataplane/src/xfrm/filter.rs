@@ -140,11 +140,12 @@ impl Filter {
     /// Lets through what `policy` says of senders, whose SAs bear these numbers. What stays as it was is not touched.
     pub(super) fn set(&mut self, policy: &Policy, reqids: &HashMap<(MemberId, SaKind), u32>) -> Result<(), Error> {
         let wanted = Content::of(policy, reqids);
-        let Some(content) = &self.content else { return self.set_all(wanted) };
-        if *content == wanted {
+        if self.content.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        let (changes, rules_stay) = (self.changes(content, &wanted), content.own == wanted.own);
+        // Until the kernel has said so, what it has is not known.
+        let Some(content) = self.content.take() else { return self.set_all(wanted) };
+        let (changes, rules_stay) = (self.changes(&content, &wanted), content.own == wanted.own);
         // What rules that are replaced have counted goes with them.
         let counted = if rules_stay { self.dropped } else { self.dropped() };
         match self.socket.transact(&transaction(changes)) {
@@ -167,6 +168,7 @@ impl Filter {
     }
 
     fn set_all(&mut self, wanted: Content) -> Result<(), Error> {
+        self.content = None;
         let counted = self.dropped();
         self.socket.transact(&transaction(self.all(&wanted)))?;
         (self.dropped, self.content) = (counted, Some(wanted));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use ipnet::IpNet;
 use muster_dataplane::{EspConfig, Sa, SaKey};
@@ -10,7 +11,7 @@ use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::lab::{self, Capture, Ns, protocol, receive, receive_from, start, until};
-use super::tunnel::{ALICE, BOB, MARKER, Side, config, nets};
+use super::tunnel::{ALICE, BOB, Coalition, MARKER, Side, config, nets};
 use super::unicast::{Pair, path_mtu, sa};
 
 /// The least MTU that the kernels still believe.
@@ -253,6 +254,47 @@ fn flush_ruleset() {
     socket.send_to(&bytes.concat(), &netlink_sys::SocketAddr::new(0, 0), 0).unwrap();
     let (answer, _) = socket.recv_from_full().unwrap();
     assert_eq!(answer[16..20], [0; 4], "flushed");
+}
+
+/// A device of several queues could be joined by others: a user without rights, or a daemon of another instance.
+#[test]
+fn nobody_else_opens_a_queue_of_the_device() {
+    if lab::skip() || lab::is_kernel() && lab::say_skipped("of the device of user space") {
+        return;
+    }
+    let net = Coalition::new();
+    let mine = net.router_a.run(|| start(EspConfig { workers: 3, ..config(Side::A, false) }).unwrap());
+    let second = net.router_a.run(|| start(EspConfig { instance: 4, workers: 3, ..config(Side::A, false) }).err());
+    let second = second.map(|error| error.to_string()).unwrap_or_default();
+    assert!(second.contains("muster0 already"), "{second:?}");
+    let errors: Vec<Option<nix::errno::Errno>> =
+        [65534, 0].map(|user| net.router_a.run(move || join_device(user))).into();
+    assert_eq!(errors, [Some(nix::errno::Errno::EPERM), None]);
+    assert_eq!(mine.failure(), None);
+}
+
+/// Why this user gets no queue of the device.
+fn join_device(user: libc::uid_t) -> Option<nix::errno::Errno> {
+    nix::ioctl_write_ptr_bad!(
+        set_interface,
+        nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
+        libc::ifreq
+    );
+    let tried = move || {
+        let tun = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+        // SAFETY: plain numbers; of this thread alone, which ends.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) }, 0);
+        // SAFETY: all zeros is a value of it.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(b"muster0") {
+            *to = *from as libc::c_char;
+        }
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        // SAFETY: the descriptor is open and the request lives for the call.
+        unsafe { set_interface(tun.as_raw_fd(), &request) }.err()
+    };
+    std::thread::scope(|scope| scope.spawn(tried).join().unwrap())
 }
 
 /// The kernel keeps all SAs in one table, by destination and SPI.

@@ -87,6 +87,20 @@ fn who_is_silent_holds_an_exclusion_up_for_a_moment_only() {
     assert!((least..least + Duration::from_millis(50)).contains(&took), "{took:?}");
 }
 
+/// However long others may take for a key, and whoever else goes meanwhile.
+#[test]
+fn who_is_excluded_does_not_read_on_because_others_are() {
+    let mut net = group(6);
+    net.devices.iter_mut().for_each(|device| device.machine.config.activation_delay = Duration::from_secs(5));
+    let before = net.devices[0].outbound;
+    net.kill(3, Duration::from_millis(4300));
+    net.kill(5, Duration::from_millis(4450));
+    net.devices[4].up = false;
+    let took = net.run_until_true(Duration::from_secs(6), |net| net.devices[0].outbound != before);
+    let least = Duration::from_millis(4300) + EXCLUSION_DELAY;
+    assert!((least..least + Duration::from_millis(50)).contains(&took), "{took:?}");
+}
+
 #[test]
 fn the_manager_dies_and_the_lowest_live_slot_succeeds() {
     let mut net = group(5);
