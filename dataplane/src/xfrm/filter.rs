@@ -249,8 +249,7 @@ impl Filter {
             .and(payload(FIRST, 6, 2))
             .and(masked([0x3f, 0xff]))
             .and(compare(Compare::Unequal, &[0, 0]));
-        let refused: [_; REFUSALS] =
-            [too_big_v6, too_big_v4, fragment, fragment_v4].map(|rule| rule.and(verdict(false)));
+        let refused = [too_big_v6, too_big_v4, fragment, fragment_v4].map(|rule| rule.and(verdict(false)));
         let all = own.chain(admitted).chain([rest]).chain(refused);
         all.map(|rule| self.rule(CHAIN, rule, "a rule for what comes in")).collect()
     }
