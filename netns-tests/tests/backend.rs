@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::Command;
 use std::time::Duration;
 
-use muster_netns_tests::{Family, Lab, carry, carry_unicast, skip};
+use muster_netns_tests::{Family, Lab, carry, carry_unicast, skip, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 const FOREIGN: &str = "0x00c0ffee";
@@ -157,6 +157,38 @@ fn unblock_takes_away_what_a_killed_daemon_left_in_the_kernel() {
     let output = lab.coalition.routers()[0].namespace.run(unblock).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(is_foreign_alone(&lab, 0));
+}
+
+/// In the lab with `LAB_WITHOUT=xfrm_interface`.
+#[test]
+fn without_xfrm_interfaces_user_space_carries_and_the_kernels_esp_is_refused() {
+    const NAME: &str = "without_xfrm_interfaces_user_space_carries_and_the_kernels_esp_is_refused";
+    if without_kernel(NAME) {
+        return;
+    }
+    let mut lab = Lab::new(2);
+    let add = || Command::new("ip").args(["link", "add", "probe", "type", "xfrm", "if_id", "1"]).output().unwrap();
+    if lab.coalition.routers()[0].namespace.run(add).unwrap().status.success() {
+        let _ = writeln!(std::io::stderr(), "SKIP {NAME}: this kernel has them");
+        return;
+    }
+    const REASON: &str =
+        "the kernel has no xfrm interfaces (modprobe xfrm_interface), and policies alone do not protect";
+    lab.start(0);
+    let refused = wait_until(SOON, || !lab.runs(0));
+    assert!(refused && lab.log(0).contains(REASON), "{}", lab.log(0));
+    for router in [0, 1] {
+        lab.configure_backend(router, "auto");
+        lab.start(router);
+    }
+    lab.wait_for_group(&[0, 1]);
+    for router in [0, 1] {
+        let plane = lab.get(router, "status")["dataplane"].clone();
+        assert_eq!(plane["backend"], "userspace");
+        let reason = plane["backend_reason"].as_str().unwrap();
+        assert!(reason.starts_with(&format!("not the kernel's ESP: {REASON}")), "{reason}");
+    }
+    all_to_all(&lab, &[0, 1]);
 }
 
 /// Kernel and user space in one group: all to all, both families, over both families, and after a rekey.

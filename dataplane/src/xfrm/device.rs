@@ -58,13 +58,12 @@ impl Device {
                     other.name
                 )));
             }
-            let what = || {
-                format!("making the xfrm interface {name}; is one there already, and has the kernel xfrm interfaces?")
-            };
             // Over no other interface: black may be made anew, and `way_out` says where packets go.
             let link = LinkMessageBuilder::<LinkXfrm>::new(name).if_id(if_id).mtu(DEVICE_MTU).build();
-            handle.link().add(link).execute().await.map_err(|error| failed(what(), error))?;
-            let made = netlink::link(handle, name).await?.ok_or_else(|| Error::Config(what()))?.index;
+            let what = || format!("making the xfrm interface {name}");
+            let added = handle.link().add(link).execute().await;
+            added.map_err(|error| not_made(failed(what(), error)))?;
+            let made = netlink::link(handle, name).await?.ok_or_else(|| Error::Lost(what()))?.index;
             let alias = LinkUnspec::new_with_index(made).append_extra_attribute(LinkAttribute::IfAlias(alias)).build();
             let done = handle.link().set(alias).execute().await;
             done.map_err(|error| failed(format!("describing {name}"), error))?;
@@ -129,6 +128,19 @@ impl Drop for Device {
     }
 }
 
+/// Says so where the kernel does not know this kind of interface. Policies alone are no way round it: the kernel's multicast
+/// forwarding passes them by.
+fn not_made(error: Error) -> Error {
+    match error {
+        Error::Io { source, .. } if source.raw_os_error() == Some(libc::EOPNOTSUPP) => Error::Config(
+            "the kernel has no xfrm interfaces (modprobe xfrm_interface), and policies alone do not protect red multicast; \
+             dataplane.backend = \"userspace\" needs none"
+                .into(),
+        ),
+        other => other,
+    }
+}
+
 /// An xfrm interface of any instance.
 struct Ours {
     index: u32,
@@ -170,4 +182,19 @@ fn number_of(link: &LinkMessage) -> Option<u32> {
         InfoXfrm::IfId(number) => Some(*number),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_xfrm_interfaces_is_told_from_a_name_that_is_taken() {
+        let refused = |code| {
+            let what = "making the xfrm interface muster0".to_owned();
+            not_made(Error::Io { what, source: std::io::Error::from_raw_os_error(code) }).to_string()
+        };
+        assert!(refused(libc::EOPNOTSUPP).starts_with("the kernel has no xfrm interfaces (modprobe xfrm_interface), "));
+        assert!(refused(libc::EEXIST).starts_with("making the xfrm interface muster0: File exists"));
+    }
 }
