@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
 use crate::{Error, Namespace, Result};
@@ -268,6 +269,8 @@ const HEADER: usize = 24;
 /// Bound of sequence numbers, and so of the receiver's memory.
 const MOST: u64 = 1 << 24;
 const HOP_LIMIT: u32 = 16;
+/// Bytes that a receiver's socket keeps; a datagram takes some two thousand of them.
+const RECEIVED: usize = 16 << 20;
 
 fn sending_socket(device: &str, to: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
@@ -323,8 +326,10 @@ fn receiving_socket(device: &str, local: SocketAddr, source: Option<Ipv4Addr>) -
         }
         _ => {}
     }
-    // The kernel caps this at net.core.rmem_max, quietly.
-    socket.set_recv_buffer_size(1 << 20)?;
+    // For a reader that waits for a processor. Without the right to more the kernel caps it at net.core.rmem_max, quietly.
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVED).is_err() {
+        socket.set_recv_buffer_size(RECEIVED)?;
+    }
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }

@@ -538,6 +538,22 @@ allow_key_export = true
         nations
     }
 
+    /// What the host behind a router was too slow to read: then a datagram is not lost on its way.
+    fn dropped_by_host(&self, router: usize) -> String {
+        let read = || {
+            let counted = fs::read_to_string("/proc/thread-self/net/snmp6").unwrap_or_default();
+            let ipv6 =
+                counted.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors")).unwrap_or("?").trim().to_owned();
+            let counted = fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default();
+            let mut lines = counted.lines().filter(|line| line.starts_with("Udp: "));
+            let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+            let at = names.split(' ').position(|name| name == "RcvbufErrors");
+            let ipv4 = at.and_then(|at| values.split(' ').nth(at)).unwrap_or("?");
+            format!("{ipv6} of IPv6, {ipv4} of IPv4")
+        };
+        self.coalition.routers()[router].host.run(read).unwrap_or_else(|error| error.to_string())
+    }
+
     fn describe(&self) -> String {
         let one = |router: usize| {
             let tail: Vec<&str> = Vec::new();
@@ -550,7 +566,8 @@ allow_key_export = true
             let plane = serde_json::from_str::<Value>(&plane).map(|status| status["dataplane"].to_string());
             let routes = self.ask(router, &["routes"]).stdout;
             let (name, state) = (self.name(router), self.state(router));
-            format!("{name}: {state:?} {plane:?}\n{routes}\n  {}\n", tail.join("\n  "))
+            let late = self.dropped_by_host(router);
+            format!("{name}: {state:?} {plane:?}\nits host, late: {late}\n{routes}\n  {}\n", tail.join("\n  "))
         };
         (0..self.daemons.len()).map(one).collect()
     }

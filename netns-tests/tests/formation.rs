@@ -99,7 +99,7 @@ fn every_change_brings_a_new_key() {
     }
     assert_eq!(lab.ask(2, &["rekey"]).status, 0);
     lab.wait(Duration::from_secs(5), "a new key on command", || {
-        lab.is_group(&[0, 1, 2, 3]) && !keys.contains(&lab.state(0).unwrap().0)
+        !keys.contains(&lab.state(0).unwrap().0) && lab.is_group(&[0, 1, 2, 3])
     });
     keys.push(lab.state(0).unwrap().0);
     lab.terminate(1);
