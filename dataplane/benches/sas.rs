@@ -22,8 +22,9 @@ use netlink_packet_xfrm::{Address, Id, LifetimeConfig, UserSaInfo};
 use netlink_sys::{Socket, SocketAddr};
 use nix::sched::{CloneFlags, unshare};
 
-const SIZES: [u32; 3] = [10, 100, 1000];
-const ROUNDS: usize = 9;
+/// How many SAs, and rounds: the fewer the SAs, the more a wake-up at the wrong moment weighs.
+const SIZES: [(u32, usize); 3] = [(10, 201), (100, 61), (1000, 15)];
+const MOST: u32 = 1000;
 const GROUP: &str = "ff05::6d76";
 /// As the data plane sends them.
 const BATCH: usize = 64;
@@ -40,15 +41,13 @@ fn main() {
         Err(error) => return println!("SKIP bench sas: {error}"),
     };
     // Every sender is known, as at a rekey.
-    let known = (0..SIZES[SIZES.len() - 1])
-        .map(member)
-        .map(|sender| (sender, vec!["2001:db8::/32".parse().expect("a prefix")]));
+    let known = (0..MOST).map(member).map(|sender| (sender, vec!["2001:db8::/32".parse().expect("a prefix")]));
     plane.set_senders(known.collect::<HashMap<_, _>>());
-    plane.install_inbound(epoch(1, SIZES[SIZES.len() - 1])).expect("the kernel takes them");
+    plane.install_inbound(epoch(1, MOST)).expect("the kernel takes them");
     let mut number = 1;
-    for size in SIZES {
+    for (size, rounds) in SIZES {
         let mut all: [Vec<Duration>; 3] = Default::default();
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             // Each is the first as often: what one has removed the kernel clears away while the next is at work.
             for turn in 0..all.len() {
                 let which = (round + turn) % all.len();
@@ -144,35 +143,47 @@ fn by_data_plane(plane: &dyn Dataplane, number: u32, size: u32) -> Duration {
 /// The same messages, written before the clock starts: what is left is the kernel's part.
 fn by_bare_loop(number: u32, size: u32) -> Duration {
     let group: Ipv6Addr = GROUP.parse().expect("an address");
-    let batches: Vec<Vec<u8>> = (0..size)
-        .collect::<Vec<_>>()
-        .chunks(BATCH)
-        .map(|some| {
-            let last = some.len() - 1;
-            some.iter().enumerate().flat_map(|(at, nth)| message(group, number, *nth, at == last)).collect()
-        })
-        .collect();
+    let batches = batches(size, |nth, acknowledged| message(group, number, nth, acknowledged));
+    let socket = open();
+    let begun = Instant::now();
+    ask(&socket, &batches);
+    let took = begun.elapsed();
+    remove(&socket, number, size);
+    took
+}
+
+/// One message each of `size` SAs, as many to a send as the data plane's.
+fn batches(size: u32, message: impl Fn(u32, bool) -> Vec<u8>) -> Vec<Vec<u8>> {
+    let all: Vec<u32> = (0..size).collect();
+    let batch = |some: &[u32]| {
+        let last = some[some.len() - 1];
+        some.iter().flat_map(|nth| message(*nth, *nth == last)).collect()
+    };
+    all.chunks(BATCH).map(batch).collect()
+}
+
+fn open() -> Socket {
     let mut socket = Socket::new(netlink_sys::protocols::NETLINK_XFRM).expect("a socket");
     socket.bind_auto().expect("a number");
     socket.connect(&SocketAddr::new(0, 0)).expect("the kernel");
+    socket
+}
+
+fn ask(socket: &Socket, batches: &[Vec<u8>]) {
     let mut answer = Vec::with_capacity(4096);
-    let begun = Instant::now();
-    for batch in &batches {
+    for batch in batches {
         socket.send(batch, 0).expect("sent");
         answer.clear();
         socket.recv(&mut answer, 0).expect("answered");
         assert_eq!(answer[16..20], [0; 4], "the kernel has refused one");
     }
-    let took = begun.elapsed();
-    remove(number, size);
-    took
 }
 
 /// `struct nlmsghdr`, `struct xfrm_usersa_info`, and the attributes that the data plane gives.
 fn message(group: Ipv6Addr, number: u32, nth: u32, acknowledged: bool) -> Vec<u8> {
     const XFRM_MSG_NEWSA: u16 = 0x10;
-    // NLM_F_REQUEST, NLM_F_EXCL, NLM_F_CREATE; NLM_F_ACK.
-    let flags: u16 = 1 | 0x200 | 0x400 | if acknowledged { 4 } else { 0 };
+    // NLM_F_EXCL, NLM_F_CREATE.
+    let flags = 0x200 | 0x400;
     let unlimited = LifetimeConfig {
         soft_byte_limit: XFRM_INF,
         hard_byte_limit: XFRM_INF,
@@ -207,14 +218,21 @@ fn message(group: Ipv6Addr, number: u32, nth: u32, acknowledged: bool) -> Vec<u8
     attribute(33, &[1]);
     let window: Vec<u8> = [128, 0, 0, 0, 0, 4096].into_iter().chain([0; 128]).flat_map(u32::to_ne_bytes).collect();
     attribute(XFRMA_REPLAY_ESN_VAL, &window);
+    framed(XFRM_MSG_NEWSA, flags, nth, acknowledged, &body)
+}
+
+/// Behind its `struct nlmsghdr`.
+fn framed(kind: u16, flags: u16, sequence: u32, acknowledged: bool, body: &[u8]) -> Vec<u8> {
+    // NLM_F_REQUEST; NLM_F_ACK.
+    let flags = flags | 1 | if acknowledged { 4 } else { 0 };
     let header = [
         &(16 + body.len() as u32).to_ne_bytes()[..],
-        &XFRM_MSG_NEWSA.to_ne_bytes(),
+        &kind.to_ne_bytes(),
         &flags.to_ne_bytes(),
-        &nth.to_ne_bytes(),
+        &sequence.to_ne_bytes(),
         &[0; 4],
     ];
-    [header.concat(), body].concat()
+    [&header.concat(), body].concat()
 }
 
 fn by_ip(number: u32, size: u32) -> Duration {
@@ -230,21 +248,22 @@ fn by_ip(number: u32, size: u32) -> Duration {
         .expect("a string");
     }
     let begun = Instant::now();
-    batch(&lines);
-    let took = begun.elapsed();
-    remove(number, size);
-    took
-}
-
-fn remove(number: u32, size: u32) {
-    let lines =
-        (0..size).map(|nth| format!("xfrm state delete src :: dst {GROUP} proto esp spi {:#x}\n", spi(number, nth)));
-    batch(&lines.collect::<String>());
-}
-
-/// Runs `ip` on these lines.
-fn batch(lines: &str) {
     let mut ip = Command::new("ip").args(["-6", "-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip runs");
     ip.stdin.take().expect("it is piped").write_all(lines.as_bytes()).expect("ip reads");
     assert!(ip.wait().expect("it ends").success());
+    let took = begun.elapsed();
+    remove(&open(), number, size);
+    took
+}
+
+/// As the data plane does it: the kernel clears SAs away behind the answer, and that is the same work for whoever comes next.
+fn remove(socket: &Socket, number: u32, size: u32) {
+    const XFRM_MSG_DELSA: u16 = 0x11;
+    let group: Ipv6Addr = GROUP.parse().expect("an address");
+    // `struct xfrm_usersa_id`.
+    let body = |nth| {
+        let rest = [&spi(number, nth).to_be_bytes()[..], &AF_INET6.to_ne_bytes(), &[IPPROTO_ESP, 0]];
+        [&group.octets()[..], &rest.concat()].concat()
+    };
+    ask(socket, &batches(size, |nth, acknowledged| framed(XFRM_MSG_DELSA, 0, nth, acknowledged, &body(nth))));
 }

@@ -230,7 +230,9 @@ fn fresh_hello_keys_lose_no_packet() {
     }
     for (sender, receiver) in flows {
         let sent = stop_after(&lab, sender, 8000);
-        lab.wait(Duration::from_secs(5), "all of the flow", || receiver.unique() == sent);
+        let came = wait_until(Lab::patience(Duration::from_secs(5)), || receiver.unique() == sent);
+        let missing = receiver.tally().missing(sent);
+        assert!(came, "of {sent} {missing:?}\n{}", lab.story(&["leave", "join", "restore", "renewed", "refused"]));
         assert_eq!(receiver.tally().duplicates, 0);
     }
     (0..2).for_each(|router| assert_no_drops(&lab, router));

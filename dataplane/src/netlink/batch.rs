@@ -3,7 +3,7 @@
 //! Sixty-four requests go in one send, and only the last asks for an acknowledgement; the kernel reports errors all the
 //! same, each with the number of its request. To wait for each answer costs many times as much.
 
-use std::io;
+use std::{fmt, io};
 
 use libc::{EINTR, MSG_DONTWAIT};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR};
@@ -11,7 +11,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::Error;
+use crate::{Direction, Error, SaId};
 
 /// Requests in one send.
 const BATCH: usize = 64;
@@ -32,7 +32,34 @@ pub(crate) struct Request {
     pub(crate) flags: u16,
     pub(crate) body: Zeroizing<Vec<u8>>,
     /// For an error: what was tried.
-    pub(crate) what: String,
+    pub(crate) what: What,
+}
+
+/// What a request does, for people. Of an SA it is written when it is wanted: thousands come, and none is refused.
+pub(crate) enum What {
+    Text(String),
+    AddSa(Direction, SaId),
+    RemoveSa(SaId),
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Text(text) => f.write_str(text),
+            What::AddSa(direction, SaId { destination, spi }) => {
+                write!(f, "adding the {} SA to {destination} with SPI {spi:#010x}", direction.as_str())
+            }
+            What::RemoveSa(SaId { destination, spi }) => {
+                write!(f, "removing the SA to {destination} with SPI {spi:#010x}")
+            }
+        }
+    }
+}
+
+impl From<String> for What {
+    fn from(text: String) -> Self {
+        What::Text(text)
+    }
 }
 
 /// Of one thread at a time.
@@ -91,7 +118,7 @@ impl BatchSocket {
             let flags = if at == last { request.flags | NLM_F_ACK } else { request.flags };
             self.append(&mut bytes, request, flags);
         }
-        let what = || requests.first().map(|request| request.what.clone()).unwrap_or_default();
+        let what = || requests.first().map(|request| request.what.to_string()).unwrap_or_default();
         self.send(&bytes).map_err(Error::io(what))?;
         let mut refused = Vec::new();
         // It brings back no key: `set_cap_ack`.
@@ -131,7 +158,7 @@ impl BatchSocket {
     fn question(&mut self, request: &Request, flags: u16, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut bytes = Vec::new();
         self.append(&mut bytes, request, flags);
-        let what = || request.what.clone();
+        let what = || request.what.to_string();
         self.send(&bytes).map_err(Error::io(what))?;
         // A dump of SAs brings their keys.
         let mut answer = Zeroizing::new(Vec::with_capacity(RECEIVED));
@@ -195,7 +222,7 @@ impl BatchSocket {
 
 impl Refused {
     pub(crate) fn into_error(self, requests: &[Request]) -> Error {
-        let what = requests.get(self.at).map_or("", |request| request.what.as_str());
+        let what = requests.get(self.at).map(|request| request.what.to_string()).unwrap_or_default();
         let text = self.text.map(|text| format!(" (the kernel says: {text})")).unwrap_or_default();
         Error::Io { what: format!("{what}{text}"), source: self.error }
     }

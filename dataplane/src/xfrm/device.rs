@@ -117,7 +117,7 @@ impl Device {
         let mut body = [0; LINK_LEN];
         body[4..8].copy_from_slice(&self.index.to_ne_bytes());
         let what = format!("interface {}", self.index);
-        Request { kind, flags: NLM_F_REQUEST, body: Zeroizing::new(body.into()), what }
+        Request { kind, flags: NLM_F_REQUEST, body: Zeroizing::new(body.into()), what: what.into() }
     }
 }
 

@@ -327,7 +327,7 @@ impl Filter {
 
     fn rule(&self, chain: &str, expressions: Attributes, what: &str) -> Request {
         let attributes = self.named().text(2, chain).nest(4, expressions);
-        Request { what: format!("the packet filter {}: {what}", self.table), ..message(NEW_RULE, attributes) }
+        Request { what: format!("the packet filter {}: {what}", self.table).into(), ..message(NEW_RULE, attributes) }
     }
 
     /// Of the set's family and kind, and in it.

@@ -53,7 +53,7 @@ pub(super) fn transaction(messages: impl IntoIterator<Item = Request>) -> Vec<Re
     let bound = |kind| {
         let body = [0, 0, 0, SUBSYSTEM as u8];
         let what = "a transaction with the packet filter".to_owned();
-        Request { kind, flags: NLM_F_REQUEST, body: Zeroizing::new(body.into()), what }
+        Request { kind, flags: NLM_F_REQUEST, body: Zeroizing::new(body.into()), what: what.into() }
     };
     [bound(BATCH_BEGIN)].into_iter().chain(messages).chain([bound(BATCH_END)]).collect()
 }
@@ -72,7 +72,7 @@ pub(super) fn message(kind: u16, attributes: Attributes) -> Request {
         // A rule is appended where it is not said otherwise (NLM_F_APPEND).
         flags: NLM_F_REQUEST | if create { NLM_F_CREATE } else { 0 } | if kind == NEW_RULE { 0x800 } else { 0 },
         body: Zeroizing::new(body),
-        what: "the packet filter".to_owned(),
+        what: "the packet filter".to_owned().into(),
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn try_algorithm(socket: &mut BatchSocket, if_id: u32, ipv4: bool) ->
     let id = SaId { destination: here, spi: 256 };
     let place = Place { direction: Direction::In, source: here, reqid: FIRST_REQID, if_id, copy_dscp: false };
     let tried = Request::add_sa(id, &SaKey::new(&[0; SaKey::LEN]), place, Progress::None);
-    let add = [Request { what: format!("adding an SA with {ALGORITHM}"), ..tried }];
+    let add = [Request { what: format!("adding an SA with {ALGORITHM}").into(), ..tried }];
     match socket.ask(&add)?.into_iter().next() {
         None => socket.demand(&[Request::delete_sa(id)], &[]),
         // Somebody else's: then the kernel has ESP.

@@ -14,7 +14,7 @@ use netlink_packet_xfrm::{
 use zeroize::Zeroizing;
 
 use crate::esp::replay::WINDOW;
-use crate::netlink::batch::Request;
+use crate::netlink::batch::{Request, What};
 use crate::{ALGORITHM, Direction, REKEY_AT, SaId, SaKey};
 
 /// XFRMA_SA_DIR, which kernels from 6.10 on want and older ones pass over.
@@ -23,7 +23,10 @@ const SA_DIR_IN: u8 = 1;
 const SA_DIR_OUT: u8 = 2;
 
 /// Room for the largest request, an SA with its window: a buffer that grows leaves a key behind.
-const ROOM: usize = 1280;
+const ROOM: usize = 960;
+
+/// `struct xfrm_replay_state_esn` and its bitmap.
+const WINDOW_LEN: usize = 24 + WINDOW as usize / 8;
 
 /// The last sequence number of an SA: they are 32 bits wide and must not cycle (RFC 4303 3.3.3).
 const LAST_SEQUENCE: u64 = u32::MAX as u64;
@@ -79,11 +82,11 @@ pub(super) struct Template {
 }
 
 impl Request {
-    fn new(kind: u16, flags: u16, fixed: &impl Emitable, what: String) -> Self {
+    fn new(kind: u16, flags: u16, fixed: &impl Emitable, what: impl Into<What>) -> Self {
         let mut body = Zeroizing::new(Vec::with_capacity(ROOM));
         body.resize(fixed.buffer_len(), 0);
         fixed.emit(&mut body);
-        Request { kind, flags: NLM_F_REQUEST | flags, body, what }
+        Request { kind, flags: NLM_F_REQUEST | flags, body, what: what.into() }
     }
 
     /// Appends an attribute made of `parts`.
@@ -123,8 +126,7 @@ impl Request {
             flags: XFRM_STATE_AF_UNSPEC,
             ..UserSaInfo::default()
         };
-        let what = format!("adding the {} SA to {} with SPI {:#010x}", direction.as_str(), id.destination, id.spi);
-        let mut request = Self::new(XFRM_MSG_NEWSA, NLM_F_CREATE | NLM_F_EXCL, &fixed, what)
+        let mut request = Self::new(XFRM_MSG_NEWSA, NLM_F_CREATE | NLM_F_EXCL, &fixed, What::AddSa(direction, id))
             .with(XFRMA_ALG_AEAD, &[&aead_header(), key.bytes()])
             .with(XFRMA_IF_ID, &[&if_id.to_ne_bytes()])
             .with(SA_DIR, &[&[if outbound { SA_DIR_OUT } else { SA_DIR_IN }]]);
@@ -153,7 +155,7 @@ impl Request {
             family: family(&id.destination),
             proto: IPPROTO_ESP,
         };
-        Self::new(XFRM_MSG_DELSA, 0, &fixed, format!("removing the SA to {} with SPI {:#010x}", id.destination, id.spi))
+        Self::new(XFRM_MSG_DELSA, 0, &fixed, What::RemoveSa(id))
     }
 
     /// Adds a policy, or gives one that stands another template.
@@ -190,7 +192,12 @@ impl Request {
     /// Asks for all SAs, or all policies.
     pub(super) fn dump(kind: u16) -> Self {
         // An empty body: all of them.
-        Request { kind, flags: NLM_F_REQUEST, body: Zeroizing::new(Vec::new()), what: "reading XFRM's tables".into() }
+        Request {
+            kind,
+            flags: NLM_F_REQUEST,
+            body: Zeroizing::new(Vec::new()),
+            what: "reading XFRM's tables".to_owned().into(),
+        }
     }
 }
 
@@ -274,11 +281,12 @@ fn aead_header() -> [u8; 72] {
 }
 
 /// `struct xfrm_replay_state_esn` with a window as large as that in user space, and no extended numbers.
-fn replay_window() -> Vec<u8> {
-    let words = WINDOW / 32;
+fn replay_window() -> [u8; WINDOW_LEN] {
+    let mut window = [0; WINDOW_LEN];
     // bmp_len, oseq, seq, oseq_hi, seq_hi, replay_window, bmp
-    let fixed = [words, 0, 0, 0, 0, WINDOW];
-    fixed.into_iter().chain(std::iter::repeat_n(0, words as usize)).flat_map(u32::to_ne_bytes).collect()
+    window[..4].copy_from_slice(&(WINDOW / 32).to_ne_bytes());
+    window[20..24].copy_from_slice(&WINDOW.to_ne_bytes());
+    window
 }
 
 #[cfg(test)]
@@ -311,7 +319,7 @@ mod tests {
             assert_eq!(value(XFRMA_IF_ID), Some(&9_u32.to_ne_bytes()[..]));
             // The window inbound alone; the mark outbound alone.
             let inbound = direction == Direction::In;
-            assert_eq!(value(XFRMA_REPLAY_ESN_VAL).map(<[u8]>::len), inbound.then_some(24 + WINDOW as usize / 8));
+            assert_eq!(value(XFRMA_REPLAY_ESN_VAL).map(<[u8]>::len), inbound.then_some(WINDOW_LEN));
             assert_eq!(value(XFRMA_SET_MARK).is_some(), !inbound);
             assert_eq!(value(SA_DIR), Some(&[if inbound { SA_DIR_IN } else { SA_DIR_OUT }][..]));
         }
@@ -326,7 +334,7 @@ mod tests {
         assert_eq!(limits.hard_packet_limit, LAST_SEQUENCE - 1000);
         let worn = UserSaInfo::parse(&add(Direction::Out, Progress::Sent(u32::MAX)).body).unwrap().lifetime_cfg;
         assert_eq!((worn.soft_packet_limit, worn.hard_packet_limit), (1, 1));
-        let window = vec![5; 24 + WINDOW as usize / 8];
+        let window = vec![5; WINDOW_LEN];
         let request = add(Direction::In, Progress::Received(window.clone()));
         assert_eq!(value(&request, XFRMA_REPLAY_ESN_VAL), Some(&window[..]));
         assert_eq!(request.body.capacity(), ROOM, "it has not grown");

@@ -153,5 +153,5 @@ fn rule(mark: u32, ipv4: bool) -> RuleMessage {
 fn request(kind: u16, flags: u16, message: &impl Emitable, what: &str) -> Request {
     let mut body = Zeroizing::new(vec![0; message.buffer_len()]);
     message.emit(&mut body);
-    Request { kind, flags: NLM_F_REQUEST | flags, body, what: format!("the way of what was encrypted: {what}") }
+    Request { kind, flags: NLM_F_REQUEST | flags, body, what: format!("the way of what was encrypted: {what}").into() }
 }
