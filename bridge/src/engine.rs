@@ -98,8 +98,8 @@ pub struct Engine {
     vouching: Vouching,
     /// When another hello key that was asked for is made, and when the last one was.
     renewal: (Option<Time>, Option<Time>),
-    /// The old unicast SAs are gone, and the next hello key may come.
-    linger: Duration,
+    /// Between two hello keys that are asked for.
+    spacing: Duration,
     actions: VecDeque<Action>,
     left: bool,
 }
@@ -141,7 +141,7 @@ impl Engine {
     pub fn new(start: Start, now: Time, unix: u64) -> Result<Engine, StartError> {
         let Start { discovery, keyagree, author, chain, trust, seeds, prefixes } = start;
         let me = author.member();
-        let linger = linger(&discovery, &keyagree);
+        let (spacing, grace) = (spacing(&discovery, &keyagree), keyagree.deactivation_delay);
         let mut discovery = Discovery::new(discovery, author.clone(), chain, trust, seeds[0], now, unix)?;
         discovery.set_prefixes(now, prefixes)?;
         let patience = keyagree.activation_delay / 2;
@@ -156,10 +156,10 @@ impl Engine {
             unannounced: None,
             patience,
             refusals: (now, 0),
-            pairing: Pairing::new(linger),
+            pairing: Pairing::new(grace),
             vouching: Vouching::default(),
             renewal: (None, None),
-            linger,
+            spacing,
             actions: VecDeque::new(),
             left: false,
         };
@@ -255,9 +255,9 @@ impl Engine {
     }
 
     /// Asks for another hello key, and so for other unicast SAs: one has carried all that it may, or its key was in use
-    /// before. At once, or when the last ones are out of the way.
+    /// before. At once, or when the neighbours have had time to follow the last one.
     pub fn renew_hello_key(&mut self, now: Time) {
-        let earliest = self.renewal.1.map_or(now, |last| now.max(last + self.linger));
+        let earliest = self.renewal.1.map_or(now, |last| now.max(last + self.spacing));
         self.renewal.0.get_or_insert(earliest);
     }
 
@@ -289,8 +289,8 @@ impl Engine {
         self.discovery.set_hello_interval(now, discovery.hello_interval)?;
         self.discovery.set_key_life(now, discovery.key_life);
         self.patience = keyagree.activation_delay / 2;
-        self.linger = linger(discovery, &keyagree);
-        self.pairing.set_linger(self.linger);
+        self.spacing = spacing(discovery, &keyagree);
+        self.pairing.set_grace(keyagree.deactivation_delay);
         self.keyagree.set_times(keyagree);
         self.settle(now);
         Ok(())
@@ -415,6 +415,7 @@ impl Engine {
             }
             Event::Renewed => self.pairing.renewed(now, &mut self.discovery),
             Event::Confirmed { member } => self.pairing.confirmed(now, member, &mut self.discovery),
+            Event::Assured { member } => self.pairing.assured(now, &member),
             Event::PrefixesRefused { member, reason } => {
                 self.record_refusal(now, member, format!("prefixes: {reason}"));
             }
@@ -493,9 +494,9 @@ impl Engine {
     }
 }
 
-/// How long an old unicast SA is received on: the dead time, in which a neighbour hears us or gives us up, and the time
-/// for what is still on its way.
-fn linger(discovery: &muster_discovery::Config, keyagree: &muster_keyagree::Config) -> Duration {
+/// Between two hello keys that are asked for: the dead time, in which neighbours hear of the last one as a rule, and the
+/// time for which they keep what they had before.
+fn spacing(discovery: &muster_discovery::Config, keyagree: &muster_keyagree::Config) -> Duration {
     discovery.hello_interval * 4 + keyagree.deactivation_delay
 }
 

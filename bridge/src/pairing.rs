@@ -2,8 +2,13 @@
 //!
 //! An SA lives as long as the hello keys and the salt that its key comes from, whether or not the neighbour is up: so a
 //! link that fails for a while costs no keys, and no key is installed twice. Inbound first: an SA to receive on is made
-//! as soon as both hello keys are known, and outlives them by `linger`. An SA to send on is used once the neighbour has
-//! shown that it holds our hello key (its prefixes open under it): for then it receives.
+//! as soon as both hello keys are known, also while the neighbour is silent, for it may hear us all the same. An SA to
+//! send on is used once the neighbour has shown that it holds our hello key (its prefixes open under it): for then it
+//! receives.
+//!
+//! An old SA to receive on goes when the neighbour has left it. No time says when that is: it may hear nothing of us for
+//! as long as it likes. It has left when it has shown to hold our present key and has acknowledged ours under its own,
+//! for then it has had what it needs to send under both. What is still on its way then has `grace` to arrive.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -41,7 +46,7 @@ pub enum UnicastChange {
 
 /// Where keys come from: discovery.
 pub(crate) trait Keys {
-    /// What the SA rests on now; `None`: the neighbour is not up.
+    /// What the SA rests on now; `None`: the neighbour is not up, nor just silent and the SA one to receive on.
     fn basis(&self, member: &MemberId, direction: Direction) -> Option<Basis>;
     /// SPI and key on that basis.
     fn key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey>;
@@ -63,14 +68,14 @@ impl Keys for Discovery {
     }
 }
 
-/// SAs outlived by their basis that are kept for each neighbour; one that changes its key all the time loses packets,
-/// not we memory.
+/// SAs outlived by their basis that are kept for each neighbour: one that never follows, or changes its key all the
+/// time, loses packets, not we memory.
 const MAX_OLD: usize = 8;
 
 /// All of them.
 pub(crate) struct Pairing {
-    /// How long an inbound SA outlives its basis: until the neighbour has heard the new one.
-    linger: Duration,
+    /// How long an inbound SA stays that the neighbour has left: for what is still on its way.
+    grace: Duration,
     peers: BTreeMap<MemberId, Peer>,
     /// Of all inbound SAs, the old ones too.
     spis: BTreeMap<u32, MemberId>,
@@ -85,18 +90,22 @@ struct Peer {
     waiting: Option<UnicastKey>,
     /// The hello key of ours that it has shown to hold, in which run.
     confirmed: Option<([u8; 32], u64)>,
-    /// SPIs that go at these times, the next one first.
-    old: VecDeque<(Time, u32)>,
+    /// It has shown to hold what is ours in `inbound`: the hello key and the salt.
+    follows: bool,
+    /// It has acknowledged what we sealed under what is its own in `inbound`: it sends under that hello key.
+    assured: bool,
+    /// SPIs before `inbound`, the oldest first; when they go, of those that it has left.
+    old: VecDeque<(Option<Time>, u32)>,
 }
 
 impl Pairing {
-    pub(crate) fn new(linger: Duration) -> Self {
-        Self { linger, peers: BTreeMap::new(), spis: BTreeMap::new(), changes: VecDeque::new() }
+    pub(crate) fn new(grace: Duration) -> Self {
+        Self { grace, peers: BTreeMap::new(), spis: BTreeMap::new(), changes: VecDeque::new() }
     }
 
-    /// For SAs that grow old from now on.
-    pub(crate) fn set_linger(&mut self, linger: Duration) {
-        self.linger = linger;
+    /// For SAs that are left from now on.
+    pub(crate) fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
     }
 
     /// A neighbour has said hello.
@@ -121,6 +130,15 @@ impl Pairing {
         if let Some(key) = peer.waiting.take() {
             self.changes.push_back(UnicastChange::Send { member, key });
         }
+        peer.follows = true;
+        peer.leave_old(now + self.grace);
+    }
+
+    /// A neighbour knows that we hold its hello key.
+    pub(crate) fn assured(&mut self, now: Time, member: &MemberId) {
+        let Some(peer) = self.peers.get_mut(member) else { return };
+        peer.assured = true;
+        peer.leave_old(now + self.grace);
     }
 
     /// A neighbour's run is over, or it is not trusted any more.
@@ -136,7 +154,7 @@ impl Pairing {
     pub(crate) fn handle_timeout(&mut self, now: Time) {
         let mut due = Vec::new();
         for peer in self.peers.values_mut() {
-            while peer.old.front().is_some_and(|(at, _)| *at <= now) {
+            while peer.next_to_go().is_some_and(|at| at <= now) {
                 due.extend(peer.old.pop_front().map(|(_, spi)| spi));
             }
         }
@@ -144,7 +162,7 @@ impl Pairing {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Time> {
-        self.peers.values().filter_map(|peer| peer.old.front().map(|(at, _)| *at)).min()
+        self.peers.values().filter_map(Peer::next_to_go).min()
     }
 
     pub(crate) fn poll_change(&mut self) -> Option<UnicastChange> {
@@ -162,13 +180,15 @@ impl Pairing {
             keys.renew_salt(now);
             return;
         }
-        if let Some((_, spi)) = peer.inbound.replace((basis, key.spi)) {
-            peer.old.push_back((now + self.linger, spi));
+        if let Some((before, spi)) = peer.inbound.replace((basis, key.spi)) {
+            peer.old.push_back((None, spi));
+            peer.follows &= (before.own, before.salt) == (basis.own, basis.salt);
+            peer.assured &= before.neighbor == basis.neighbor;
         }
-        let oldest = if peer.old.len() > MAX_OLD { peer.old.pop_front() } else { None };
+        let surplus = peer.surplus();
         self.spis.insert(key.spi, member);
         self.changes.push_back(UnicastChange::Receive { member, key });
-        if let Some((_, spi)) = oldest {
+        if let Some(spi) = surplus {
             self.forget(spi);
         }
     }
@@ -192,6 +212,25 @@ impl Pairing {
     fn forget(&mut self, spi: u32) {
         self.spis.remove(&spi);
         self.changes.push_back(UnicastChange::Forget { spi });
+    }
+}
+
+impl Peer {
+    /// The old SAs go at `at`, if the neighbour sends on `inbound`.
+    fn leave_old(&mut self, at: Time) {
+        if self.follows && self.assured {
+            self.old.iter_mut().for_each(|(due, _)| _ = due.get_or_insert(at));
+        }
+    }
+
+    fn next_to_go(&self) -> Option<Time> {
+        self.old.front().and_then(|(due, _)| *due)
+    }
+
+    /// One too many: what it has left; else the oldest but one, for the oldest is what it was last known to send on.
+    fn surplus(&mut self) -> Option<u32> {
+        let at = usize::from(self.next_to_go().is_none());
+        if self.old.len() > MAX_OLD { self.old.remove(at).map(|(_, spi)| spi) } else { None }
     }
 }
 
@@ -279,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_sa_lingers_until_the_neighbour_has_heard() {
+    fn an_old_sa_stays_until_the_neighbour_has_left_it() {
         let (mut pairing, mut keys) = (pairing(), Fake::new());
         keys.up.insert(BOB, (7, 200, 0));
         pairing.confirmed(at(0), BOB, &mut keys);
@@ -290,16 +329,22 @@ mod tests {
         assert_eq!(changes(&mut pairing), ["receive b 2107"]);
         pairing.confirmed(at(11), BOB, &mut keys);
         assert_eq!(changes(&mut pairing), ["send b 2207"]);
-        assert_eq!(pairing.poll_timeout(), Some(at(16)));
-        pairing.handle_timeout(at(15));
+        assert_eq!(pairing.poll_timeout(), None, "it may not know yet that it may send");
+        pairing.assured(at(12), &BOB);
+        assert_eq!(pairing.poll_timeout(), Some(at(18)));
+        pairing.confirmed(at(13), BOB, &mut keys);
+        pairing.handle_timeout(at(17));
         assert!(changes(&mut pairing).is_empty());
-        pairing.handle_timeout(at(16));
+        pairing.handle_timeout(at(18));
         assert_eq!(changes(&mut pairing), ["forget 1107"]);
         assert_eq!(pairing.poll_timeout(), None);
         // Its key: it receives under it since before it said so.
         keys.up.insert(BOB, (8, 200, 0));
         pairing.heard(at(20), BOB, &mut keys);
         assert_eq!(changes(&mut pairing), ["receive b 2108", "send b 2208"]);
+        assert_eq!(pairing.poll_timeout(), None, "it may not have our word for its key");
+        pairing.assured(at(20), &BOB);
+        assert_eq!(pairing.poll_timeout(), Some(at(26)));
         // Its salt moves only what goes out.
         keys.up.insert(BOB, (8, 300, 0));
         pairing.heard(at(21), BOB, &mut keys);
@@ -317,6 +362,19 @@ mod tests {
         keys.up.insert(BOB, (9, 300, 1));
         pairing.heard(at(24), BOB, &mut keys);
         assert_eq!(changes(&mut pairing), ["receive b 103109"]);
+    }
+
+    #[test]
+    fn a_salt_is_to_be_heard_like_a_key() {
+        let (mut pairing, mut keys) = (pairing(), Fake::new());
+        keys.up.insert(BOB, (7, 200, 0));
+        pairing.confirmed(at(0), BOB, &mut keys);
+        pairing.assured(at(0), &BOB);
+        keys.salt = 101;
+        pairing.renewed(at(1), &mut keys);
+        assert_eq!(pairing.poll_timeout(), None);
+        pairing.confirmed(at(2), BOB, &mut keys);
+        assert_eq!(pairing.poll_timeout(), Some(at(8)));
     }
 
     #[test]
@@ -344,5 +402,16 @@ mod tests {
         }
         assert_eq!(there, MAX_OLD as i32 + 1);
         assert_eq!(pairing.spis.len(), MAX_OLD + 1);
+        assert!(
+            [1100, 1192, 1199].iter().all(|spi| pairing.spis.contains_key(spi)),
+            "the one that it was on, and the last"
+        );
+        // What it has left goes before that.
+        pairing.confirmed(at(0), BOB, &mut keys);
+        pairing.assured(at(0), &BOB);
+        keys.up.insert(BOB, (100, 200, 0));
+        pairing.heard(at(1), BOB, &mut keys);
+        assert_eq!(pairing.spis.len(), MAX_OLD + 1);
+        assert!(!pairing.spis.contains_key(&1100) && pairing.spis.contains_key(&1199));
     }
 }

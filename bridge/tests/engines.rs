@@ -1,11 +1,11 @@
 //! Three engines on a network with its own time: what changes while they run, and what it costs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use muster_bridge::{Action, Engine, EventKind, Port, Record, Start};
+use muster_bridge::{Action, Engine, EventKind, Port, Record, Start, UnicastChange};
 use muster_certs::{Author, Device, TrustStore, certificates_from_pem, crls_from_pem, pki};
 use muster_wire::{Destination, Envelope, Hash, Kind, MemberId, Time, VOUCHER_LEN, Voucher};
 
@@ -21,15 +21,43 @@ struct Node {
     prefixes: BTreeMap<MemberId, Vec<IpNet>>,
     kept: Vec<(Hash, Vec<u8>)>,
     revoked: bool,
+    /// SPIs of the unicast SAs that it receives on, and of that which it sends to each other on.
+    receives: BTreeSet<u32>,
+    sends: BTreeMap<MemberId, u32>,
+    /// Its process gets no processor before.
+    sleeps_until: Time,
 }
 
 struct Net {
     now: Time,
     nodes: Vec<Node>,
     wire: VecDeque<(Time, usize, Port, SocketAddr, Vec<u8>)>,
+    /// What one sends another is lost: all of it, or discovery's of one kind.
+    lost: Vec<(usize, usize, Option<Kind>)>,
+    /// How the network treats the rest.
+    weather: Weather,
     sent_to: Vec<SocketAddr>,
     root: pki::Root,
     devices: Vec<pki::Issued>,
+}
+
+/// Loss in hundred, and what comes at random to the delay, so that datagrams overtake each other.
+struct Weather {
+    loss: u64,
+    jitter: Duration,
+    rng: Random,
+}
+
+/// xorshift64: the same numbers at every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
 }
 
 fn net_of(node: usize) -> IpNet {
@@ -44,8 +72,16 @@ impl Net {
         let devices: Vec<pki::Issued> = (0..count)
             .map(|node| pki::issue(&root.certificate_pem, &root.key_pem, &name(node), 9, UNIX).unwrap())
             .collect();
-        let mut net =
-            Net { now: Time(0), nodes: Vec::new(), wire: VecDeque::new(), sent_to: Vec::new(), root, devices };
+        let mut net = Net {
+            now: Time(0),
+            nodes: Vec::new(),
+            wire: VecDeque::new(),
+            lost: Vec::new(),
+            weather: Weather { loss: 0, jitter: Duration::ZERO, rng: Random(1) },
+            sent_to: Vec::new(),
+            root,
+            devices,
+        };
         for node in 0..count {
             net.start(node);
         }
@@ -88,6 +124,9 @@ impl Net {
             prefixes: BTreeMap::new(),
             kept: Vec::new(),
             revoked: false,
+            receives: BTreeSet::new(),
+            sends: BTreeMap::new(),
+            sleeps_until: Time(0),
         });
         self.drive(node);
     }
@@ -124,13 +163,18 @@ impl Net {
     fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let timers = self.nodes.iter().filter_map(|node| node.engine.as_ref()?.poll_timeout());
+            let due = |node: &Node| Some(node.engine.as_ref()?.poll_timeout()?.max(node.sleeps_until));
+            let timers = self.nodes.iter().filter_map(due);
             let arrival = self.wire.front().map(|datagram| datagram.0);
             let Some(next) = timers.chain(arrival).min().filter(|at| *at <= end) else { break };
             self.now = self.now.max(next);
             while self.wire.front().is_some_and(|datagram| datagram.0 <= self.now) {
                 let (_, to, port, from, bytes) = self.wire.pop_front().unwrap();
-                if let Some(engine) = &mut self.nodes[to].engine {
+                let sleeps_until = self.nodes[to].sleeps_until;
+                if sleeps_until > self.now {
+                    // It waits in the socket.
+                    self.put(sleeps_until, to, port, from, bytes);
+                } else if let Some(engine) = &mut self.nodes[to].engine {
                     engine.handle_datagram(self.now, port, from, &bytes);
                     self.drive(to);
                 }
@@ -140,9 +184,27 @@ impl Net {
         self.now = end;
     }
 
+    fn put(&mut self, at: Time, to: usize, port: Port, from: SocketAddr, bytes: Vec<u8>) {
+        let place = self.wire.partition_point(|datagram| datagram.0 <= at);
+        self.wire.insert(place, (at, to, port, from, bytes));
+    }
+
+    fn is_lost(&mut self, from: usize, to: usize, bytes: &[u8]) -> bool {
+        let kind = Envelope::parse(Voucher::split(bytes).1).ok().map(|envelope| envelope.header().kind);
+        let falls = |lost: &(usize, usize, Option<Kind>)| {
+            (lost.0, lost.1) == (from, to) && lost.2.is_none_or(|one| Some(one) == kind)
+        };
+        self.lost.iter().any(falls) || self.weather.rng.below(100) < self.weather.loss
+    }
+
     fn drive(&mut self, node: usize) {
         let now = self.now;
-        let Node { engine: Some(engine), address, records, prefixes, kept, revoked, .. } = &mut self.nodes[node] else {
+        if self.nodes[node].sleeps_until > now {
+            return;
+        }
+        let Node { engine: Some(engine), address, records, prefixes, kept, revoked, receives, sends, .. } =
+            &mut self.nodes[node]
+        else {
             return;
         };
         if engine.poll_timeout().is_some_and(|at| at <= now) {
@@ -158,6 +220,10 @@ impl Net {
                     Action::Prefixes { member, prefixes: list } => drop(prefixes.insert(member, list)),
                     Action::Keep { issuer, list } => kept.push((issuer, list)),
                     Action::Revoked => *revoked = true,
+                    Action::Unicast(UnicastChange::Receive { key, .. }) => drop(receives.insert(key.spi)),
+                    Action::Unicast(UnicastChange::Forget { spi }) => drop(receives.remove(&spi)),
+                    Action::Unicast(UnicastChange::Send { member, key }) => drop(sends.insert(member, key.spi)),
+                    Action::Unicast(UnicastChange::Stop { member }) => drop(sends.remove(&member)),
                     _ => {}
                 }
             } else if let Some(transmit) = engine.poll_transmit() {
@@ -180,14 +246,39 @@ impl Net {
                     Destination::Group => to != node,
                     Destination::Unicast(address) => at(self.nodes[to].address) == address,
                 };
-                if heard {
-                    self.wire.push_back((now + DELAY, to, port, at(from), transmit.bytes.clone()));
+                if heard && !self.is_lost(node, to, &transmit.bytes) {
+                    let jitter = self.weather.rng.below(self.weather.jitter.as_micros() as u64 + 1);
+                    let arrives = now + DELAY + Duration::from_micros(jitter);
+                    self.put(arrives, to, port, at(from), transmit.bytes.clone());
                 }
             }
             if let Destination::Unicast(address) = transmit.to {
                 self.sent_to.push(address);
             }
         }
+    }
+
+    /// Whoever sends to another under an SA that this one does not have.
+    fn unheard(&self) -> Option<(usize, usize)> {
+        let pairs = (0..self.nodes.len()).flat_map(|from| (0..self.nodes.len()).map(move |to| (from, to)));
+        let is_unheard = |(from, to): &(usize, usize)| {
+            let spi = self.nodes[*from].sends.get(&self.nodes[*to].member);
+            spi.is_some_and(|spi| !self.nodes[*to].receives.contains(spi))
+        };
+        pairs.into_iter().find(is_unheard)
+    }
+
+    /// Runs, and looks all the time whether unicast is lost.
+    fn run_heard(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.run(Duration::from_millis(5));
+            assert_eq!(self.unheard(), None, "at {:?}", self.now);
+        }
+    }
+
+    fn spi(&self, from: usize, to: usize) -> Option<u32> {
+        self.nodes[from].sends.get(&self.nodes[to].member).copied()
     }
 
     fn records(&self, node: usize, kind: EventKind) -> Vec<String> {
@@ -324,5 +415,86 @@ fn a_list_on_one_engine_excludes_on_all() {
         assert_eq!(net.records(last, EventKind::RevocationList), ["Alpha 2"]);
         assert_eq!(net.nodes[last].kept.iter().map(|(_, kept)| kept).collect::<Vec<_>>(), [&list]);
         assert!(net.nodes[loader].kept.is_empty(), "the operator's own file");
+    }
+}
+
+/// Two with unicast SAs each way, before anything changes.
+fn pair() -> Net {
+    let mut net = Net::of(2);
+    net.wait("unicast", |net| net.spi(0, 1).is_some() && net.spi(1, 0).is_some());
+    net.run_heard(Duration::from_secs(5));
+    net
+}
+
+/// Renews a hello key and runs while something is lost, for longer than a dead time and a deactivation delay; then all is
+/// well again, and the old SAs go.
+fn a_key_changes_while(lost: (usize, usize, Option<Kind>), renewed: &[usize]) {
+    let mut net = pair();
+    let before = [net.spi(0, 1), net.spi(1, 0)];
+    net.lost.push(lost);
+    // A neighbour that is not heard at all is gone first.
+    net.run_heard(Duration::from_secs(6));
+    renewed.iter().for_each(|node| net.command(*node, |engine, now| engine.renew_hello_key(now)));
+    net.run_heard(Duration::from_secs(20));
+    net.lost.clear();
+    net.run_heard(Duration::from_secs(20));
+    assert_eq!(net.size(), 2);
+    assert!(net.spi(0, 1) != before[0] && net.spi(1, 0) != before[1], "both have followed");
+    assert!(net.nodes.iter().all(|node| node.receives.len() == 1), "nothing is kept for longer than it is of use");
+}
+
+#[test]
+fn a_neighbour_that_misses_the_confirmation_is_received_from() {
+    a_key_changes_while((1, 0, Some(Kind::Prefixes)), &[0]);
+}
+
+#[test]
+fn a_neighbour_that_misses_the_hellos_is_received_from() {
+    a_key_changes_while((1, 0, Some(Kind::Hello)), &[1]);
+}
+
+/// It hears the new key and sends under it, though nothing is heard of it.
+#[test]
+fn a_neighbour_that_is_gone_for_one_alone_is_received_from() {
+    a_key_changes_while((0, 1, None), &[1]);
+    a_key_changes_while((0, 1, None), &[0, 1]);
+}
+
+#[test]
+fn links_that_fail_while_all_keys_change_cost_no_unicast() {
+    let mut net = pair();
+    net.lost.extend([(0, 1, None), (1, 0, None)]);
+    net.run_heard(Duration::from_secs(6));
+    (0..2).for_each(|node| net.command(node, |engine, now| engine.renew_hello_key(now)));
+    net.run_heard(Duration::from_secs(3));
+    net.lost.clear();
+    net.run_heard(Duration::from_secs(20));
+    assert!(net.nodes.iter().all(|node| node.receives.len() == 1));
+}
+
+/// Bad weather, links that fail one way, processes that get no processor for a while; and hello keys that change all the
+/// time. No router ever sends to another under an SA that this one does not have.
+#[test]
+fn whatever_happens_unicast_is_received() {
+    for seed in 1..=12 {
+        let mut net = Net::of(3);
+        net.weather = Weather { loss: 15, jitter: Duration::from_millis(80), rng: Random(seed) };
+        let mut random = Random(seed << 32);
+        for _ in 0..40 {
+            let (one, other) = (random.below(3) as usize, random.below(3) as usize);
+            match random.below(5) {
+                0 => net.nodes[one].sleeps_until = net.now + Duration::from_millis(random.below(5000)),
+                1 => net.lost.push((one, other, None)),
+                2 => net.lost.push((one, other, Some(Kind::Prefixes))),
+                3 => net.lost.clear(),
+                _ => net.command(one, |engine, now| engine.renew_hello_key(now)),
+            }
+            net.run_heard(Duration::from_millis(random.below(3000)));
+        }
+        net.lost.clear();
+        net.weather.loss = 0;
+        net.run_heard(Duration::from_secs(40));
+        let all = |net: &Net| net.nodes.iter().all(|node| node.receives.len() == 2 && node.sends.len() == 2);
+        assert!(all(&net), "seed {seed}");
     }
 }

@@ -79,7 +79,7 @@ pub(crate) const MAX_CANDIDATES: usize = 1024;
 pub(crate) const REFUSED_HOLD: Duration = Duration::from_secs(60);
 /// A refused device that has not said hello for so long is forgotten.
 pub(crate) const REFUSED_LIFE: Duration = Duration::from_secs(300);
-/// A hello key lives for so many own intervals at least: the old SAs are to be gone before the next ones come.
+/// A hello key lives for so many own intervals at least: the neighbours are to have followed before the next one comes.
 pub(crate) const KEY_INTERVALS: u32 = 8;
 /// Neighbours at once.
 pub(crate) const MAX_UP: usize = 1024;

@@ -58,6 +58,11 @@ pub enum Event {
         /// The neighbour.
         member: MemberId,
     },
+    /// A neighbour knows that we hold its present hello key: it has acknowledged what we sealed under it.
+    Assured {
+        /// The neighbour.
+        member: MemberId,
+    },
     /// A device cannot be a neighbour. Once for each reason, as long as it is remembered.
     Refused {
         /// The device.

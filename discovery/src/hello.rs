@@ -114,10 +114,11 @@ impl Discovery {
             Some(Peer::Up(up)) if up.run.startup == header.startup => {
                 let Greeting { from, envelope, hello } = greeting;
                 up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
-                if hello.public != up.hello.public {
+                if (hello.public, hello.salt) != (up.hello.public, up.hello.salt) {
                     // A new key within a run. One of low order is nothing that a sane device sends.
                     let end = End { member: header.sender, startup: header.startup, public: hello.public };
                     up.pair = self.key.pair(end).ok_or(Dropped::Malformed)?;
+                    up.keyed = header.sequence;
                     up.announcing.restart(now);
                 }
                 up.sign_of_life(now, Kind::Hello, header.sequence);
@@ -172,7 +173,7 @@ impl Discovery {
         let identity = self.peers.identity(&header.sender).ok_or(Dropped::UnknownSender)?;
         identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
         match self.peers.get_mut(&header.sender) {
-            Some(Peer::Gone(gone)) => gone.farewell = true,
+            Some(Peer::Gone(gone)) => gone.pair = None,
             _ => self.lose(now, header.sender, GoneReason::Goodbye),
         }
         self.candidates.settle(header.sender);

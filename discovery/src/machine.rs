@@ -249,7 +249,7 @@ impl Discovery {
         }
         let message = Message::decode(envelope)?;
         match (&message, peer) {
-            (_, Some(Peer::Gone(gone))) if run.is_some() && gone.farewell => Err(Dropped::Replayed),
+            (_, Some(Peer::Gone(gone))) if run.is_some() && gone.pair.is_none() => Err(Dropped::Replayed),
             (Message::Hello(_), Some(Peer::Refused(refused))) if now < refused.until => Err(Dropped::Refused),
             (Message::Hello(_), _) => Ok(message),
             (Message::Probe(probe), _) if !self.schedule.is_recent(&probe.hello_nonce) => Err(Dropped::StaleNonce),

@@ -31,6 +31,8 @@ pub(crate) struct Up {
     /// The last verified one.
     pub(crate) hello: Hello,
     pub(crate) last_hello: Time,
+    /// The sequence number of the hello that brought its present hello key and salt.
+    pub(crate) keyed: u64,
     /// The last verified datagram of whatever kind.
     pub(crate) last_life: Time,
     pub(crate) suspicion: Option<Suspicion>,
@@ -53,8 +55,9 @@ pub(crate) struct Gone {
     pub(crate) chain: Vec<Vec<u8>>,
     pub(crate) run: Run,
     pub(crate) since: Time,
-    /// It said goodbye: this run is over.
-    pub(crate) farewell: bool,
+    /// What we share with it, under the own hello key as it changes: it may hear us, and send under that. `None`: it
+    /// said goodbye, this run is over.
+    pub(crate) pair: Option<Pair>,
     /// It may not have noticed that it was gone, and will then not announce again what we acknowledged.
     pub(crate) announced: Option<Announced>,
 }
@@ -129,8 +132,8 @@ impl Up {
     }
 
     pub(crate) fn into_gone(self, now: Time, farewell: bool) -> Gone {
-        let Up { identity, chain, run, announced, .. } = self;
-        Gone { identity, chain, run, since: now, farewell, announced }
+        let Up { identity, chain, run, announced, pair, .. } = self;
+        Gone { identity, chain, run, since: now, pair: (!farewell).then_some(pair), announced }
     }
 }
 
@@ -173,6 +176,24 @@ impl Peers {
         self.0.iter_mut().filter_map(|(member, peer)| match peer {
             Peer::Up(up) => Some((*member, &mut **up)),
             _ => None,
+        })
+    }
+
+    /// What is shared with a neighbour that is up, or silent.
+    pub(crate) fn pair(&self, member: &MemberId) -> Option<&Pair> {
+        match self.0.get(member)? {
+            Peer::Up(up) => Some(&up.pair),
+            Peer::Gone(gone) => gone.pair.as_ref(),
+            Peer::Refused(_) => None,
+        }
+    }
+
+    /// The same of all.
+    pub(crate) fn pairs_mut(&mut self) -> impl Iterator<Item = &mut Pair> {
+        self.0.values_mut().filter_map(|peer| match peer {
+            Peer::Up(up) => Some(&mut up.pair),
+            Peer::Gone(gone) => gone.pair.as_mut(),
+            Peer::Refused(_) => None,
         })
     }
 

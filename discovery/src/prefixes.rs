@@ -175,7 +175,11 @@ impl Discovery {
         let up = self.peers.up_mut(&header.sender).ok_or(Dropped::UnknownSender)?;
         up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
         up.sign_of_life(now, Kind::PrefixesAck, header.sequence);
-        up.announcing.next = None;
+        // An older one may be for what was sealed under its key before, which says nothing of the present one.
+        if header.sequence > up.keyed {
+            up.announcing.next = None;
+            self.events.push_back(Event::Assured { member: header.sender });
+        }
         Ok(())
     }
 

@@ -275,6 +275,7 @@ impl Discovery {
             address,
             hello,
             last_hello: now,
+            keyed: hello_header.sequence,
             last_life: now,
             suspicion: None,
             pair,

@@ -36,21 +36,24 @@ const SPI_LABEL: &[u8] = b"muster 1 unicast SPI";
 const KEY_LABEL: &[u8] = b"muster 1 unicast key";
 
 impl Discovery {
-    /// What the SA to or from an up neighbour rests on now.
+    /// What the SA to an up neighbour rests on now, or that from one that is up or silent.
     pub fn unicast_basis(&self, member: &MemberId, direction: Direction) -> Option<Basis> {
-        let up = self.peers.up(member)?;
-        let End { startup, public: neighbor, .. } = up.pair.neighbor();
-        let salt = match direction {
-            Direction::Out => up.hello.salt,
-            Direction::In => self.salt,
-        };
-        Some(Basis { startup, own: up.pair.own().public, neighbor, salt })
+        let (pair, salt) = self.pair_and_salt(member, direction)?;
+        let End { startup, public: neighbor, .. } = pair.neighbor();
+        Some(Basis { startup, own: pair.own().public, neighbor, salt })
     }
 
     /// SPI and key on that basis.
     pub fn unicast_key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey> {
-        let Basis { salt, .. } = self.unicast_basis(member, direction)?;
-        unicast_key(&self.peers.up(member)?.pair, direction, salt)
+        let (pair, salt) = self.pair_and_salt(member, direction)?;
+        unicast_key(pair, direction, salt)
+    }
+
+    fn pair_and_salt(&self, member: &MemberId, direction: Direction) -> Option<(&Pair, u32)> {
+        match direction {
+            Direction::Out => self.peers.up(member).map(|up| (&up.pair, up.hello.salt)),
+            Direction::In => self.peers.pair(member).map(|pair| (pair, self.salt)),
+        }
     }
 
     /// Another salt: the SPIs of two unicast SAs to this device have met.
@@ -74,10 +77,10 @@ impl Discovery {
         self.key.renew(&mut self.keys);
         self.key_due = self.key_end(now);
         let own = &self.key;
-        for (_, up) in self.peers.ups_mut() {
+        for pair in self.peers.pairs_mut() {
             // The neighbour's key is the one that was good enough for the last pair.
-            let Some(pair) = own.pair(up.pair.neighbor()) else { continue };
-            up.pair = pair;
+            let Some(renewed) = own.pair(pair.neighbor()) else { continue };
+            *pair = renewed;
         }
         self.schedule.trigger(now);
         self.events.push_back(Event::Renewed);

@@ -68,6 +68,47 @@ fn a_lost_hello_is_made_up_for() {
     assert_eq!(net.status(0)[0].prefixes.len(), 1);
 }
 
+/// The hello with a new key overtakes an acknowledgement of what was sealed under the old one.
+#[test]
+fn a_late_acknowledgement_does_not_silence_what_is_sealed_under_the_next_key() {
+    let mut net = Net::of(&[1000, 1000]);
+    net.run(ms(300));
+    net.with(0, |machine, now| machine.set_prefixes(now, vec!["2001:db8:a::/64".parse().unwrap()])).unwrap();
+    net.run(Duration::from_micros(900));
+    let late = net.last(1, Kind::PrefixesAck);
+    net.wire.clear();
+    net.cut.insert((0, 1));
+    let at = net.now;
+    net.with(1, |machine, now| machine.renew_key(now));
+    net.run(ms(60));
+    net.deliver(0, address(1), &late.bytes);
+    net.heal();
+    net.run(ms(500));
+    pair(&mut net, 0, 1);
+    assert!(confirmed(&net, 1, at) > 0);
+    assert!(net.nodes[0].events.iter().any(|(when, event)| *when > at && matches!(event, Event::Assured { .. })));
+}
+
+/// It may hear us, though we do not hear it, and would send under what it hears.
+#[test]
+fn what_a_silent_neighbour_would_send_under_follows_our_key() {
+    let mut net = Net::of(&[1000, 1000]);
+    net.run(ms(300));
+    net.cut.insert((1, 0));
+    net.run(ms(6000));
+    assert_eq!(net.news(0), ["join 1", "gone 1 silent"]);
+    net.with(0, |machine, now| machine.renew_key(now));
+    net.run(ms(100));
+    assert_eq!(key(&mut net, 0, 1, In), key(&mut net, 1, 0, Out));
+    let gone = net.member(1);
+    assert!(net.machine(0).unicast_key(&gone, Out).is_none(), "nothing is sent to it");
+    // Its goodbye is the end of it.
+    net.heal();
+    net.with(1, |machine, now| machine.shutdown(now));
+    net.run(ms(10));
+    assert!(net.machine(0).unicast_key(&gone, In).is_none());
+}
+
 #[test]
 fn it_is_renewed_by_itself_within_its_life() {
     let mut net = Net::new();
