@@ -7,6 +7,7 @@ mod certificates;
 mod control;
 mod devices;
 mod discovery;
+mod isakmp;
 mod keyagree;
 mod membership;
 mod network;
@@ -25,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("esp", muster_dataplane::fuzzing::esp),
     ("kernel", muster_dataplane::fuzzing::kernel),
     ("membership", membership::membership),
+    ("isakmp", isakmp::datagram),
     ("discovery", discovery::operations),
     ("keyagree", keyagree::operations),
 ];
