@@ -7,3 +7,4 @@
 pub mod crypto;
 pub mod isakmp;
 pub mod lkh;
+pub mod phase1;

@@ -1,0 +1,44 @@
+//! Why a datagram was not taken.
+
+use thiserror::Error;
+
+use super::CertificateError;
+use crate::isakmp::Malformed;
+
+/// Why a datagram was not taken. Nothing changed by it, and whoever sent it learns nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// It is no message.
+    #[error("malformed: {0}")]
+    Malformed(#[from] Malformed),
+    /// Nobody is expected at the address that it came from.
+    #[error("from an address that is nobody's")]
+    UnknownAddress,
+    /// Its cookies are those of no exchange and no SA.
+    #[error("of no SA")]
+    UnknownSa,
+    /// A message that this exchange is not waiting for, or a second one with other bytes.
+    #[error("out of place")]
+    OutOfPlace,
+    /// Nothing of what was offered is accepted; what was chosen had not been offered.
+    #[error("no acceptable proposal")]
+    NoProposal,
+    /// More than may be computed now.
+    #[error("too many at a time")]
+    Busy,
+    /// A key that Diffie-Hellman cannot use.
+    #[error("an unusable public key")]
+    Key,
+    /// Not under the keys of the SA, or changed on its way; a secret that differs from ours.
+    #[error("not authentic")]
+    Authentication,
+    /// Somebody else than expected at that address.
+    #[error("another identity than expected")]
+    Identity,
+    /// A certificate that is not taken.
+    #[error("certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    /// Seen before, or an echo of our own.
+    #[error("a replay")]
+    Replay,
+}

@@ -1,0 +1,474 @@
+//! The key server's end of phase 1.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use muster_wire::Time;
+use rand_core::CryptoRng;
+
+use super::budget::{Budget, Rate};
+use super::cookie::{Cookies, Opening};
+use super::fragment::{Reassembly, split};
+use super::main_mode::{Agreed, Keyed, Role, Share, opening, read_opening};
+use super::session::{Due, Heard, Session};
+use super::suite::MOST_OFFER;
+use super::table::Table;
+use super::{
+    Client, Clients, Closed, Credentials, Datagram, Event, IsakmpSa, Liveness, Message, Proposals, Refused, SaId,
+};
+use crate::crypto::dh::Secret;
+use crate::isakmp::{Cookie, Header, Identity, Transform, exchange, flags, kind, write_proposal};
+
+/// An exchange lives for so long after its first message, and for so long again after its third; in the latter time its last
+/// message is sent again to whoever lost it.
+const HALF_OPEN: Duration = Duration::from_secs(60);
+/// SAs of one identity, at most: the one in use, and the one that takes its place.
+const MOST_OF_IDENTITY: usize = 2;
+
+/// What strangers can take up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Exchanges that wait for a third message, and as many that wait for a fifth or were completed a moment ago.
+    pub exchanges: usize,
+    /// The same of one address.
+    pub exchanges_of_address: usize,
+    /// Diffie-Hellman exchanges and checks of signatures.
+    pub computations: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { exchanges: 4096, exchanges_of_address: 16, computations: Rate { per_second: 200, burst: 400 } }
+    }
+}
+
+/// The key server's end of phase 1, with all its members.
+///
+/// What others can do to it. From an address that is nobody's: nothing. With a forged address of a member, unseen: at most
+/// [`Limits::exchanges_of_address`] entries of under 3 KiB, and one answer, hardly longer than the question, to each; an exchange of
+/// the true member is not hindered if its first message is one with which members of its kind came in before (see `cookie.rs`),
+/// else it survives `n` forged messages within a round trip with probability `(1 − 1/limit)^n`. Who sees the cookies can do
+/// computations at the rate of [`Limits::computations`], and compete with the true member for them.
+pub struct Responder {
+    doi: u32,
+    proposals: Proposals,
+    own: Credentials,
+    liveness: Liveness,
+    cookies: Cookies,
+    budget: Budget,
+    opened: Table<Opened>,
+    halves: Table<Half>,
+    reassembly: Reassembly,
+    /// By our cookie.
+    sessions: BTreeMap<Cookie, Session>,
+    of_identity: BTreeMap<Identity, Vec<Cookie>>,
+    /// When to look at which; it may be too early, for a peer that was heard meanwhile.
+    timers: BTreeSet<(Time, Cookie)>,
+    datagrams: VecDeque<Datagram>,
+    events: VecDeque<Event>,
+}
+
+/// After messages 1 and 2, whose first message was not familiar.
+struct Opened {
+    initiator: Cookie,
+    address: SocketAddr,
+    received: Vec<u8>,
+    sent: Vec<u8>,
+}
+
+/// After messages 3 and 4, or 5 and 6.
+struct Half {
+    initiator: Cookie,
+    address: SocketAddr,
+    takes_fragments: bool,
+    /// None once the SA is established.
+    keyed: Option<Box<Keyed>>,
+    received: Vec<u8>,
+    sent: Vec<u8>,
+}
+
+impl Responder {
+    /// Nobody is there yet.
+    pub fn new(
+        doi: u32,
+        proposals: Proposals,
+        own: Credentials,
+        liveness: Liveness,
+        limits: Limits,
+        now: Time,
+        rng: &mut impl CryptoRng,
+    ) -> Self {
+        Responder {
+            doi,
+            proposals,
+            own,
+            liveness,
+            cookies: Cookies::new(rng),
+            budget: Budget::new(limits.computations, now),
+            opened: Table::new(limits.exchanges, limits.exchanges_of_address, HALF_OPEN),
+            halves: Table::new(limits.exchanges, limits.exchanges_of_address, HALF_OPEN),
+            reassembly: Reassembly::new(),
+            sessions: BTreeMap::new(),
+            of_identity: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            datagrams: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A datagram came. Returns it decrypted if it is of another exchange than phase 1's.
+    ///
+    /// # Errors
+    /// It was refused; nothing changed.
+    pub fn handle_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        clients: &impl Clients,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Message>, Refused> {
+        let client = clients.client(from.ip()).ok_or(Refused::UnknownAddress)?;
+        let (header, first, body) = Header::parse(datagram)?;
+        if first != kind::FRAGMENT {
+            return self.handle_message(now, from, datagram, (&client, clients), rng);
+        }
+        let id = SaId::of(&header);
+        let is_half =
+            self.halves.get(id.responder).is_some_and(|half| half.initiator == id.initiator && half.address == from);
+        if !is_half && self.session(id).is_none_or(|session| session.address != from) {
+            return Err(Refused::UnknownSa);
+        }
+        let Some(whole) = self.reassembly.add(now, from, &header, body, rng)? else { return Ok(None) };
+        let (inner, first, _) = Header::parse(&whole)?;
+        if SaId::of(&inner) != id || first == kind::FRAGMENT {
+            return Err(Refused::OutOfPlace);
+        }
+        self.handle_message(now, from, &whole, (&client, clients), rng)
+    }
+
+    /// The next datagram to be sent.
+    pub fn poll_transmit(&mut self) -> Option<Datagram> {
+        self.datagrams.pop_front()
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`Responder::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let tables = [self.opened.expires(), self.halves.expires(), self.reassembly.expires()];
+        tables.into_iter().flatten().chain(self.timers.first().map(|(at, _)| *at)).min()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Time, rng: &mut impl CryptoRng) {
+        self.opened.expire(now);
+        self.halves.expire(now);
+        self.reassembly.expire(now);
+        while let Some(&(at, cookie)) = self.timers.first().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, cookie));
+            let Some(session) = self.sessions.get_mut(&cookie) else { continue };
+            match session.handle_timeout(now, &self.liveness, rng) {
+                Due::Nothing => {}
+                Due::Send(bytes) => self.datagrams.push_back(Datagram { to: session.address, bytes }),
+                Due::Close(why) => {
+                    if why == Closed::Expired {
+                        self.datagrams.push_back(Datagram { to: session.address, bytes: session.farewell(rng) });
+                    }
+                    self.remove(cookie, why);
+                    continue;
+                }
+            }
+            let due = session.due(&self.liveness);
+            self.timers.insert((due, cookie));
+        }
+    }
+
+    /// An established SA.
+    pub fn sa(&self, id: SaId) -> Option<&IsakmpSa> {
+        self.session(id).map(|session| &session.sa)
+    }
+
+    /// All established SAs.
+    pub fn sas(&self) -> impl Iterator<Item = &IsakmpSa> {
+        self.sessions.values().map(|session| &session.sa)
+    }
+
+    /// Exchanges that are not complete, or were completed a moment ago.
+    pub fn exchanges(&self) -> usize {
+        self.opened.len() + self.halves.len()
+    }
+
+    /// Sends what [`IsakmpSa::seal`] gave, in pieces if it must be.
+    pub fn send(&mut self, id: SaId, datagram: Vec<u8>) {
+        if let Some((to, takes_fragments)) =
+            self.session(id).map(|session| (session.address, session.sa.features.fragments))
+        {
+            self.transmit(to, datagram, takes_fragments);
+        }
+    }
+
+    /// Something authentic and new came under this SA: the peer is there.
+    pub fn heard(&mut self, now: Time, id: SaId) {
+        if let Some(session) = self.sessions.get_mut(&id.responder).filter(|session| session.sa.id() == id) {
+            session.heard(now);
+        }
+    }
+
+    /// Ends an SA, and tells the peer.
+    pub fn close(&mut self, id: SaId, rng: &mut impl CryptoRng) {
+        let Some(farewell) = self.session(id).map(|session| (session.address, session.farewell(rng))) else { return };
+        self.datagrams.push_back(Datagram { to: farewell.0, bytes: farewell.1 });
+        self.remove(id.responder, Closed::Commanded);
+    }
+
+    fn session(&self, id: SaId) -> Option<&Session> {
+        self.sessions.get(&id.responder).filter(|session| session.sa.id() == id)
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        peer: (&Client<'_>, &impl Clients),
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Message>, Refused> {
+        let (header, first, body) = Header::parse(datagram)?;
+        let id = SaId::of(&header);
+        if header.exchange != exchange::MAIN {
+            return self.handle_session(now, from, (&header, first, body), rng);
+        }
+        if header.message_id != 0 || header.flags & !flags::ENCRYPTION != 0 || id.initiator == Cookie::default() {
+            return Err(Refused::OutOfPlace);
+        }
+        if id.responder == Cookie::default() {
+            self.handle_first(now, from, datagram, peer.0, rng)?;
+        } else if let Some(half) = self.halves.get(id.responder) {
+            if half.initiator != id.initiator || half.address != from {
+                return Err(Refused::UnknownSa);
+            }
+            if half.received == datagram {
+                let (again, takes_fragments) = (half.sent.clone(), half.takes_fragments);
+                self.transmit(from, again, takes_fragments);
+                return Ok(None);
+            }
+            self.handle_fifth(now, from, datagram, peer, rng)?;
+        } else {
+            self.handle_third(now, from, datagram, peer.0, rng)?;
+        }
+        Ok(None)
+    }
+
+    /// Message 1: an offer. It costs an entry, and not even that if it is familiar.
+    fn handle_first(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        client: &Client<'_>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), Refused> {
+        let (header, first, body) = Header::parse(datagram)?;
+        if header.is_encrypted() || datagram.len() > MOST_OFFER {
+            return Err(Refused::OutOfPlace);
+        }
+        let again = |opened: &&Opened| {
+            opened.initiator == header.initiator && opened.address == from && opened.received == datagram
+        };
+        let sent = self.opened.of(from.ip()).find(again).map(|opened| opened.sent.clone());
+        if let Some(sent) = sent {
+            self.transmit(from, sent, false);
+            return Ok(());
+        }
+        let read = read_opening(first, body)?;
+        let (cookie, is_familiar) = self.cookies.bake(now, from, header.initiator, &read);
+        let id = SaId { responder: cookie, initiator: header.initiator };
+        let (agreed, answer) = self.agree(id, &read, client)?;
+        let chain = opening(&answer, read.features);
+        let sent = agreed.header(0).write(chain.first(), chain.bytes());
+        if !is_familiar {
+            let opened =
+                Opened { initiator: header.initiator, address: from, received: datagram.to_vec(), sent: sent.clone() };
+            self.opened.insert(now, cookie, from.ip(), opened, rng);
+        }
+        self.transmit(from, sent, false);
+        Ok(())
+    }
+
+    /// What was offered and is chosen, and the body of the SA payload that says so.
+    fn agree(&self, id: SaId, opening: &Opening, client: &Client<'_>) -> Result<(Agreed, Vec<u8>), Refused> {
+        let (doi, offered) = Transform::offer(&opening.offer)?;
+        if doi != self.doi {
+            return Err(Refused::NoProposal);
+        }
+        let fits = |suite: super::Suite| client.fits(suite.authentication) && self.own.fit(suite.authentication);
+        let choice = self.proposals.choose(&offered, fits).ok_or(Refused::NoProposal)?;
+        let agreed = Agreed {
+            id,
+            doi,
+            suite: choice.suite,
+            lifetime: choice.lifetime,
+            offer: opening.offer.clone(),
+            features: opening.features,
+        };
+        //= RFC 2408 4.2: "the initiator MUST verify that the Security Association payload received from the responder matches
+        //= one of the proposals sent initially": it goes back unchanged
+        Ok((agreed, write_proposal(doi, &[choice.transform])))
+    }
+
+    /// Message 3, which brings our cookie back: now Diffie-Hellman.
+    fn handle_third(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        client: &Client<'_>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), Refused> {
+        let (header, first, body) = Header::parse(datagram)?;
+        let id = SaId::of(&header);
+        if header.is_encrypted() || self.sessions.contains_key(&id.responder) {
+            return Err(Refused::OutOfPlace);
+        }
+        let is_theirs = |opened: &&Opened| opened.initiator == id.initiator && opened.address == from;
+        let opening = match self.opened.get(id.responder).filter(is_theirs) {
+            Some(opened) => {
+                let (_, first, body) = Header::parse(&opened.received)?;
+                read_opening(first, body)?
+            }
+            None => self.cookies.recall(now, from, id.initiator, id.responder).cloned().ok_or(Refused::UnknownSa)?,
+        };
+        let (agreed, _) = self.agree(id, &opening, client)?;
+        let theirs = Share::read(first, body, agreed.suite)?;
+        if !self.budget.take(now) {
+            return Err(Refused::Busy);
+        }
+        let secret = Secret::generate(agreed.suite.group, rng).map_err(|_| Refused::Key)?;
+        let ours = Share::draw(&secret, rng);
+        let shared = secret.agree(&theirs.public).map_err(|_| Refused::Key)?;
+        let chain = ours.to_chain(agreed.suite.authentication);
+        let sent = agreed.header(0).write(chain.first(), chain.bytes());
+        let takes_fragments = agreed.features.fragments;
+        let keyed = Keyed::new(agreed, theirs, ours, &shared, client.secret)?;
+        let half = Half {
+            initiator: id.initiator,
+            address: from,
+            takes_fragments,
+            keyed: Some(Box::new(keyed)),
+            received: datagram.to_vec(),
+            sent: sent.clone(),
+        };
+        self.opened.remove(id.responder);
+        self.halves.insert(now, id.responder, from.ip(), half, rng);
+        self.transmit(from, sent, takes_fragments);
+        Ok(())
+    }
+
+    /// Message 5: who it is.
+    fn handle_fifth(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        (client, clients): (&Client<'_>, &impl Clients),
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), Refused> {
+        let (header, first, body) = Header::parse(datagram)?;
+        let cookie = header.responder;
+        let half = self.halves.get(cookie).ok_or(Refused::UnknownSa)?;
+        let keyed = half.keyed.as_ref().filter(|_| header.is_encrypted()).ok_or(Refused::OutOfPlace)?;
+        let plaintext = keyed.open(keyed.keys.first_iv(), body)?;
+        if keyed.agreed.suite.authentication.signature().is_some() && !self.budget.take(now) {
+            return Err(Refused::Busy);
+        }
+        let theirs = (first, plaintext.as_slice());
+        let (identity, began_anew) = keyed.check(Role::Initiator, theirs, (client, from.ip()), clients)?;
+        let chain = keyed.prove(Role::Responder, &self.own, rng)?;
+        let sent = keyed.seal(keyed.agreed.suite.cipher.last_block(body), &chain)?;
+
+        let Some(half) = self.halves.get_mut(cookie) else { return Err(Refused::UnknownSa) };
+        let Some(keyed) = half.keyed.take() else { return Err(Refused::OutOfPlace) };
+        (half.received, half.sent) = (datagram.to_vec(), sent.clone());
+        let opening = Opening { offer: keyed.agreed.offer.clone(), features: keyed.agreed.features };
+        self.cookies.learn(&opening);
+        let sa = keyed.into_sa(&sent, identity, now);
+        self.transmit(from, sent, sa.features.fragments);
+        self.establish(now, Session::new(sa, from, now, rng), began_anew, rng);
+        Ok(())
+    }
+
+    fn establish(&mut self, now: Time, session: Session, began_anew: bool, rng: &mut impl CryptoRng) {
+        let (sa, peer, address) = (session.sa.id(), session.sa.peer().clone(), session.address);
+        let own = self.of_identity.entry(peer.clone()).or_default();
+        own.push(sa.responder);
+        let surplus = own.len().saturating_sub(MOST_OF_IDENTITY);
+        let oldest: Vec<Cookie> = own.iter().copied().take(surplus).collect();
+        self.timers.insert((session.due(&self.liveness).max(now), sa.responder));
+        self.sessions.insert(sa.responder, session);
+        self.events.push_back(Event::Established { sa, peer: peer.clone(), address, began_anew });
+        if began_anew {
+            self.forget_before(sa.responder, &peer);
+        } else {
+            for cookie in oldest {
+                if let Some(session) = self.sessions.get(&cookie) {
+                    self.datagrams.push_back(Datagram { to: session.address, bytes: session.farewell(rng) });
+                }
+                self.remove(cookie, Closed::Replaced);
+            }
+        }
+    }
+
+    /// The SAs of an identity that are older than this one are void. A replay finds the same ones, which are gone.
+    fn forget_before(&mut self, cookie: Cookie, peer: &Identity) {
+        let own = self.of_identity.get(peer).cloned().unwrap_or_default();
+        own.into_iter().take_while(|other| *other != cookie).for_each(|older| self.remove(older, Closed::Restarted));
+    }
+
+    fn handle_session(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        message: (&Header, u8, &[u8]),
+        rng: &mut impl CryptoRng,
+    ) -> Result<Option<Message>, Refused> {
+        let id = SaId::of(message.0);
+        let session = self.sessions.get_mut(&id.responder).filter(|session| session.sa.id() == id);
+        let session = session.ok_or(Refused::UnknownSa)?;
+        match session.handle(now, from, message, rng)? {
+            Heard::Message(message) => return Ok(Some(message)),
+            Heard::Notices(notices) => {
+                let peer = session.sa.peer().clone();
+                self.datagrams.extend(notices.answer.map(|bytes| Datagram { to: from, bytes }));
+                if notices.begins_anew {
+                    self.forget_before(id.responder, &peer);
+                }
+                if notices.is_deleted {
+                    self.remove(id.responder, Closed::Deleted);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn remove(&mut self, cookie: Cookie, why: Closed) {
+        let Some(session) = self.sessions.remove(&cookie) else { return };
+        let (sa, peer) = (session.sa.id(), session.sa.peer().clone());
+        if let Some(own) = self.of_identity.get_mut(&peer) {
+            own.retain(|other| *other != cookie);
+            if own.is_empty() {
+                self.of_identity.remove(&peer);
+            }
+        }
+        self.halves.remove(cookie);
+        self.events.push_back(Event::Closed { sa, peer, why });
+    }
+
+    fn transmit(&mut self, to: SocketAddr, message: Vec<u8>, takes_fragments: bool) {
+        self.datagrams.extend(split(message, takes_fragments).into_iter().map(|bytes| Datagram { to, bytes }));
+    }
+}

@@ -1,0 +1,10 @@
+//! Both ends against each other, over a network of which the tests are the weather.
+
+mod certificates;
+mod establish;
+mod flood;
+mod lifetime;
+mod network;
+mod suites;
+mod tamper;
+mod tshark;
