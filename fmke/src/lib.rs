@@ -5,6 +5,13 @@
 //! clock, socket or task. `SPEC.md` beside this crate is the protocol.
 
 pub mod crypto;
+pub mod gcks;
 pub mod isakmp;
 pub mod lkh;
+pub mod member;
 pub mod phase1;
+mod push;
+mod refusal;
+
+pub use push::PushError;
+pub use refusal::Refusal;

@@ -1,0 +1,79 @@
+//! What the operator of a key server is told.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A client has shown who it is.
+    Connected {
+        /// Which.
+        client: String,
+        /// Where it is.
+        address: SocketAddr,
+        /// It holds nothing of what it was told before.
+        began_anew: bool,
+    },
+    /// A client is no longer connected. It is still a member of its groups.
+    Closed {
+        /// Which.
+        client: String,
+        /// Why.
+        why: String,
+    },
+    /// A group has new keys.
+    Rekeyed {
+        /// Which.
+        group: String,
+        /// How many members are in.
+        members: usize,
+        /// Who is no longer.
+        gone: Vec<String>,
+    },
+    /// A client has lost access.
+    Excluded {
+        /// Which.
+        client: String,
+    },
+    /// A group could not be changed.
+    Failed {
+        /// Which.
+        group: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Event {
+    /// Its kind, as the interface names it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::Connected { .. } => "connected",
+            Event::Closed { .. } => "closed",
+            Event::Rekeyed { .. } => "rekeyed",
+            Event::Excluded { .. } => "excluded",
+            Event::Failed { .. } => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Connected { client, address, began_anew: true } => {
+                write!(f, "{client} has connected from {address}")
+            }
+            Event::Connected { client, address, .. } => write!(f, "{client} has connected again from {address}"),
+            Event::Closed { client, why } => write!(f, "{client} is no longer connected: {why}"),
+            Event::Rekeyed { group, members, gone } if gone.is_empty() => {
+                write!(f, "{group} has new keys, for {members} members")
+            }
+            Event::Rekeyed { group, members, gone } => {
+                write!(f, "{group} has new keys, for {members} members, without {}", gone.join(", "))
+            }
+            Event::Excluded { client } => write!(f, "{client} is excluded"),
+            Event::Failed { group, why } => write!(f, "{group} could not be changed: {why}"),
+        }
+    }
+}

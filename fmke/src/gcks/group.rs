@@ -1,0 +1,391 @@
+//! One secure multicast group at the key server: who is in, its keys, and how they change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use muster_wire::Time;
+
+use super::context::Context;
+use super::profile::{FlowSelector, Group};
+use super::rekey::Rekey;
+use super::store::Write;
+use super::tek::{Tek, delete_teks};
+use crate::isakmp::{Delete, Header, KeyPacket, key_type};
+use crate::lkh::{Change, KeyTree, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, MAX_JOINS, Place, TreeError};
+use crate::push::{Filling, Push, PushError};
+
+/// Octets of one part of an update: with a re-key SA and a signature around it, a datagram that passes where 1,280 octets do.
+const PART: usize = 850;
+/// Keys are renewed when so much of their lifetime is over: then all have the new ones in time.
+pub(super) const RENEW_AT: f64 = 0.8;
+/// What was sent under the re-key SA before is sent again for so long to whoever misses it.
+pub(super) const AFTERLIFE: Duration = Duration::from_secs(60);
+/// Re-key SAs whose ends are told, at most. A member that is further behind connects again.
+const MOST_PREVIOUS: usize = 32;
+
+/// The state of one group. All of it is in the store.
+pub(super) struct GroupState {
+    pub(super) tree: KeyTree,
+    /// Where each member sits.
+    pub(super) places: BTreeMap<String, Place>,
+    pub(super) current: Option<Rekey>,
+    /// Those before it, the latest last, each until a member that missed how it ended can have asked.
+    pub(super) previous: Vec<(Rekey, Time)>,
+    pub(super) teks: BTreeMap<(FlowSelector, String), Tek>,
+    pub(super) teks_since: Time,
+    /// To be done at the next change.
+    wishes: Wishes,
+    /// When that is made.
+    due: Option<Time>,
+}
+
+/// What is to change.
+#[derive(Default)]
+struct Wishes {
+    /// Who comes in.
+    newcomers: BTreeSet<String>,
+    /// Who goes.
+    leavers: BTreeSet<String>,
+    /// Members that began anew: what they send needs keys that they never used.
+    restarted: BTreeSet<String>,
+    /// Members that connected again: they get all that they may have missed.
+    returned: BTreeSet<String>,
+    /// New keys for all, by command.
+    rekey: bool,
+}
+
+/// What a change has brought about, to be sent when it is stored.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// To the group.
+    pub(super) multicast: Vec<Vec<u8>>,
+    /// To each of these by phase 2: all of the group.
+    pub(super) told: Vec<String>,
+    /// Who is no member any more.
+    pub(super) gone: Vec<String>,
+    /// There are new keys.
+    pub(super) rekeyed: bool,
+}
+
+impl GroupState {
+    pub(super) fn new(now: Time) -> Self {
+        GroupState {
+            tree: KeyTree::new(),
+            places: BTreeMap::new(),
+            current: None,
+            previous: Vec::new(),
+            teks: BTreeMap::new(),
+            teks_since: now,
+            wishes: Wishes::default(),
+            due: None,
+        }
+    }
+
+    /// A client of this group has connected. It is told of the group at the next change, `window` from now at the latest.
+    pub(super) fn admit(&mut self, now: Time, client: &str, began_anew: bool, window: Duration) {
+        self.wishes.leavers.remove(client);
+        let wish = match self.places.contains_key(client) {
+            false => &mut self.wishes.newcomers,
+            true if began_anew => &mut self.wishes.restarted,
+            true => &mut self.wishes.returned,
+        };
+        wish.insert(client.to_owned());
+        self.wish_by(now + window);
+    }
+
+    /// Whether this client, that began anew, must get keys that it never used.
+    pub(super) fn is_sender(&self, client: &str) -> bool {
+        self.teks.keys().any(|(_, sender)| sender == client)
+    }
+
+    /// A client is to go, `window` from now at the latest.
+    pub(super) fn expel(&mut self, now: Time, client: &str, window: Duration) {
+        for wish in [&mut self.wishes.newcomers, &mut self.wishes.restarted, &mut self.wishes.returned] {
+            wish.remove(client);
+        }
+        if self.places.contains_key(client) {
+            self.wishes.leavers.insert(client.to_owned());
+            self.wish_by(now + window);
+        }
+    }
+
+    /// New keys for all.
+    pub(super) fn rekey(&mut self, now: Time) {
+        self.wishes.rekey = true;
+        self.wish_by(now);
+    }
+
+    /// Flows, or who sends them, have changed.
+    pub(super) fn reconsider(&mut self, now: Time) {
+        self.wish_by(now);
+    }
+
+    fn wish_by(&mut self, at: Time) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// When to ask [`due`](Self::due).
+    pub(super) fn timeout(&self, profile: &Group) -> Option<Time> {
+        let telling = self.rekeys().filter_map(|rekey| rekey.sender.timeout());
+        let afterlife = self.previous.iter().map(|(_, until)| *until);
+        let renewal = (!self.places.is_empty()).then(|| self.renewal(profile));
+        self.due.into_iter().chain(telling).chain(afterlife).chain(renewal).min()
+    }
+
+    /// What is to be done by `now`.
+    pub(super) fn due(
+        &mut self,
+        now: Time,
+        name: &str,
+        profile: &Group,
+        ctx: &mut Context<'_>,
+    ) -> Result<Outcome, TreeError> {
+        for (rekey, _) in self.previous.extract_if(.., |(_, until)| *until <= now) {
+            rekey.forget(name, ctx);
+        }
+        let is_old = !self.places.is_empty() && self.renewal(profile) <= now;
+        let mut outcome = match is_old || self.due.is_some_and(|due| due <= now) {
+            true => self.change(now, name, profile, ctx)?,
+            false => Outcome::default(),
+        };
+        for rekey in self.previous.iter_mut().map(|(rekey, _)| rekey).chain(self.current.iter_mut()) {
+            outcome.multicast.extend(rekey.due(now, ctx));
+        }
+        Ok(outcome)
+    }
+
+    /// A member misses what was multicast: what goes again.
+    pub(super) fn missed(
+        &mut self,
+        now: Time,
+        header: &Header,
+        first: u8,
+        body: &[u8],
+    ) -> Result<Vec<Vec<u8>>, PushError> {
+        let rekeys = self.previous.iter_mut().map(|(rekey, _)| rekey).chain(self.current.iter_mut());
+        let mut again = None;
+        for rekey in rekeys {
+            if rekey.keys.is_of(header) {
+                again = Some(rekey.sender.missed(now, &rekey.keys.open_missing(header, first, body)?));
+            } else if again.as_ref().is_some_and(|again| !again.is_empty()) {
+                // Who missed how the one before ended has missed what was said since, too.
+                rekey.sender.tell_soon(now);
+            }
+        }
+        again.ok_or(PushError::Authentication)
+    }
+
+    /// Whether this is the header of a message under one of our re-key SAs.
+    pub(super) fn knows(&self, header: &Header) -> bool {
+        self.rekeys().any(|rekey| rekey.keys.is_of(header))
+    }
+
+    /// All that a member is to hold, in as few messages as it fills.
+    pub(super) fn push_for(&self, client: &str, profile: &Group, ctx: &Context<'_>) -> Vec<Push> {
+        let mut filling = Filling::default();
+        let (Some(place), Some(current)) = (self.places.get(client), &self.current) else { return Vec::new() };
+        // A place that stands in the list is taken in the tree.
+        let Ok(download) = self.tree.download(*place) else { return Vec::new() };
+        let sa = current.sa(profile, self.tree.version(), ctx);
+        let packets = vec![
+            current.signature_key(ctx),
+            KeyPacket::new(key_type::LKH, &current.keys.spi()).with(LKH_DOWNLOAD_ARRAY, &download.encode()),
+        ];
+        filling.add(|push| push.add_rekey(sa, packets));
+        self.add_teks(&mut filling, profile, ctx, |_| true);
+        filling.finish()
+    }
+
+    /// Takes the group out of the store: what tells its members that it is no more.
+    pub(super) fn dissolve(&mut self, until: Time, name: &str, ctx: &mut Context<'_>) -> Vec<Delete> {
+        let teks: Vec<u32> = self.teks.values().map(|tek| tek.spi).collect();
+        teks.iter().for_each(|spi| ctx.bury(*spi, until));
+        self.teks.values().for_each(|tek| tek.forget(name, ctx));
+        ctx.writes.extend(self.tree.nodes().map(|(id, _)| Write::node(name, id, None)));
+        ctx.writes.extend(self.places.keys().map(|client| Write::no_place(name, client)));
+        ctx.writes.push(Write::no_group(name));
+        self.rekeys().for_each(|rekey| rekey.forget(name, ctx));
+        let rekeys: Vec<Vec<u8>> = self.rekeys().map(|rekey| rekey.keys.spi().to_vec()).collect();
+        // "To delete a KEK SA, the value of zero MUST be used as the protocol id." (draft 5.0)
+        let of_rekeys = Delete { doi: ctx.doi, protocol: 0, spis: rekeys };
+        let mut deletes = delete_teks(ctx.doi, &teks);
+        deletes.extend(Some(of_rekeys).filter(|delete| !delete.spis.is_empty()));
+        deletes
+    }
+
+    /// Makes all changes that are wished for, in one step.
+    fn change(&mut self, now: Time, name: &str, profile: &Group, ctx: &mut Context<'_>) -> Result<Outcome, TreeError> {
+        self.due = None;
+        let wishes = std::mem::take(&mut self.wishes);
+        let leavers: Vec<String> =
+            wishes.leavers.into_iter().filter(|client| self.places.contains_key(client)).collect();
+        let newcomers: Vec<String> = wishes.newcomers.into_iter().collect();
+        let is_heard = self.places.len() > leavers.len();
+        let is_kek_old = self.current.as_ref().is_some_and(|current| current.renewal(profile) <= now);
+        let are_teks_old = self.tek_renewal(profile) <= now;
+
+        // The tree: what goes to those who stay, under the re-key SA that they have.
+        let mut updates: Vec<(u16, Vec<u8>)> = Vec::new();
+        if !leavers.is_empty() || (newcomers.is_empty() && (wishes.rekey || is_kek_old)) {
+            let places: Vec<Place> = leavers.iter().filter_map(|client| self.places.remove(client)).collect();
+            let (change, update) = self.tree.stage_exclusion(&places, ctx.rng)?;
+            leavers.iter().for_each(|client| ctx.writes.push(Write::no_place(name, client)));
+            self.commit(name, change, ctx)?;
+            updates.extend(update.parts(PART).iter().map(|part| (LKH_COMPACT_UPDATE, part.encode())));
+        }
+        for clients in newcomers.chunks(MAX_JOINS) {
+            let (change, joins) = self.tree.stage_joins(clients.len(), ctx.rng)?;
+            for (client, place) in clients.iter().zip(joins.places()) {
+                self.places.insert(client.clone(), *place);
+                ctx.writes.push(Write::place(name, client, *place));
+            }
+            self.commit(name, change, ctx)?;
+            updates.push((LKH_JOINS, joins.encode()));
+        }
+        let mut multicast = Vec::new();
+        let has_new_kek = !updates.is_empty();
+        if has_new_kek {
+            multicast = self.replace_rekey(now, name, profile, ctx, is_heard.then_some(updates));
+        }
+
+        // The SAs of ESP: to those who stay, under the new re-key SA.
+        let all_anew = !leavers.is_empty()
+            || wishes.rekey
+            || are_teks_old
+            || (!newcomers.is_empty() && is_heard && profile.rekey_on_join);
+        let is_anew = |sender: &str| all_anew || wishes.restarted.contains(sender);
+        let (deleted, fresh) = self.renew_teks(now, name, profile, ctx, is_anew, all_anew);
+        if is_heard {
+            let mut filling = Filling::default();
+            for delete in delete_teks(ctx.doi, &deleted) {
+                filling.add(|push| push.deletes.push(delete));
+            }
+            self.add_teks(&mut filling, profile, ctx, |spi| fresh.contains(&spi));
+            let pushes = filling.finish();
+            if let Some(current) = &mut self.current {
+                multicast.extend(pushes.iter().map(|push| current.push(now, name, push, ctx)));
+            }
+        }
+        ctx.writes.push(Write::group(name, self, &ctx.calendar));
+        ctx.writes.extend(wishes.restarted.iter().map(|client| Write::restarted(name, client, false)));
+        let told = newcomers.into_iter().chain(wishes.restarted).chain(wishes.returned);
+        let told = told.filter(|client| self.places.contains_key(client)).collect();
+        let rekeyed = !fresh.is_empty() || !deleted.is_empty() || has_new_kek;
+        Ok(Outcome { multicast, told, gone: leavers, rekeyed })
+    }
+
+    /// Makes a change of the tree, here and in the store.
+    fn commit(&mut self, name: &str, change: Change, ctx: &mut Context<'_>) -> Result<(), TreeError> {
+        for (id, node) in change.nodes() {
+            ctx.writes.push(Write::node(name, id, node));
+        }
+        let moves: BTreeMap<Place, Place> = change.moves().iter().map(|moved| (moved.from, moved.to)).collect();
+        if !moves.is_empty() {
+            for (client, place) in &mut self.places {
+                if let Some(to) = moves.get(place) {
+                    *place = *to;
+                    ctx.writes.push(Write::place(name, client, *to));
+                }
+            }
+        }
+        self.tree.commit(change)
+    }
+
+    /// A re-key SA of the tree as it is now takes the place of the one before. `updates` are what those need for it who have
+    /// the one before: what goes to them.
+    fn replace_rekey(
+        &mut self,
+        now: Time,
+        name: &str,
+        profile: &Group,
+        ctx: &mut Context<'_>,
+        updates: Option<Vec<(u16, Vec<u8>)>>,
+    ) -> Vec<Vec<u8>> {
+        let next = self.tree.root().map(|root| Rekey::new(now, name, root.key(), ctx));
+        let mut multicast = Vec::new();
+        if let (Some(current), Some(next), Some(updates)) = (&mut self.current, &next, updates) {
+            let version = self.tree.version();
+            for (class, octets) in updates {
+                let mut push = Push::default();
+                let packet = KeyPacket::new(key_type::LKH, &next.keys.spi()).with(class, &octets);
+                push.add_rekey(next.sa(profile, version, ctx), vec![packet]);
+                multicast.push(current.push(now, name, &push, ctx));
+            }
+        }
+        if self.previous.len() == MOST_PREVIOUS {
+            self.previous.remove(0).0.forget(name, ctx);
+        }
+        self.previous.extend(self.current.take().map(|rekey| (rekey, now + AFTERLIFE)));
+        self.current = next;
+        multicast
+    }
+
+    /// SAs of ESP for each flow and each sender that is in: those that go, and those that are new.
+    fn renew_teks(
+        &mut self,
+        now: Time,
+        name: &str,
+        profile: &Group,
+        ctx: &mut Context<'_>,
+        is_anew: impl Fn(&str) -> bool,
+        all_anew: bool,
+    ) -> (Vec<u32>, BTreeSet<u32>) {
+        let mut wanted = BTreeSet::new();
+        for flow in &profile.flows {
+            let senders = flow.senders.iter().filter(|sender| self.places.contains_key(*sender));
+            wanted.extend(senders.map(|sender| (flow.selector, sender.clone())));
+        }
+        let mut deleted = Vec::new();
+        self.teks.retain(|id, tek| {
+            let stays = wanted.contains(id);
+            if !stays {
+                deleted.push(tek.spi);
+                ctx.bury(tek.spi, now + profile.tek_lifetime);
+                tek.forget(name, ctx);
+            }
+            stays
+        });
+        let mut fresh = BTreeSet::new();
+        for id in wanted {
+            if let Some(tek) = self.teks.get(&id) {
+                if !is_anew(&id.1) {
+                    continue;
+                }
+                // Members see by the flow that it takes the other's place.
+                tek.forget(name, ctx);
+            }
+            let tek = Tek::new(ctx);
+            fresh.insert(tek.spi);
+            ctx.writes.push(Write::tek(name, &id, &tek));
+            self.teks.insert(id, tek);
+        }
+        if all_anew || self.teks.len() == fresh.len() {
+            self.teks_since = now;
+        }
+        (deleted, fresh)
+    }
+
+    fn add_teks(&self, filling: &mut Filling, profile: &Group, ctx: &Context<'_>, wants: impl Fn(u32) -> bool) {
+        for ((selector, sender), tek) in self.teks.iter().filter(|(_, tek)| wants(tek.spi)) {
+            let Some(address) = ctx.address(sender) else { continue };
+            let (sa, packet) = tek.of_flow(selector, address, profile);
+            filling.add(|push| {
+                push.policy.delays = Some(profile.delays);
+                push.add_traffic(sa, packet);
+            });
+        }
+    }
+
+    fn renewal(&self, profile: &Group) -> Time {
+        let kek = self.current.as_ref().map(|current| current.renewal(profile));
+        kek.into_iter().chain([self.tek_renewal(profile)]).min().unwrap_or(Time(u64::MAX))
+    }
+
+    fn tek_renewal(&self, profile: &Group) -> Time {
+        self.teks_since + profile.tek_lifetime.mul_f64(RENEW_AT)
+    }
+
+    fn rekeys(&self) -> impl Iterator<Item = &Rekey> {
+        self.previous.iter().map(|(rekey, _)| rekey).chain(&self.current)
+    }
+}

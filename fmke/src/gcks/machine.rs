@@ -1,0 +1,600 @@
+//! The key server as a state machine.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_wire::Time;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use zeroize::Zeroizing;
+
+use super::context::{Calendar, Context};
+use super::event::Event;
+use super::group::{GroupState, Outcome};
+use super::profile::{Group, Profiles, Vpn};
+use super::restore::{StoreError, Stored, damaged};
+use super::session::Session;
+use super::store::Write;
+use super::tek::delete_teks;
+use super::vpn::VpnState;
+use crate::Refusal;
+use crate::crypto::SecretBytes;
+use crate::crypto::rekey::{RekeyAlgorithm, RekeySigner};
+use crate::isakmp::{Header, exchange};
+use crate::phase1::{self, Clients, Datagram, Limits, Liveness, Message, Proposals, Refused, Responder, SaId};
+use crate::push::{Push, UnicastDue};
+
+/// Of SAs whose lifetime is not known any longer.
+const MOST_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
+
+/// What the key server is started with.
+pub struct Settings {
+    /// Of ISAKMP messages and payloads.
+    pub doi: u32,
+    /// Its own address and port, as clients know it.
+    pub address: SocketAddr,
+    /// What phase 1 offers and takes.
+    pub proposals: Proposals,
+    /// Who it is in phase 1.
+    pub credentials: phase1::Credentials,
+    /// How it finds out that a client is gone.
+    pub liveness: Liveness,
+    /// What strangers can make it do.
+    pub limits: Limits,
+    /// Clients that connect within so long after one another come into their groups together.
+    pub join_window: Duration,
+    /// Signs what is multicast, if the store has no key yet.
+    pub signature: RekeyAlgorithm,
+}
+
+/// The key server. After each input its driver takes [`poll_writes`](Self::poll_writes), stores them all at once, and only then
+/// sends what [`poll_transmit`](Self::poll_transmit) gives; when they cannot be stored it starts anew from what is.
+pub struct Gcks {
+    doi: u32,
+    address: SocketAddr,
+    join_window: Duration,
+    profiles: Arc<Profiles>,
+    responder: Responder,
+    pub(super) sessions: BTreeMap<String, Session>,
+    /// By the SA of phase 1 in use.
+    by_sa: BTreeMap<SaId, String>,
+    /// When to look at which; it may be too early, or gone.
+    timers: BTreeSet<(Time, String)>,
+    /// SAs of ESP that were taken away, and how long somebody may still hold them.
+    gone: BTreeMap<u32, Time>,
+    /// Clients that have not acknowledged all.
+    behind: BTreeSet<String>,
+    names: BTreeMap<IpAddr, String>,
+    pub(super) groups: BTreeMap<String, GroupState>,
+    pub(super) vpns: BTreeMap<String, VpnState>,
+    pub(super) excluded: BTreeSet<String>,
+    signer: RekeySigner,
+    spis: BTreeSet<u32>,
+    rng: ChaCha20Rng,
+    calendar: Calendar,
+    writes: Vec<Write>,
+    out: VecDeque<Datagram>,
+    events: VecDeque<Event>,
+}
+
+impl Gcks {
+    /// With what is stored; `unix` is what the wall clock shows, in seconds.
+    ///
+    /// # Errors
+    /// A store that this program did not write.
+    pub fn new(
+        now: Time,
+        unix: u64,
+        settings: Settings,
+        profiles: Profiles,
+        stored: BTreeMap<String, Zeroizing<Vec<u8>>>,
+        seed: &SecretBytes,
+    ) -> Result<Self, StoreError> {
+        let mut octets = Zeroizing::new([0; 32]);
+        octets.iter_mut().zip(seed.as_bytes()).for_each(|(octet, seed)| *octet = *seed);
+        let mut rng = ChaCha20Rng::from_seed(*octets);
+        let stored = Stored(stored);
+        let mut writes = Vec::new();
+        let Settings { doi, address, proposals, credentials, liveness, limits, join_window, signature } = settings;
+        let signer = signer(&stored, signature, &mut rng, &mut writes)?;
+        let responder = Responder::new(doi, proposals, credentials, liveness, limits, now, &mut rng);
+        let mut gcks = Gcks {
+            doi,
+            address,
+            join_window,
+            profiles: Arc::default(),
+            responder,
+            sessions: BTreeMap::new(),
+            by_sa: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            gone: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            names: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            vpns: BTreeMap::new(),
+            excluded: stored.below("excluded/").map(|(client, _)| client.to_owned()).collect(),
+            signer,
+            spis: BTreeSet::new(),
+            rng,
+            calendar: Calendar { started: now, unix },
+            writes,
+            out: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        gcks.restore(now, &stored, &profiles)?;
+        gcks.configure(now, profiles);
+        Ok(gcks)
+    }
+
+    fn restore(&mut self, now: Time, stored: &Stored, profiles: &Profiles) -> Result<(), StoreError> {
+        self.profiles = Arc::new(profiles.clone());
+        self.gone = stored.gone(self.calendar)?;
+        let (orphans, spis) = stored.orphans(profiles);
+        self.writes.extend(orphans.into_iter().map(Write::no_entry));
+        self.context(|_, ctx| spis.iter().for_each(|spi| ctx.bury(*spi, now + MOST_LIFETIME)));
+        for name in profiles.groups.keys() {
+            let state = self.context(|_, ctx| stored.group(now, name, ctx))?;
+            self.groups.extend(state.map(|state| (name.clone(), state)));
+        }
+        for (name, vpn) in &profiles.vpns {
+            let sas = self.context(|_, ctx| stored.vpn(name, ctx))?;
+            self.vpns.insert(name.clone(), VpnState::restore(sas));
+            let is_same = stored.value(&format!("vpn/{name}")) == Some(profiles.digest_of_vpn(vpn).as_slice());
+            if !is_same {
+                self.drop_vpn(now, name);
+            }
+        }
+        for (client, digest) in stored.below("client/") {
+            if profiles.digest_of_client(client) != digest {
+                self.replaced(now, client);
+            }
+        }
+        Ok(())
+    }
+
+    /// Other profiles, found good by [`Profiles::check`]: who is a member no longer goes, who is one now comes in.
+    pub fn configure(&mut self, now: Time, profiles: Profiles) {
+        let before = std::mem::replace(&mut self.profiles, Arc::new(profiles));
+        let profiles = self.profiles.clone();
+        let is_other = |client: &&String| before.digest_of_client(client) != profiles.digest_of_client(client);
+        for client in before.clients.keys().filter(is_other) {
+            self.replaced(now, client);
+        }
+        for (name, vpn) in &before.vpns {
+            let is_same = |other: &Vpn| before.digest_of_vpn(vpn) == profiles.digest_of_vpn(other);
+            if !profiles.vpns.get(name).is_some_and(is_same) {
+                self.drop_vpn_of(now, name, vpn);
+            }
+        }
+        let orphans: Vec<String> =
+            self.groups.keys().filter(|name| !profiles.groups.contains_key(*name)).cloned().collect();
+        orphans.iter().for_each(|name| self.dissolve(now, name));
+        self.names = profiles.clients.iter().map(|(name, client)| (client.address, name.clone())).collect();
+        for name in profiles.clients.keys() {
+            self.writes.push(Write::client(name, &profiles.digest_of_client(name)));
+        }
+        for (name, group) in &profiles.groups {
+            let state = self.groups.entry(name.clone()).or_insert_with(|| GroupState::new(now));
+            let leavers: Vec<String> =
+                state.places.keys().filter(|client| !group.members.contains(*client)).cloned().collect();
+            leavers.iter().for_each(|client| state.expel(now, client, Duration::ZERO));
+            for client in self.sessions.keys().filter(|client| group.members.contains(*client)) {
+                if !state.places.contains_key(client) {
+                    state.admit(now, client, false, Duration::ZERO);
+                }
+            }
+            if !state.places.is_empty() {
+                state.reconsider(now);
+            }
+        }
+        for (name, vpn) in &profiles.vpns {
+            if vpn.ends.iter().any(|end| self.sessions.contains_key(&end.client)) {
+                self.open_vpn(now, name, vpn, false, None);
+            }
+        }
+        self.handle_timeout(now);
+    }
+
+    /// A client is no longer, or another router bears its name: what the one before knows is not to be used any longer.
+    fn replaced(&mut self, now: Time, client: &str) {
+        self.disconnect(client);
+        let of_client = |(_, vpn): &(&String, &Vpn)| vpn.ends.iter().any(|end| end.client == client);
+        let profiles = self.profiles.clone();
+        profiles.vpns.iter().filter(of_client).for_each(|(name, _)| self.drop_vpn(now, name));
+        self.groups.values_mut().for_each(|state| state.expel(now, client, Duration::ZERO));
+        if !profiles.clients.contains_key(client) {
+            self.writes.push(Write::no_entry(&format!("client/{client}")));
+        }
+    }
+
+    /// A datagram came.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub fn handle_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        clients: &impl Clients,
+    ) -> Result<(), Refusal> {
+        let (header, first, body) = Header::parse(datagram)?;
+        if header.exchange == exchange::MULTICAST_PUSH {
+            return self.handle_missing(now, from, &header, first, body);
+        }
+        // To who is excluded nothing is ever sent, as to strangers.
+        if self.names.get(&from.ip()).is_none_or(|name| self.excluded.contains(name)) {
+            return Err(Refused::UnknownAddress.into());
+        }
+        let message = self.responder.handle_datagram(now, from, datagram, clients, &mut self.rng)?;
+        if let Some(message) = message {
+            self.handle_message(now, &message)?;
+        }
+        self.follow_phase1(now);
+        Ok(())
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.responder.handle_timeout(now, &mut self.rng);
+        self.follow_phase1(now);
+        while let Some((at, client)) = self.timers.pop_first() {
+            if at > now {
+                self.timers.insert((at, client));
+                break;
+            }
+            if let Some(session) = self.sessions.get_mut(&client).filter(|session| session.timer == Some(at)) {
+                session.timer = None;
+                self.send_due(now, &client);
+            }
+        }
+        let groups: Vec<String> = self.groups.keys().cloned().collect();
+        for name in groups {
+            self.attend(now, &name);
+        }
+        let old = |(name, vpn): (&String, &Vpn)| {
+            let renewal = self.vpns.get(name)?.renewal(vpn)?;
+            (renewal <= now).then(|| (name.clone(), vpn.clone()))
+        };
+        let old: Vec<(String, Vpn)> = self.profiles.vpns.iter().filter_map(old).collect();
+        for (name, vpn) in old {
+            self.open_vpn(now, &name, &vpn, true, None);
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let groups = self.profiles.groups.iter().filter_map(|(name, group)| self.groups.get(name)?.timeout(group));
+        let vpns = self.profiles.vpns.iter().filter_map(|(name, vpn)| self.vpns.get(name)?.renewal(vpn));
+        let sessions = self.timers.first().map(|(at, _)| *at);
+        groups.chain(vpns).chain(sessions).chain(self.responder.poll_timeout()).min()
+    }
+
+    /// What is to be stored before anything is sent.
+    pub fn poll_writes(&mut self) -> Vec<Write> {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// The next datagram.
+    pub fn poll_transmit(&mut self) -> Option<Datagram> {
+        self.out.pop_front().or_else(|| self.responder.poll_transmit())
+    }
+
+    /// What has happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// These clients lose access, and may not connect again until they are [admitted](Self::admit).
+    pub fn exclude(&mut self, now: Time, clients: &[String]) {
+        for client in clients {
+            if self.excluded.insert(client.clone()) {
+                self.writes.push(Write::excluded(client, true));
+                self.events.push_back(Event::Excluded { client: client.clone() });
+            }
+            self.disconnect(client);
+            let vpns: Vec<String> = self.profiles.vpns_of(client).map(|(name, _)| name.clone()).collect();
+            vpns.iter().for_each(|name| self.drop_vpn(now, name));
+            self.groups.values_mut().for_each(|state| state.expel(now, client, Duration::ZERO));
+        }
+        self.handle_timeout(now);
+    }
+
+    /// This client may connect again.
+    pub fn admit(&mut self, client: &str) {
+        if self.excluded.remove(client) {
+            self.writes.push(Write::excluded(client, false));
+        }
+    }
+
+    /// New keys for a group, or for all groups and VPNs.
+    pub fn rekey(&mut self, now: Time, group: Option<&str>) {
+        let chosen = self.groups.iter_mut().filter(|(name, _)| group.is_none_or(|group| group == name.as_str()));
+        chosen.for_each(|(_, state)| state.rekey(now));
+        if group.is_none() {
+            let profiles = self.profiles.clone();
+            profiles.vpns.iter().for_each(|(name, vpn)| self.open_vpn(now, name, vpn, true, None));
+        }
+        self.handle_timeout(now);
+    }
+
+    /// What was laid down.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    fn follow_phase1(&mut self, now: Time) {
+        while let Some(event) = self.responder.poll_event() {
+            match event {
+                phase1::Event::Established { sa, address, began_anew, .. } => {
+                    self.connect(now, sa, address, began_anew)
+                }
+                phase1::Event::Closed { sa, why, .. } => self.closed(sa, why),
+                phase1::Event::Failed => {}
+            }
+        }
+    }
+
+    /// A client has shown who it is: it gets all that it is entitled to.
+    fn connect(&mut self, now: Time, sa: SaId, address: SocketAddr, began_anew: bool) {
+        let Some(name) = self.names.get(&address.ip()).cloned() else { return };
+        if let Some(before) = self.sessions.insert(name.clone(), Session::new(sa)) {
+            self.by_sa.remove(&before.sa);
+        }
+        self.by_sa.insert(sa, name.clone());
+        self.events.push_back(Event::Connected { client: name.clone(), address, began_anew });
+        self.gone.retain(|spi, until| {
+            let may_be_held = *until > now;
+            if !may_be_held {
+                self.writes.push(Write::not_gone(*spi));
+            }
+            may_be_held
+        });
+        let gone: Vec<u32> = self.gone.keys().copied().collect();
+        for delete in delete_teks(self.doi, &gone) {
+            self.push(now, &name, &[Push { deletes: vec![delete], ..Push::default() }]);
+        }
+        let profiles = self.profiles.clone();
+        for (group, _) in profiles.groups_of(&name) {
+            if let Some(state) = self.groups.get_mut(group) {
+                // A crash before the change must not make it forget.
+                if began_anew && state.is_sender(&name) {
+                    self.writes.push(Write::restarted(group, &name, true));
+                }
+                state.admit(now, &name, began_anew, self.join_window);
+            }
+        }
+        let vpns: Vec<(String, Vpn)> =
+            self.profiles.vpns_of(&name).map(|(vpn, profile)| (vpn.clone(), profile.clone())).collect();
+        for (vpn, profile) in vpns {
+            self.open_vpn(now, &vpn, &profile, began_anew, Some(&name));
+        }
+    }
+
+    fn closed(&mut self, sa: SaId, why: phase1::Closed) {
+        // The SA before one that is in use ends without a word.
+        let Some(client) = self.by_sa.remove(&sa) else { return };
+        self.sessions.remove(&client);
+        self.behind.remove(&client);
+        self.events.push_back(Event::Closed { client, why: format!("{why:?}").to_lowercase() });
+    }
+
+    fn disconnect(&mut self, client: &str) {
+        if let Some(session) = self.sessions.remove(client) {
+            self.by_sa.remove(&session.sa);
+            self.behind.remove(client);
+            self.responder.close(session.sa, &mut self.rng);
+        }
+    }
+
+    /// An acknowledgement.
+    fn handle_message(&mut self, now: Time, message: &Message) -> Result<(), Refusal> {
+        if message.header.exchange != exchange::UNICAST_PUSH {
+            return Err(Refusal::Exchange(message.header.exchange));
+        }
+        let sa = self.responder.sa(message.sa).ok_or(Refused::UnknownSa)?;
+        let payloads = message.payloads()?;
+        let (number, beyond) = super::session::read_acknowledgement(sa.check_hash(&[], &payloads)?)?;
+        if let Some(client) = self.by_sa.get(&message.sa).cloned() {
+            if let Some(session) = self.sessions.get_mut(&client) {
+                // One that says nothing new may be a replay.
+                if session.sender.acknowledge(now, number, &beyond) {
+                    self.responder.heard(now, message.sa);
+                }
+                if session.sender.is_done() {
+                    self.behind.remove(&client);
+                }
+            }
+            self.send_due(now, &client);
+        }
+        Ok(())
+    }
+
+    /// A negative acknowledgement.
+    fn handle_missing(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        header: &Header,
+        first: u8,
+        body: &[u8],
+    ) -> Result<(), Refusal> {
+        if self.names.get(&from.ip()).is_none_or(|name| self.excluded.contains(name)) {
+            return Err(Refused::UnknownAddress.into());
+        }
+        let found = self.groups.iter_mut().find(|(_, state)| state.knows(header));
+        let (name, state) = found.ok_or(Refused::UnknownSa)?;
+        let again = state.missed(now, header, first, body)?;
+        let to = self.profiles.groups.get(name).map(|group| SocketAddr::from(group.rekey));
+        self.out.extend(again.into_iter().filter_map(|bytes| Some(Datagram { to: to?, bytes })));
+        Ok(())
+    }
+
+    /// Does what is due in a group.
+    fn attend(&mut self, now: Time, name: &str) {
+        let profiles = self.profiles.clone();
+        let Some(profile) = profiles.groups.get(name) else { return };
+        let outcome = self.context(|gcks, ctx| {
+            let state = gcks.groups.get_mut(name)?;
+            state.timeout(profile).filter(|at| *at <= now)?;
+            Some(state.due(now, name, profile, ctx))
+        });
+        match outcome {
+            Some(Ok(outcome)) => self.tell(now, name, profile, outcome),
+            Some(Err(error)) => self.events.push_back(Event::Failed { group: name.to_owned(), why: error.to_string() }),
+            None => {}
+        }
+    }
+
+    fn tell(&mut self, now: Time, name: &str, profile: &Group, outcome: Outcome) {
+        let Outcome { multicast, told, gone, rekeyed } = outcome;
+        let to = SocketAddr::from(profile.rekey);
+        self.out.extend(multicast.into_iter().map(|bytes| Datagram { to, bytes }));
+        // What is on its way to these is of the keys before.
+        let behind = self.behind.iter().filter(|client| rekeyed && !told.contains(client));
+        let is_member =
+            |client: &&String| self.groups.get(name).is_some_and(|state| state.places.contains_key(*client));
+        let behind: Vec<String> = behind.filter(is_member).cloned().collect();
+        for client in told.into_iter().chain(behind) {
+            let pushes =
+                self.context(|gcks, ctx| gcks.groups.get(name).map(|state| state.push_for(&client, profile, ctx)));
+            self.push(now, &client, &pushes.unwrap_or_default());
+        }
+        if rekeyed {
+            let members = self.groups.get(name).map_or(0, |state| state.places.len());
+            self.events.push_back(Event::Rekeyed { group: name.to_owned(), members, gone });
+        }
+    }
+
+    /// Makes sure of a VPN's keys, fresh ones if `anew`, and tells its ends, or that end.
+    fn open_vpn(&mut self, now: Time, name: &str, vpn: &Vpn, anew: bool, only: Option<&str>) {
+        if vpn.ends.iter().any(|end| self.excluded.contains(&end.client)) {
+            return;
+        }
+        let digest = self.profiles.digest_of_vpn(vpn);
+        let are_both_here = vpn.ends.iter().all(|end| self.sessions.contains_key(&end.client));
+        let (pushes, is_fresh) = self.context(|gcks, ctx| {
+            let state = gcks.vpns.entry(name.to_owned()).or_default();
+            let is_fresh = anew || state.sas.is_empty();
+            // The end that began anew needs keys to send under that it never used. Those of an end that is not here stay as they
+            // are: it cannot be told others.
+            let senders: Vec<usize> = match only {
+                Some(only) if !state.sas.is_empty() && !are_both_here => {
+                    (0..2).filter(|end| vpn.ends[*end].client == only).collect()
+                }
+                _ => vec![0, 1],
+            };
+            if is_fresh {
+                state.renew(now, name, &senders, ctx);
+                ctx.writes.push(Write::vpn(name, &digest));
+            }
+            (state.push(vpn, ctx), is_fresh)
+        });
+        for end in &vpn.ends {
+            if is_fresh || only.is_none_or(|only| only == end.client) {
+                self.push(now, &end.client, &pushes);
+            }
+        }
+    }
+
+    fn drop_vpn(&mut self, now: Time, name: &str) {
+        let profiles = self.profiles.clone();
+        if let Some(vpn) = profiles.vpns.get(name) {
+            self.drop_vpn_of(now, name, vpn);
+        }
+    }
+
+    fn drop_vpn_of(&mut self, now: Time, name: &str, vpn: &Vpn) {
+        let Some(mut state) = self.vpns.remove(name) else { return };
+        let deletes = self.context(|_, ctx| state.forget(now + vpn.lifetime, name, ctx));
+        let push = [Push { deletes, ..Push::default() }];
+        vpn.ends.iter().for_each(|end| self.push(now, &end.client, &push));
+    }
+
+    /// A group is no more: its members forget it.
+    fn dissolve(&mut self, now: Time, name: &str) {
+        let Some(mut state) = self.groups.remove(name) else { return };
+        let members: Vec<String> = state.places.keys().cloned().collect();
+        let deletes = self.context(|_, ctx| state.dissolve(now + MOST_LIFETIME, name, ctx));
+        let push = [Push { deletes, ..Push::default() }];
+        members.iter().for_each(|client| self.push(now, client, &push));
+    }
+
+    /// Phase 2, if the client is connected: else it gets all when it connects.
+    fn push(&mut self, now: Time, client: &str, pushes: &[Push]) {
+        let Some(session) = self.sessions.get_mut(client) else { return };
+        let Some(sa) = self.responder.sa(session.sa) else { return };
+        for push in pushes.iter().filter(|push| !push.is_empty()) {
+            let mut chain = push.chain(session.sender.next_number(), self.doi);
+            sa.add_hash(&[], &mut chain);
+            let message_id = self.rng.next_u32().max(1);
+            session.sender.push(now, sa.seal(exchange::UNICAST_PUSH, message_id, &chain));
+            self.behind.insert(client.to_owned());
+        }
+        self.send_due(now, client);
+    }
+
+    fn send_due(&mut self, now: Time, client: &str) {
+        let Some(session) = self.sessions.get_mut(client) else { return };
+        let sa = session.sa;
+        match session.sender.due(now) {
+            UnicastDue::Send(datagrams) => {
+                let timeout = session.sender.timeout();
+                // A later one stands in the list already, or an earlier one, which finds nothing due.
+                if let Some(at) = timeout.filter(|at| session.timer.is_none_or(|timer| *at < timer)) {
+                    session.timer = Some(at);
+                    self.timers.insert((at, client.to_owned()));
+                }
+                datagrams.into_iter().for_each(|datagram| self.responder.send(sa, datagram));
+            }
+            // "If the member cannot acknowledge the GCKS messages, the connection is closed." (draft 3.1)
+            UnicastDue::GiveUp => {
+                self.disconnect(client);
+                let why = "it does not acknowledge".to_owned();
+                self.events.push_back(Event::Closed { client: client.to_owned(), why });
+            }
+        }
+    }
+
+    /// Lends out what the parts share.
+    fn context<T>(&mut self, run: impl FnOnce(&mut Parts<'_>, &mut Context<'_>) -> T) -> T {
+        let mut ctx = Context {
+            doi: self.doi,
+            server: self.address,
+            signer: &self.signer,
+            clients: &self.profiles.clients,
+            spis: &mut self.spis,
+            rng: &mut self.rng,
+            calendar: self.calendar,
+            gone: &mut self.gone,
+            writes: &mut self.writes,
+        };
+        run(&mut Parts { groups: &mut self.groups, vpns: &mut self.vpns }, &mut ctx)
+    }
+}
+
+struct Parts<'a> {
+    groups: &'a mut BTreeMap<String, GroupState>,
+    vpns: &'a mut BTreeMap<String, VpnState>,
+}
+
+fn signer(
+    stored: &Stored,
+    algorithm: RekeyAlgorithm,
+    rng: &mut ChaCha20Rng,
+    writes: &mut Vec<Write>,
+) -> Result<RekeySigner, StoreError> {
+    if let Some(value) = stored.0.get("signer") {
+        let read = || {
+            let (algorithm, secret) = value.split_first_chunk::<2>()?;
+            let algorithm = RekeyAlgorithm::from_number(u16::from_be_bytes(*algorithm))?;
+            RekeySigner::from_secret(algorithm, &SecretBytes::from(secret)).ok()
+        };
+        return read().ok_or_else(|| damaged("signer", "its form"));
+    }
+    let signer = RekeySigner::generate(algorithm, rng).map_err(|error| damaged("signer", error))?;
+    writes.push(Write::signer(algorithm.number(), signer.secret().as_bytes()));
+    Ok(signer)
+}

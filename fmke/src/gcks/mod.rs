@@ -1,0 +1,23 @@
+//! The key server (GCKS): who may connect, which groups and VPNs there are, and their keys.
+//!
+//! [`Gcks`] is the state machine. Read `profile` (what the operator lays down), `machine`, `group` (how a group changes), then
+//! `store` and `restore` (what outlives the process).
+
+mod context;
+mod event;
+mod group;
+mod machine;
+mod profile;
+mod rekey;
+mod restore;
+mod session;
+mod store;
+mod tek;
+mod view;
+mod vpn;
+
+pub use event::Event;
+pub use machine::{Gcks, Settings};
+pub use profile::{Client, Credential, End, Flow, FlowSelector, Group, ProfileError, Profiles, Vpn};
+pub use restore::StoreError;
+pub use store::Write;

@@ -1,0 +1,202 @@
+//! The way back out of the store, after a restart or a crash at any moment.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use muster_wire::Time;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::context::{Calendar, Context};
+use super::group::{AFTERLIFE, GroupState};
+use super::profile::{FlowSelector, Profiles};
+use super::rekey::Rekey;
+use super::tek::{KEY_LEN, Tek};
+use crate::crypto::SecretBytes;
+use crate::isakmp::Reader;
+use crate::lkh::{KeyTree, Node, NodeId, Place};
+use crate::push::RekeyKeys;
+
+/// What was stored cannot have been stored by this program.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the store is damaged: {key}: {message}")]
+pub struct StoreError {
+    /// Which entry.
+    pub key: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// All that is stored, by key.
+pub(super) struct Stored(pub(super) BTreeMap<String, Zeroizing<Vec<u8>>>);
+
+impl Stored {
+    /// What is stored there.
+    pub(super) fn value(&self, key: &str) -> Option<&[u8]> {
+        self.0.get(key).map(|value| value.as_slice())
+    }
+
+    /// Entries whose key begins so, by the rest of the key.
+    pub(super) fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        let from = self.0.range(prefix.to_owned()..);
+        from.map_while(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_slice())))
+    }
+
+    /// A group; `None` if it never was.
+    pub(super) fn group(&self, now: Time, name: &str, ctx: &mut Context<'_>) -> Result<Option<GroupState>, StoreError> {
+        let key = format!("group/{name}");
+        let Some(value) = self.0.get(&key) else { return Ok(None) };
+        let calendar = ctx.calendar;
+        let read = || {
+            let mut reader = Reader::new(value);
+            let (version, depth, since) = (reader.u32()?, reader.u8()?, u64::from_be_bytes(reader.array()?));
+            let mut rekeys = Vec::new();
+            while !reader.is_empty() {
+                rekeys.push((reader.array::<16>()?, u64::from_be_bytes(reader.array()?)));
+            }
+            Ok((version, depth, since, rekeys))
+        };
+        let (version, depth, since, rekeys) = read().map_err(|error: crate::isakmp::Malformed| damaged(&key, error))?;
+        let mut state = GroupState::new(now);
+        state.tree = self.tree(name, version, depth)?;
+        state.teks_since = calendar.time(since);
+        for (client, value) in self.below(&format!("place/{name}/")) {
+            let octets = value.try_into().map_err(|_| damaged(&format!("place/{name}/{client}"), "its length"))?;
+            state.places.insert(client.to_owned(), Place(u16::from_be_bytes(octets)));
+        }
+        if state.places.len() != state.tree.members() {
+            return Err(damaged(&key, "it has other members than its tree"));
+        }
+        let mut rekeys = rekeys.into_iter().map(|(spi, until)| Ok((self.rekey(now, name, spi, ctx)?, until)));
+        // Without members there is none.
+        if state.tree.members() > 0 {
+            state.current = rekeys.next().transpose()?.map(|(rekey, _)| rekey);
+        }
+        // Whoever missed how it ended while the key server was away asks now.
+        let previous = rekeys.map(|entry| entry.map(|(rekey, _)| (rekey, now + AFTERLIFE)));
+        state.previous = previous.collect::<Result<_, _>>()?;
+        let restarted = format!("restarted/{name}/");
+        for (client, _) in self.below(&restarted) {
+            state.admit(now, client, true, Duration::ZERO);
+        }
+        for (spi, value) in self.below(&format!("tek/{name}/")) {
+            let key = format!("tek/{name}/{spi}");
+            let (id, tek) = read_tek(spi, value).ok_or_else(|| damaged(&key, "its form"))?;
+            ctx.spis.insert(tek.spi);
+            state.teks.insert(id, tek);
+        }
+        Ok(Some(state))
+    }
+
+    /// SAs of ESP that were taken away.
+    pub(super) fn gone(&self, calendar: Calendar) -> Result<BTreeMap<u32, Time>, StoreError> {
+        let mut gone = BTreeMap::new();
+        for (spi, value) in self.below("gone/") {
+            let until = value.try_into().ok().map(u64::from_be_bytes);
+            let entry = u32::from_str_radix(spi, 16).ok().zip(until);
+            let (spi, until) = entry.ok_or_else(|| damaged(&format!("gone/{spi}"), "its form"))?;
+            gone.insert(spi, calendar.later(until));
+        }
+        Ok(gone)
+    }
+
+    /// What belongs to groups and VPNs that there are no longer: their keys of the store, and the SPIs of their SAs.
+    pub(super) fn orphans(&self, profiles: &Profiles) -> (Vec<&str>, Vec<u32>) {
+        let is_group = |name: &str| profiles.groups.contains_key(name);
+        let is_vpn = |name: &str| profiles.vpns.contains_key(name);
+        let mut keys = Vec::new();
+        let mut spis = Vec::new();
+        for key in self.0.keys() {
+            let mut parts = key.split('/');
+            let (kind, owner) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let stays = match kind {
+                "group" | "node" | "place" | "rekey" | "sent" | "restarted" => is_group(owner),
+                "vpn" => is_vpn(owner),
+                "tek" => owner.strip_prefix("vpn ").map_or_else(|| is_group(owner), is_vpn),
+                _ => true,
+            };
+            if !stays {
+                keys.push(key.as_str());
+                let spi = parts.next().filter(|_| kind == "tek");
+                spis.extend(spi.and_then(|spi| u32::from_str_radix(spi, 16).ok()));
+            }
+        }
+        (keys, spis)
+    }
+
+    /// The SAs of a VPN: which end sends, since when, the SA.
+    pub(super) fn vpn(&self, name: &str, ctx: &mut Context<'_>) -> Result<Vec<(usize, Time, Tek)>, StoreError> {
+        let prefix = format!("tek/{}/", super::store::vpn_owner(name));
+        let mut list = Vec::new();
+        for (spi, value) in self.below(&prefix) {
+            let read = || {
+                let spi = u32::from_str_radix(spi, 16).ok()?;
+                let (key, rest) = value.split_at_checked(KEY_LEN)?;
+                let (from, since) = rest.split_first()?;
+                let since = u64::from_be_bytes(since.try_into().ok()?);
+                (*from < 2).then_some((usize::from(*from), since, Tek { spi, key: SecretBytes::from(key) }))
+            };
+            let (from, since, tek) = read().ok_or_else(|| damaged(&format!("{prefix}{spi}"), "its form"))?;
+            ctx.spis.insert(tek.spi);
+            list.push((from, ctx.calendar.time(since), tek));
+        }
+        Ok(list)
+    }
+
+    fn tree(&self, name: &str, version: u32, depth: u8) -> Result<KeyTree, StoreError> {
+        let prefix = format!("node/{name}/");
+        let mut nodes = Vec::new();
+        for (id, value) in self.below(&prefix) {
+            let octets: Option<&[u8; Node::BYTES]> = value.try_into().ok();
+            let node = u16::from_str_radix(id, 16).ok().zip(octets);
+            let (id, octets) = node.ok_or_else(|| damaged(&format!("{prefix}{id}"), "its form"))?;
+            nodes.push((NodeId(id), Node::from_bytes(octets)));
+        }
+        KeyTree::from_nodes(version, depth, nodes).map_err(|error| damaged(&format!("group/{name}"), error))
+    }
+
+    /// A re-key SA with all that was to be sent under it: it may not have been.
+    fn rekey(&self, now: Time, name: &str, spi: [u8; 16], ctx: &Context<'_>) -> Result<Rekey, StoreError> {
+        let hex: String = spi.iter().map(|octet| format!("{octet:02x}")).collect();
+        let key = format!("rekey/{name}/{hex}");
+        let value = self.0.get(&key).ok_or_else(|| damaged(&key, "it is missing"))?;
+        let (since, keys) = value.split_first_chunk::<8>().ok_or_else(|| damaged(&key, "its length"))?;
+        let keys = keys.try_into().map_err(|_| damaged(&key, "its length"))?;
+        let since = ctx.calendar.time(u64::from_be_bytes(*since));
+        let mut rekey = Rekey::with_keys(RekeyKeys::from_bytes(keys), since);
+        for (number, datagram) in self.below(&format!("sent/{name}/{hex}/")) {
+            if number != format!("{:08x}", rekey.sender.next_number()) {
+                return Err(damaged(&format!("sent/{name}/{hex}/{number}"), "one before it is missing"));
+            }
+            rekey.sender.resume(now, datagram.to_vec());
+        }
+        Ok(rekey)
+    }
+}
+
+fn read_tek(spi: &str, value: &[u8]) -> Option<((FlowSelector, String), Tek)> {
+    let spi = u32::from_str_radix(spi, 16).ok()?;
+    let mut reader = Reader::new(value);
+    let key = SecretBytes::from(reader.bytes(KEY_LEN).ok()?);
+    let protocol = reader.u8().ok()?;
+    let source = IpNet::new(address(&mut reader)?, reader.u8().ok()?).ok()?;
+    let source = (source, reader.u16().ok()?);
+    let destination = (address(&mut reader)?, reader.u16().ok()?);
+    let outer = address(&mut reader)?;
+    let sender = std::str::from_utf8(reader.rest()).ok()?.to_owned();
+    Some(((FlowSelector { protocol, source, destination, outer }, sender), Tek { spi, key }))
+}
+
+fn address(reader: &mut Reader<'_>) -> Option<IpAddr> {
+    match reader.u8().ok()? {
+        4 => Some(IpAddr::from(reader.array::<4>().ok()?)),
+        6 => Some(IpAddr::from(reader.array::<16>().ok()?)),
+        _ => None,
+    }
+}
+
+pub(super) fn damaged(key: &str, message: impl ToString) -> StoreError {
+    StoreError { key: key.to_owned(), message: message.to_string() }
+}

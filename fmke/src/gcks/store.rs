@@ -1,0 +1,195 @@
+//! What the key server keeps: each change is stored before anything that comes of it is sent.
+//!
+//! | key | value |
+//! |---|---|
+//! | `signer` | the private key of phase 3's signatures |
+//! | `excluded/CLIENT` | nothing: it may not connect |
+//! | `client/CLIENT` | a digest of who it is |
+//! | `restarted/GROUP/CLIENT` | nothing: what it sends there is to have keys that it never used |
+//! | `gone/SPI` | until when somebody may hold this SA of ESP, which was taken away |
+//! | `vpn/VPN` | a digest of what its keys are for |
+//! | `group/GROUP` | version and depth of its tree, since when its keys are, SPIs of its re-key SAs |
+//! | `node/GROUP/ID` | a node of its tree |
+//! | `place/GROUP/CLIENT` | where a member sits |
+//! | `rekey/GROUP/SPI` | the keys of a re-key SA |
+//! | `sent/GROUP/SPI/NUMBER` | a message that was, or is yet to be, multicast under it |
+//! | `tek/GROUP/SPI`, `tek/vpn VPN/SPI` | the key of an SA of ESP, and whose |
+//!
+//! Numbers in keys are in hexadecimal, of a fixed width. Values are in network order.
+
+use std::net::IpAddr;
+
+use muster_wire::Time;
+use zeroize::Zeroizing;
+
+use super::context::Calendar;
+use super::group::GroupState;
+use super::profile::FlowSelector;
+use super::tek::Tek;
+use crate::lkh::{Node, NodeId, Place};
+use crate::push::RekeyKeys;
+
+/// A value to be stored, or (`None`) a key to be removed. **Secret.**
+pub struct Write {
+    /// Of at most some 200 octets.
+    pub key: String,
+    /// What it is to hold.
+    pub value: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl Write {
+    fn set(key: String, value: impl FnOnce(&mut Vec<u8>)) -> Self {
+        // Room for all of it first: a vector that grows leaves its old content behind.
+        let mut octets = Zeroizing::new(Vec::with_capacity(256));
+        value(&mut octets);
+        Write { key, value: Some(octets) }
+    }
+
+    fn unset(key: String) -> Self {
+        Write { key, value: None }
+    }
+
+    pub(super) fn signer(algorithm: u16, secret: &[u8]) -> Self {
+        Self::set("signer".into(), |value| {
+            value.extend(algorithm.to_be_bytes());
+            value.extend_from_slice(secret);
+        })
+    }
+
+    pub(super) fn excluded(client: &str, is_excluded: bool) -> Self {
+        let key = format!("excluded/{client}");
+        if is_excluded { Self::set(key, |_| ()) } else { Self::unset(key) }
+    }
+
+    pub(super) fn client(name: &str, digest: &[u8]) -> Self {
+        Self::set(format!("client/{name}"), |value| value.extend_from_slice(digest))
+    }
+
+    pub(super) fn restarted(group: &str, client: &str, has: bool) -> Self {
+        let key = format!("restarted/{group}/{client}");
+        if has { Self::set(key, |_| ()) } else { Self::unset(key) }
+    }
+
+    pub(super) fn gone(spi: u32, until: u64) -> Self {
+        Self::set(format!("gone/{spi:08x}"), |value| value.extend(until.to_be_bytes()))
+    }
+
+    pub(super) fn not_gone(spi: u32) -> Self {
+        Self::unset(format!("gone/{spi:08x}"))
+    }
+
+    pub(super) fn vpn(name: &str, digest: &[u8]) -> Self {
+        Self::set(format!("vpn/{name}"), |value| value.extend_from_slice(digest))
+    }
+
+    pub(super) fn no_vpn(name: &str) -> Self {
+        Self::unset(format!("vpn/{name}"))
+    }
+
+    pub(super) fn no_entry(key: &str) -> Self {
+        Self::unset(key.to_owned())
+    }
+
+    pub(super) fn group(name: &str, state: &GroupState, calendar: &Calendar) -> Self {
+        Self::set(format!("group/{name}"), |value| {
+            value.extend(state.tree.version().to_be_bytes());
+            value.push(state.tree.depth());
+            value.extend(calendar.unix(state.teks_since).to_be_bytes());
+            let current = state.current.as_ref().map(|rekey| (rekey, Time(0)));
+            let previous = state.previous.iter().map(|(rekey, until)| (rekey, *until));
+            for (rekey, until) in current.into_iter().chain(previous) {
+                value.extend(rekey.keys.spi());
+                value.extend(calendar.unix(until).to_be_bytes());
+            }
+        })
+    }
+
+    pub(super) fn no_group(name: &str) -> Self {
+        Self::unset(format!("group/{name}"))
+    }
+
+    pub(super) fn node(group: &str, id: NodeId, node: Option<&Node>) -> Self {
+        let key = format!("node/{group}/{:04x}", id.0);
+        match node {
+            Some(node) => Self::set(key, |value| value.extend_from_slice(node.to_bytes().as_slice())),
+            None => Self::unset(key),
+        }
+    }
+
+    pub(super) fn place(group: &str, client: &str, place: Place) -> Self {
+        Self::set(format!("place/{group}/{client}"), |value| value.extend(place.0.to_be_bytes()))
+    }
+
+    pub(super) fn no_place(group: &str, client: &str) -> Self {
+        Self::unset(format!("place/{group}/{client}"))
+    }
+
+    pub(super) fn rekey(group: &str, keys: &RekeyKeys, since: u64) -> Self {
+        Self::set(format!("rekey/{group}/{}", hex(&keys.spi())), |value| {
+            value.extend(since.to_be_bytes());
+            value.extend_from_slice(keys.to_bytes().as_bytes());
+        })
+    }
+
+    pub(super) fn no_rekey(group: &str, spi: &[u8; 16]) -> Self {
+        Self::unset(format!("rekey/{group}/{}", hex(spi)))
+    }
+
+    pub(super) fn sent(group: &str, spi: &[u8; 16], number: u32, datagram: &[u8]) -> Self {
+        let value = Zeroizing::new(datagram.to_vec());
+        Write { key: format!("sent/{group}/{}/{number:08x}", hex(spi)), value: Some(value) }
+    }
+
+    pub(super) fn not_sent(group: &str, spi: &[u8; 16], number: u32) -> Self {
+        Self::unset(format!("sent/{group}/{}/{number:08x}", hex(spi)))
+    }
+
+    pub(super) fn tek(group: &str, (flow, sender): &(FlowSelector, String), tek: &Tek) -> Self {
+        Self::set(format!("tek/{group}/{:08x}", tek.spi), |value| {
+            value.extend_from_slice(tek.key.as_bytes());
+            value.push(flow.protocol);
+            put_address(value, flow.source.0.addr());
+            value.push(flow.source.0.prefix_len());
+            value.extend(flow.source.1.to_be_bytes());
+            put_address(value, flow.destination.0);
+            value.extend(flow.destination.1.to_be_bytes());
+            put_address(value, flow.outer);
+            value.extend_from_slice(sender.as_bytes());
+        })
+    }
+
+    pub(super) fn no_tek(owner: &str, spi: u32) -> Self {
+        Self::unset(format!("tek/{owner}/{spi:08x}"))
+    }
+
+    /// `from`: which end sends.
+    pub(super) fn vpn_tek(vpn: &str, from: usize, since: u64, tek: &Tek) -> Self {
+        Self::set(format!("tek/{}/{:08x}", vpn_owner(vpn), tek.spi), |value| {
+            value.extend_from_slice(tek.key.as_bytes());
+            value.push(from as u8);
+            value.extend(since.to_be_bytes());
+        })
+    }
+}
+
+/// Under which the SAs of a VPN stand: no group has a blank in its name.
+pub(super) fn vpn_owner(vpn: &str) -> String {
+    format!("vpn {vpn}")
+}
+
+fn put_address(value: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            value.push(4);
+            value.extend(address.octets());
+        }
+        IpAddr::V6(address) => {
+            value.push(6);
+            value.extend(address.octets());
+        }
+    }
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}

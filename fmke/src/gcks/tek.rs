@@ -1,0 +1,81 @@
+//! SAs of ESP at the key server.
+
+use std::net::IpAddr;
+
+use super::context::Context;
+use super::profile::{FlowSelector, Group, Vpn};
+use super::store::Write;
+use crate::crypto::SecretBytes;
+use crate::isakmp::{Delete, KeyPacket, PreservedAddress, TrafficSa, key_type, tek_key};
+
+/// Octets of an AES-256 key and of the salt (RFC 4106 8.1).
+pub(super) const KEY_LEN: usize = 36;
+
+/// SPIs of one payload, at most.
+const MOST_DELETED: usize = 200;
+
+/// An SA of one flow and one sender.
+pub(super) struct Tek {
+    pub(super) spi: u32,
+    pub(super) key: SecretBytes,
+}
+
+impl Tek {
+    pub(super) fn new(ctx: &mut Context<'_>) -> Self {
+        Tek { spi: ctx.new_spi(), key: SecretBytes::generate(KEY_LEN, ctx.rng) }
+    }
+
+    /// Under which a member at `sender` sends a multicast flow.
+    pub(super) fn of_flow(&self, flow: &FlowSelector, sender: IpAddr, profile: &Group) -> (TrafficSa, KeyPacket) {
+        let preserved = match flow.outer == flow.destination.0 {
+            true => PreservedAddress::Destination,
+            false => PreservedAddress::None,
+        };
+        let sa = TrafficSa {
+            protocol: flow.protocol,
+            source: flow.source,
+            destination: (flow.destination.0.into(), flow.destination.1),
+            tunnel: (sender, flow.outer),
+            spi: self.spi,
+            lifetime: seconds(profile.tek_lifetime),
+            preserved,
+        };
+        (sa, self.packet())
+    }
+
+    /// Under which the end `from` of a VPN, at the first of `tunnel`, sends to the other.
+    pub(super) fn of_vpn(&self, vpn: &Vpn, from: usize, tunnel: (IpAddr, IpAddr)) -> (TrafficSa, KeyPacket) {
+        let (source, destination) = (&vpn.ends[from], &vpn.ends[1 - from]);
+        let sa = TrafficSa {
+            protocol: vpn.protocol,
+            source: (source.net, source.port),
+            destination: (destination.net, destination.port),
+            tunnel,
+            spi: self.spi,
+            lifetime: seconds(vpn.lifetime),
+            preserved: PreservedAddress::None,
+        };
+        (sa, self.packet())
+    }
+
+    /// Takes it out of the store.
+    pub(super) fn forget(&self, owner: &str, ctx: &mut Context<'_>) {
+        ctx.spis.remove(&self.spi);
+        ctx.writes.push(Write::no_tek(owner, self.spi));
+    }
+
+    fn packet(&self) -> KeyPacket {
+        KeyPacket::new(key_type::TEK, &self.spi.to_be_bytes()).with(tek_key::ALGORITHM, self.key.as_bytes())
+    }
+}
+
+/// What tells members that these SAs go.
+pub(super) fn delete_teks(doi: u32, spis: &[u32]) -> Vec<Delete> {
+    let delete =
+        |spis: &[u32]| Delete { doi, protocol: 1, spis: spis.iter().map(|spi| spi.to_be_bytes().to_vec()).collect() };
+    spis.chunks(MOST_DELETED).map(delete).collect()
+}
+
+fn seconds(lifetime: std::time::Duration) -> u32 {
+    u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,34 @@
+//! What an operator can look at.
+
+use std::time::Duration;
+
+use muster_wire::Time;
+
+use super::machine::Gcks;
+
+impl Gcks {
+    /// Whether this client is connected.
+    pub fn is_connected(&self, client: &str) -> bool {
+        self.sessions.contains_key(client)
+    }
+
+    /// Whether this client is excluded.
+    pub fn is_excluded(&self, client: &str) -> bool {
+        self.excluded.contains(client)
+    }
+
+    /// Who has a place in a group: connected or not, it holds its keys.
+    pub fn members<'a>(&'a self, group: &str) -> impl Iterator<Item = &'a str> {
+        self.groups.get(group).into_iter().flat_map(|state| state.places.keys().map(String::as_str))
+    }
+
+    /// How many SAs of ESP a group has, and how old they are.
+    pub fn group_sas(&self, now: Time, group: &str) -> (usize, Duration) {
+        self.groups.get(group).map_or((0, Duration::ZERO), |state| (state.teks.len(), now.since(state.teks_since)))
+    }
+
+    /// The same of a VPN.
+    pub fn vpn_sas(&self, now: Time, vpn: &str) -> (usize, Duration) {
+        self.vpns.get(vpn).map_or((0, Duration::ZERO), |state| (state.sas.len(), now.since(state.since)))
+    }
+}

@@ -1,0 +1,205 @@
+//! A group as its member sees it: the re-key SA, the way to the root of the key tree, and what came by multicast.
+
+use std::net::IpAddr;
+
+use muster_wire::Time;
+use rand_core::Rng;
+
+use crate::crypto::rekey::{RekeyAlgorithm, RekeyVerifier};
+use crate::isakmp::{Header, KeyDownload, Malformed, Range, RekeySa, kek_attribute, kek_key, key_type, kind, number};
+use crate::lkh::{Download, Joins, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, MemberPath, PathError, Update};
+use crate::push::{
+    LKH_CHAINED, LKH_VERSION, NackDue, NackTimer, Opened, Push, PushError, RekeyKeys, SILENCE, Taken, Window,
+};
+
+/// A group that we are in.
+pub(super) struct GroupView {
+    keys: RekeyKeys,
+    path: MemberPath,
+    verifier: RekeyVerifier,
+    window: Window<Push>,
+    nacks: NackTimer,
+    /// The highest number that the key server has said it used.
+    last: u32,
+    /// The message id with which it said so last: it rises, so that nobody can play the key server's voice from memory.
+    told: u32,
+    /// When it was heard last.
+    heard: Time,
+    /// Where re-key messages come from and negative acknowledgements go, and where they come to.
+    source: (IpAddr, u16),
+    destination: (IpAddr, u16),
+}
+
+/// What a re-key SA that came brings about.
+pub(super) enum Next {
+    /// The keys of the group's next re-key SA.
+    Replaced,
+    /// It is for others, or of what we have.
+    Nothing,
+    /// Our keys do not lead to it: we have missed something, or are excluded.
+    Lost,
+}
+
+impl GroupView {
+    /// Of what came by phase 2: the SA, the keys from our leaf to the root, the key of signatures.
+    pub(super) fn new(now: Time, sa: &RekeySa, keys: &KeyDownload) -> Result<Self, PushError> {
+        let download = keys.packet(key_type::LKH, &sa.spi)?.key(LKH_DOWNLOAD_ARRAY, "LKH_DOWNLOAD_ARRAY")?;
+        let download = Download::decode(download).map_err(|_| field("LKH_DOWNLOAD_ARRAY", 0))?;
+        let algorithm = sa.attribute(kek_attribute::SIGNATURE, "SIG_ALGORITHM")?;
+        let algorithm = u16::try_from(algorithm).ok().and_then(RekeyAlgorithm::from_number);
+        let algorithm = algorithm.ok_or(field("SIG_ALGORITHM", 0))?;
+        let key = keys.packet(key_type::KEK, &sa.spi)?.key(kek_key::SIGNATURE, "SIG_ALGORITHM_KEY")?;
+        let verifier = RekeyVerifier::from_spki(algorithm, key)?;
+        let path = MemberPath::new(download);
+        let (next, version) = read_attributes(sa)?;
+        if version != path.version() {
+            return Err(field("LKH version", version).into());
+        }
+        Ok(GroupView {
+            keys: RekeyKeys::new(path.root().key(), sa.spi),
+            path,
+            verifier,
+            window: Window::new(next),
+            nacks: NackTimer::default(),
+            last: next - 1,
+            told: 0,
+            heard: now,
+            source: sa.source,
+            destination: sa.destination,
+        })
+    }
+
+    pub(super) fn spi(&self) -> [u8; 16] {
+        self.keys.spi()
+    }
+
+    /// Where its re-key messages come to: it is the same for all its SAs, and no other group's.
+    pub(super) fn destination(&self) -> (IpAddr, u16) {
+        self.destination
+    }
+
+    /// Where negative acknowledgements go.
+    pub(super) fn source(&self) -> (IpAddr, u16) {
+        self.source
+    }
+
+    pub(super) fn is_of(&self, header: &Header) -> bool {
+        self.keys.is_of(header)
+    }
+
+    /// A message of phase 3: what it says, with what had waited for it, in order.
+    pub(super) fn open(
+        &mut self,
+        now: Time,
+        message: (&Header, &[u8], u8, &[u8]),
+        doi: u32,
+        rng: &mut impl Rng,
+    ) -> Result<Vec<Push>, PushError> {
+        let opened = self.keys.open(message, |signed, signature| self.verifier.verify(signed, signature))?;
+        let before = self.window.acknowledged();
+        let pushes = self.take(message.0.message_id, &opened, doi)?;
+        self.heard = now;
+        let is_missing = self.window.acknowledged() < self.last;
+        self.nacks.update(now, is_missing, self.window.acknowledged() > before, rng);
+        Ok(pushes)
+    }
+
+    fn take(&mut self, message_id: u32, opened: &Opened, doi: u32) -> Result<Vec<Push>, PushError> {
+        let payloads = opened.payloads();
+        if let [last] = payloads.as_slice()
+            && last.kind == kind::LSEQ
+        {
+            let number = number(last.body)?;
+            if message_id <= self.told {
+                return Err(PushError::Number(number));
+            }
+            (self.told, self.last) = (message_id, self.last.max(number));
+            return Ok(Vec::new());
+        }
+        let (number, push) = Push::parse(&payloads, doi)?;
+        if !self.window.wants(number) {
+            return Err(PushError::Number(number));
+        }
+        self.last = self.last.max(number);
+        match self.window.take(number, push) {
+            Taken::InOrder(pushes) => Ok(pushes),
+            Taken::Early | Taken::Repeated | Taken::Beyond => Ok(Vec::new()),
+        }
+    }
+
+    /// The next re-key SA of this group, told by multicast: what its key packets say, in order.
+    pub(super) fn follow(&mut self, now: Time, sa: &RekeySa, keys: &KeyDownload) -> Result<Next, PushError> {
+        let (next, version) = read_attributes(sa)?;
+        let packet = keys.packet(key_type::LKH, &sa.spi)?;
+        for (class, octets) in &packet.keys {
+            let done = match *class {
+                LKH_COMPACT_UPDATE => {
+                    let update = Update::decode(octets).map_err(|_| field("LKH update", 0))?;
+                    self.path.apply(&update)
+                }
+                LKH_JOINS => {
+                    let joins = Joins::decode(octets).map_err(|_| field("LKH joins", 0))?;
+                    self.path.apply_joins(&joins)
+                }
+                other => return Err(field("LKH attribute", other.into()).into()),
+            };
+            match done {
+                Ok(()) | Err(PathError::Elsewhere(_) | PathError::Known { .. }) => {}
+                Err(_) => return Ok(Next::Lost),
+            }
+        }
+        if self.path.version() != version {
+            return Ok(Next::Nothing);
+        }
+        self.keys = RekeyKeys::new(self.path.root().key(), sa.spi);
+        self.window = Window::new(next);
+        self.nacks = NackTimer::default();
+        (self.last, self.told, self.heard, self.source) = (next - 1, 0, now, sa.source);
+        Ok(Next::Replaced)
+    }
+
+    /// When to ask [`due`](Self::due).
+    pub(super) fn timeout(&self) -> Time {
+        let silence = self.heard + SILENCE;
+        self.nacks.timeout().map_or(silence, |due| due.min(silence))
+    }
+
+    /// What is due by `now`: a negative acknowledgement; or an end, when the key server does not answer, or is not heard.
+    pub(super) fn due(&mut self, now: Time, rng: &mut impl Rng) -> Result<Option<Vec<u8>>, NotHeard> {
+        if self.heard + SILENCE <= now {
+            return Err(NotHeard);
+        }
+        match self.nacks.due(now, rng) {
+            NackDue::Nothing => Ok(None),
+            NackDue::Lost => Err(NotHeard),
+            NackDue::Ask => {
+                let missing: Vec<Range> = self.window.missing(self.last);
+                Ok(Some(self.keys.seal_missing(rng.next_u32().max(1), &missing)))
+            }
+        }
+    }
+}
+
+/// What the group says is not received any longer.
+pub(super) struct NotHeard;
+
+/// The number of the next message, and the version of the tree.
+fn read_attributes(sa: &RekeySa) -> Result<(u32, u32), Malformed> {
+    let management = sa.attribute(kek_attribute::MANAGEMENT, "KEK_MANAGEMENT_ALGORITHM")?;
+    if management != LKH_CHAINED {
+        return Err(field("KEK_MANAGEMENT_ALGORITHM", management));
+    }
+    let algorithm = sa.attribute(kek_attribute::ALGORITHM, "KEK_ALGORITHM")?;
+    if algorithm != 3 {
+        return Err(field("KEK_ALGORITHM", algorithm));
+    }
+    let next = sa.attribute(kek_attribute::NEXT_SEQUENCE, "NEXT_SEQ_NUMBER")?;
+    if next == 0 {
+        return Err(field("NEXT_SEQ_NUMBER", 0));
+    }
+    Ok((next, sa.attribute(LKH_VERSION, "LKH version")?))
+}
+
+fn field(field: &'static str, value: u32) -> Malformed {
+    Malformed::Field { field, value }
+}

@@ -1,0 +1,303 @@
+//! A client of the key server as a state machine.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use muster_wire::Time;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+use zeroize::Zeroizing;
+
+use super::event::Event;
+use super::group::{GroupView, Next};
+use super::session::Session;
+use super::traffic::{Change, Role, Traffic};
+use crate::Refusal;
+use crate::crypto::SecretBytes;
+use crate::isakmp::{Delays, Delete, HEADER_LEN, Header, Malformed, exchange, key_type, tek_key};
+use crate::phase1::{
+    self, Authority, Closed, Credentials, Datagram, Initiator, Liveness, Message, Proposals, Refused, SaId, Server,
+};
+use crate::push::{Push, PushError};
+
+/// Octets of key and salt (RFC 4106 8.1).
+const KEY_LEN: usize = 36;
+/// Of SAs that come without any.
+const NO_DELAYS: Delays = Delays { activation: 0, deactivation: 0 };
+
+/// What a client is started with.
+pub struct Settings {
+    /// Of ISAKMP messages and payloads.
+    pub doi: u32,
+    /// Its own black address: it sends under the SAs whose tunnels begin there.
+    pub address: IpAddr,
+    /// What phase 1 offers.
+    pub proposals: Proposals,
+    /// Who it is in phase 1.
+    pub credentials: Credentials,
+    /// The key server.
+    pub server: Server,
+    /// How it finds out that the key server is gone.
+    pub liveness: Liveness,
+}
+
+/// A client: it connects, and holds what it is told.
+pub struct Member {
+    doi: u32,
+    address: IpAddr,
+    initiator: Initiator,
+    session: Option<Session>,
+    /// By where their re-key messages come to.
+    groups: BTreeMap<(IpAddr, u16), GroupView>,
+    traffic: Traffic,
+    rng: ChaCha20Rng,
+    out: VecDeque<Datagram>,
+    changes: VecDeque<Change>,
+    events: VecDeque<Event>,
+}
+
+impl Member {
+    /// It connects with the first [`handle_timeout`](Self::handle_timeout).
+    pub fn new(now: Time, settings: Settings, seed: &SecretBytes) -> Self {
+        let mut octets = Zeroizing::new([0; 32]);
+        octets.iter_mut().zip(seed.as_bytes()).for_each(|(octet, seed)| *octet = *seed);
+        let Settings { doi, address, proposals, credentials, server, liveness } = settings;
+        Member {
+            doi,
+            address,
+            initiator: Initiator::new(doi, proposals, credentials, server, liveness, now),
+            session: None,
+            groups: BTreeMap::new(),
+            traffic: Traffic::default(),
+            rng: ChaCha20Rng::from_seed(*octets),
+            out: VecDeque::new(),
+            changes: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A datagram came, be it to us or to a group.
+    ///
+    /// # Errors
+    /// It was refused, and nothing has changed.
+    pub fn handle_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        authority: &impl Authority,
+    ) -> Result<(), Refusal> {
+        let (header, first, body) = Header::parse(datagram)?;
+        if header.exchange == exchange::MULTICAST_PUSH {
+            return self.handle_multicast(now, &header, &datagram[..HEADER_LEN], first, body);
+        }
+        let message = self.initiator.handle_datagram(now, from, datagram, authority, &mut self.rng)?;
+        self.follow_phase1();
+        match message {
+            Some(message) => self.handle_push(now, &message),
+            None => Ok(()),
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.initiator.handle_timeout(now, &mut self.rng);
+        self.follow_phase1();
+        self.acknowledge(now);
+        self.changes.extend(self.traffic.due(now));
+        let due: Vec<_> =
+            self.groups.iter().filter(|(_, group)| group.timeout() <= now).map(|(place, _)| *place).collect();
+        for place in due {
+            let Some(group) = self.groups.get_mut(&place) else { continue };
+            match group.due(now, &mut self.rng) {
+                Ok(Some(bytes)) => self.out.push_back(Datagram { to: group.source().into(), bytes }),
+                Ok(None) => {}
+                Err(_) => self.lose(now, place),
+            }
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let groups = self.groups.values().map(GroupView::timeout);
+        let session = self.session.as_ref().and_then(Session::timeout);
+        groups.chain(session).chain(self.traffic.timeout()).chain(self.initiator.poll_timeout()).min()
+    }
+
+    /// The next datagram.
+    pub fn poll_transmit(&mut self) -> Option<Datagram> {
+        self.out.pop_front().or_else(|| self.initiator.poll_transmit())
+    }
+
+    /// What the data plane is to do next.
+    pub fn poll_change(&mut self) -> Option<Change> {
+        self.changes.pop_front()
+    }
+
+    /// What has happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Where re-key messages come to: multicast groups on black to be joined, with their ports.
+    pub fn listens_to(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.groups.keys().copied()
+    }
+
+    /// Whether there is an SA with the key server.
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// How many SAs of ESP there are.
+    pub fn sas(&self) -> usize {
+        self.traffic.len()
+    }
+
+    /// Takes leave of the key server.
+    pub fn close(&mut self) {
+        self.initiator.close(&mut self.rng);
+        self.follow_phase1();
+    }
+
+    fn follow_phase1(&mut self) {
+        while let Some(event) = self.initiator.poll_event() {
+            match event {
+                phase1::Event::Established { sa, .. } => {
+                    self.session = Some(Session::new(sa));
+                    self.events.push_back(Event::Connected);
+                }
+                phase1::Event::Closed { sa, why, .. } => self.closed(sa, why),
+                phase1::Event::Failed => self.events.push_back(Event::Refused),
+            }
+        }
+    }
+
+    fn closed(&mut self, sa: SaId, why: Closed) {
+        if self.session.take_if(|session| session.sa == sa).is_none() {
+            return;
+        }
+        self.events.push_back(Event::Disconnected { why: format!("{why:?}").to_lowercase() });
+        // What we hold stays good without the key server, until it says otherwise or its lifetime is over.
+    }
+
+    /// A message of phase 2.
+    fn handle_push(&mut self, now: Time, message: &Message) -> Result<(), Refusal> {
+        if message.header.exchange != exchange::UNICAST_PUSH {
+            return Err(Refusal::Exchange(message.header.exchange));
+        }
+        let sa = self.initiator.sa(message.sa).ok_or(Refused::UnknownSa)?;
+        let payloads = message.payloads()?;
+        let (number, push) = Push::parse(sa.check_hash(&[], &payloads)?, self.doi)?;
+        check(&push)?;
+        let Some(session) = self.session.as_mut().filter(|session| session.sa == message.sa) else {
+            // Of an SA that another has replaced, under which all is told again.
+            return Ok(());
+        };
+        let (pushes, is_new) = session.take(now, number, push)?;
+        // One that is not new may be a replay.
+        if is_new {
+            self.initiator.heard(now, message.sa);
+        }
+        pushes.into_iter().try_for_each(|push| self.apply(now, &push, None))?;
+        self.acknowledge(now);
+        Ok(())
+    }
+
+    /// A message of phase 3.
+    fn handle_multicast(
+        &mut self,
+        now: Time,
+        header: &Header,
+        head: &[u8],
+        first: u8,
+        body: &[u8],
+    ) -> Result<(), Refusal> {
+        let found = self.groups.iter_mut().find(|(_, group)| group.is_of(header));
+        let (place, group) = found.ok_or(Refused::UnknownSa)?;
+        let place = *place;
+        let pushes = group.open(now, (header, head, first, body), self.doi, &mut self.rng)?;
+        for push in pushes {
+            self.apply(now, &push, Some(place))?;
+            // The rest was said under a re-key SA that is no more: for others.
+            if !self.groups.get(&place).is_some_and(|group| group.is_of(header)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is said; by multicast it is of one group.
+    fn apply(&mut self, now: Time, push: &Push, group: Option<(IpAddr, u16)>) -> Result<(), Refusal> {
+        for delete in &push.deletes {
+            self.delete(delete);
+        }
+        for sa in &push.policy.rekey {
+            match group {
+                None => {
+                    let view = GroupView::new(now, sa, &push.keys)?;
+                    self.groups.insert(view.destination(), view);
+                    self.events.push_back(Event::Joined { group: sa.destination });
+                }
+                Some(place) => {
+                    let Some(view) = self.groups.get_mut(&place) else { continue };
+                    match view.follow(now, sa, &push.keys)? {
+                        Next::Replaced => self.events.push_back(Event::Rekeyed { group: place }),
+                        Next::Nothing => {}
+                        Next::Lost => self.lose(now, place),
+                    }
+                }
+            }
+        }
+        let delays = push.policy.delays.unwrap_or(NO_DELAYS);
+        for sa in &push.policy.traffic {
+            let key =
+                push.keys.packet(key_type::TEK, &sa.spi.to_be_bytes())?.key(tek_key::ALGORITHM, "TEK_ALGORITHM_KEY")?;
+            let role = if sa.tunnel.0 == self.address { Role::Sender } else { Role::Receiver };
+            self.changes.extend(self.traffic.install(now, role, sa, key, delays));
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, delete: &Delete) {
+        for spi in &delete.spis {
+            if let Ok(octets) = <[u8; 4]>::try_from(spi.as_slice()) {
+                self.changes.extend(self.traffic.delete(u32::from_be_bytes(octets)));
+            } else if let Some(place) =
+                self.groups.iter().find(|(_, group)| group.spi() == spi.as_slice()).map(|(p, _)| *p)
+            {
+                self.groups.remove(&place);
+                self.events.push_back(Event::Left { group: place });
+            }
+        }
+    }
+
+    /// A group is not received any longer: the key server, asked anew, tells us where it is; if it does not, we are out.
+    fn lose(&mut self, now: Time, place: (IpAddr, u16)) {
+        self.groups.remove(&place);
+        self.events.push_back(Event::Lost { group: place });
+        self.initiator.renew(now);
+    }
+
+    fn acknowledge(&mut self, now: Time) {
+        let Some(session) = &mut self.session else { return };
+        let sa = session.sa;
+        let Some(mut chain) = session.due(now) else { return };
+        let Some(phase1) = self.initiator.sa(sa) else { return };
+        phase1.add_hash(&[], &mut chain);
+        let datagram = phase1.seal(exchange::UNICAST_PUSH, self.rng.next_u32().max(1), &chain);
+        self.initiator.send(sa, datagram);
+    }
+}
+
+/// Whether each SA has a key of its length: all or nothing is taken of a message.
+fn check(push: &Push) -> Result<(), PushError> {
+    for sa in &push.policy.traffic {
+        let key =
+            push.keys.packet(key_type::TEK, &sa.spi.to_be_bytes())?.key(tek_key::ALGORITHM, "TEK_ALGORITHM_KEY")?;
+        if key.len() != KEY_LEN {
+            return Err(Malformed::Field { field: "length of TEK_ALGORITHM_KEY", value: key.len() as u32 }.into());
+        }
+    }
+    Ok(())
+}

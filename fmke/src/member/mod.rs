@@ -1,0 +1,13 @@
+//! A client of the key server: it connects, holds what it is told, and says what the data plane is to do.
+//!
+//! [`Member`] is the state machine. Read `session` (phase 2), `group` (phase 3), `traffic` (SAs of ESP, one after the other).
+
+mod event;
+mod group;
+mod machine;
+mod session;
+mod traffic;
+
+pub use event::Event;
+pub use machine::{Member, Settings};
+pub use traffic::{Change, FlowKey};

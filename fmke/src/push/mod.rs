@@ -1,0 +1,46 @@
+//! What a push carries and how it arrives: phases 2 and 3.
+
+mod message;
+mod multicast;
+mod nack;
+mod rekey_sa;
+mod unicast;
+mod window;
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::crypto::CryptoError;
+use crate::isakmp::Malformed;
+
+pub(crate) use message::{Filling, Push};
+pub(crate) use multicast::MulticastSender;
+pub(crate) use nack::{Due as NackDue, NackTimer};
+pub(crate) use rekey_sa::{Opened, RekeyKeys};
+pub(crate) use unicast::{Due as UnicastDue, UnicastSender};
+pub(crate) use window::{Taken, Window};
+
+/// KEK_MANAGEMENT_ALGORITHM: a logical key hierarchy whose renewed keys are chained (private range, see `lkh`).
+pub(crate) const LKH_CHAINED: u32 = 128;
+/// Attribute of a SAK payload (private range): the version of the tree whose root its keys come from.
+pub(crate) const LKH_VERSION: u16 = 129;
+/// A group whose last number was not told for so long, three times the period of that, is not received any longer.
+pub(crate) const SILENCE: Duration = Duration::from_secs(95);
+
+/// Why a message of phase 2 or 3 is refused. Nothing has changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PushError {
+    /// Its form.
+    #[error("malformed: {0}")]
+    Malformed(#[from] Malformed),
+    /// What it is encrypted with.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    /// A wrong hash, or a wrong signature.
+    #[error("not authentic")]
+    Authentication,
+    /// Seen before, or too far ahead.
+    #[error("its number {0} is not awaited")]
+    Number(u32),
+}

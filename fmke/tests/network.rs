@@ -1,0 +1,165 @@
+//! A key server and its clients on a network that loses, delays, repeats and reorders: one seed, one history.
+
+mod world;
+
+use std::time::Duration;
+
+use muster_fmke::gcks::{Credential, Event};
+use world::{Weather, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+const SEEDS: std::ops::Range<u64> = 0..30;
+
+/// The groups and VPNs of the paper (seed 000, figure 7): a hub and two sites; multicast from the hub to one, to the other, to
+/// both; a VPN between each two.
+#[test]
+fn each_client_holds_what_its_profile_says_and_nothing_else() {
+    let mut world = World::figure_7(1, Weather::CALM);
+    world.settle();
+    // The hub's three groups, and each VPN both ways.
+    assert_eq!(world.held("hub").len(), 3 + 4);
+    assert_eq!(world.held("site-1").len(), 2 + 4);
+    assert_eq!(world.held("site-2").len(), 2 + 4);
+    world.assert_one_key_each();
+}
+
+#[test]
+fn in_foul_weather_and_by_satellite_every_sa_arrives() {
+    for (seed, weather) in SEEDS.flat_map(|seed| [(seed, Weather::FOUL), (seed, Weather::SATELLITE)]) {
+        let mut world = World::figure_7(seed, weather);
+        world.settle();
+        for _ in 0..5 {
+            world.rekey();
+            world.run(3 * SECOND);
+            world.settle();
+            world.assert_one_key_each();
+        }
+        assert!(world.lost.is_empty(), "seed {seed}, {weather:?}: {:?} fell out of a group", world.lost);
+    }
+}
+
+#[test]
+fn who_is_excluded_loses_the_group_and_the_others_do_not() {
+    for seed in SEEDS {
+        let mut world = World::figure_7(seed, Weather::FOUL);
+        world.settle();
+        let before = world.keys("site-1");
+        world.exclude("site-1");
+        // Should it miss the farewell, it finds the server silent.
+        world.run(60 * SECOND);
+        world.settle();
+        // What it holds is what it held, and nobody sends under any of it.
+        assert!(world.keys("site-1").is_subset(&before), "seed {seed}: an excluded client learnt a key");
+        assert!(world.sent_under().is_disjoint(&before), "seed {seed}: somebody sends under a key that it knows");
+        assert!(!world.is_connected("site-1"));
+    }
+}
+
+/// Killed between any two inputs, when what it had stored was not sent yet, the key server comes back with its groups, and the
+/// clients stay in.
+#[test]
+fn a_key_server_that_is_killed_comes_back() {
+    for seed in SEEDS {
+        let mut world = World::figure_7(seed, Weather::FOUL);
+        world.settle();
+        for _ in 0..6 {
+            world.rekey();
+            world.kill_before_sending();
+            world.run(3 * SECOND);
+            world.settle();
+            world.assert_one_key_each();
+        }
+        assert!(world.lost.is_empty(), "seed {seed}: {:?} fell out of a group", world.lost);
+    }
+}
+
+#[test]
+fn a_client_that_begins_anew_never_sends_under_a_key_it_sent_under() {
+    for (seed, weather) in SEEDS.flat_map(|seed| [(seed, Weather::CALM), (seed, Weather::FOUL)]) {
+        let mut world = World::figure_7(seed, weather);
+        world.settle();
+        let before = world.sends("hub");
+        world.restart("hub");
+        world.run(SECOND);
+        world.settle();
+        assert!(before.is_disjoint(&world.sends("hub")));
+        world.assert_one_key_each();
+        let anew = |event: &&Event| matches!(event, Event::Connected { began_anew: true, .. });
+        // An answer that is lost for good makes one begin anew once more.
+        assert!(world.events.iter().filter(anew).count() >= 4, "three at the start, and the hub again");
+    }
+}
+
+/// It began anew, is connected, and before it is told anything the key server dies: what it sent under before is still not to be
+/// used again.
+#[test]
+fn a_client_that_began_anew_just_before_the_key_server_died_is_not_forgotten() {
+    for (seed, wait) in (0..10).flat_map(|seed| [(seed, 0), (seed, 5), (seed, 30)]) {
+        let mut world = World::figure_7(seed, Weather::CALM);
+        world.settle();
+        world.restart("hub");
+        world.run_until_connected("hub");
+        world.run(Duration::from_millis(wait));
+        world.kill(world.profiles());
+        // Each key is sent under from its beginning once: `World` looks.
+        world.run(60 * SECOND);
+        world.settle();
+        world.assert_one_key_each();
+    }
+}
+
+/// The VPN between site 1 and the hub is one between site 2 and the hub from now on, and the name stays.
+#[test]
+fn a_vpn_with_another_end_has_other_keys_though_the_key_server_was_away() {
+    let mut world = World::figure_7(4, Weather::CALM);
+    world.settle();
+    let before = world.keys_between("site-1", "hub");
+    assert_eq!(before.len(), 2);
+    let mut profiles = world.profiles();
+    let old = profiles.vpns.remove("hub-site-1").unwrap();
+    let mut other = profiles.vpns["hub-site-2"].clone();
+    other.ends[0].net = "10.4.0.0/16".parse().unwrap();
+    assert_ne!(old, other);
+    profiles.vpns.insert("hub-site-1".into(), other);
+    profiles.check().unwrap();
+    world.kill(profiles);
+    world.run(60 * SECOND);
+    world.settle();
+    assert!(world.keys("site-2").is_disjoint(&before));
+    assert!(world.keys_between("site-1", "hub").is_empty(), "the old VPN is no more");
+}
+
+/// Who was not there when somebody was excluded hears of it when it is back.
+#[test]
+fn who_was_away_at_an_exclusion_does_not_go_on_with_the_excluded() {
+    let mut world = World::figure_7(5, Weather::CALM);
+    world.settle();
+    world.cut_off("site-2", true);
+    world.run(60 * SECOND);
+    let before = world.keys("site-1");
+    world.exclude("site-1");
+    world.cut_off("site-2", false);
+    world.run(60 * SECOND);
+    world.settle();
+    assert!(world.sent_under().is_disjoint(&before), "somebody sends under a key that site-1 knows");
+}
+
+/// A router is replaced: same name, another secret.
+#[test]
+fn who_bears_the_name_with_another_credential_is_another_client() {
+    let mut world = World::figure_7(6, Weather::FOUL);
+    world.settle();
+    let before = world.keys("site-1");
+    let mut profiles = world.profiles();
+    profiles.clients.get_mut("site-1").unwrap().credential = Credential::of(&[b"another"]);
+    world.cut_off("site-1", true);
+    world.configure(profiles);
+    world.run(60 * SECOND);
+    assert!(
+        world.sent_under_but("site-1").is_disjoint(&before),
+        "somebody sends under a key that the one before knows"
+    );
+    world.cut_off("site-1", false);
+    world.restart("site-1");
+    world.settle();
+}
