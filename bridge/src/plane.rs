@@ -174,6 +174,7 @@ impl Plane {
             destination,
             epoch: 0,
             sender,
+            selector: None,
             key: SaKey::new(&key),
         };
         match change {
@@ -216,6 +217,7 @@ impl Plane {
             destination: self.group,
             epoch: keys.epoch,
             sender,
+            selector: None,
             key: SaKey::new(&keys.sender_key(&address, slot)),
         }
     }

@@ -86,7 +86,7 @@ fn config() -> EspConfig {
         device: "muster0".into(),
         black_interface: "black".into(),
         black_address: "fd00::a".parse().expect("an address"),
-        group_address: GROUP.parse().expect("an address"),
+        group_address: Some(GROUP.parse().expect("an address")),
         hop_limit: 64,
         copy_dscp: true,
         clear_df: false,
@@ -125,6 +125,7 @@ fn epoch(number: u32, size: u32) -> Vec<Sa> {
         destination: GROUP.parse().expect("an address"),
         epoch: number.into(),
         sender: member(nth),
+        selector: None,
         key: SaKey::new(&key(number, nth)),
     };
     (0..size).map(sa).collect()

@@ -19,21 +19,22 @@
 //! of red either.
 //!
 //! The last rule passes over sockets that are bound to black, as the daemon's are: no prefix that another router
-//! announces can take hold of them.
+//! announces can take hold of them. Before all but the first come those of what may cross in clear (`bypass.rs`).
 
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use tracing::{debug, warn};
 
 use crate::Error;
+use crate::bypass;
 use crate::config::{check_instance, check_interface_name};
 use crate::mroute::{self, Claim};
-use crate::netlink::{self, Action, Owner, Route, Rule, RuleFamily, Selector};
+use crate::netlink::{self, Action, Owner, Packets, Route, Rule, RuleFamily};
 use crate::xfrm::remove_left_over;
 
 const TABLE: u32 = 0x4d00;
 const OWN_TABLE: u32 = 0x4d10;
-const BLACK_PRIORITY: u32 = 10;
+pub(crate) const BLACK_PRIORITY: u32 = 10;
 pub(crate) const WAY_OUT_PRIORITY: u32 = 28;
 const RED_PRIORITY: u32 = 30;
 const OWN_PRIORITY: u32 = 62;
@@ -92,8 +93,10 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
         add_rules(handle, &lookups).await?;
         Ok(Blocked { pending })
     })?;
-    // Whom the others have expelled meanwhile would go on sending and receiving under what a dead daemon has left.
+    // Whom the others have expelled meanwhile would go on sending and receiving under what a dead daemon has left, in clear
+    // what it was let.
     if let Ok(_alone) = Claim::take(config.instance) {
+        netlink::run(async |handle| bypass::remove_left_over(handle, config.instance).await)?;
         remove_left_over(config.instance)?;
     }
     Ok(blocked)
@@ -128,6 +131,7 @@ pub fn unblock(instance: u8) -> Result<(), Error> {
     // With its keys.
     remove_left_over(instance)?;
     netlink::run(async |handle| {
+        bypass::remove_left_over(handle, instance).await?;
         for table in [table(instance), own_table(instance)] {
             for route in netlink::routes(handle, table).await? {
                 route.remove(handle).await?;
@@ -165,8 +169,8 @@ pub(crate) fn own_table(instance: u8) -> u32 {
 /// The rule that makes multicast from `interface` a matter of our table.
 pub(crate) fn multicast_rule(family: RuleFamily, instance: u8, interface: &str) -> Rule {
     let priority = MULTICAST_PRIORITY + u32::from(instance);
-    let selector = Selector::From(interface.to_owned());
-    Rule { family, priority, selector, action: Action::Lookup(table(instance)) }
+    let packets = Packets::From(interface.to_owned());
+    Rule { family, priority, packets, action: Action::Lookup(table(instance)) }
 }
 
 fn check(config: &BlockConfig) -> Result<(), Error> {
@@ -189,16 +193,16 @@ fn wanted_rules(config: &BlockConfig) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in RuleFamily::UNICAST {
         let mut add = |priority, interface: &str, action| {
-            rules.push(Rule { family, priority, selector: Selector::From(interface.to_owned()), action });
+            rules.push(Rule { family, priority, packets: Packets::From(interface.to_owned()), action });
         };
         add(BLACK_PRIORITY + i, &config.black, Action::Unreachable);
         for red in reds(config) {
             add(RED_PRIORITY + 1 + 2 * i, red, Action::Unreachable);
             add(RED_PRIORITY + 2 * i, red, Action::Lookup(table(config.instance)));
         }
-        let selector = Selector::NotBoundTo(config.black.clone());
+        let packets = Packets::NotBoundTo(config.black.clone());
         let action = Action::Lookup(own_table(config.instance));
-        rules.push(Rule { family, priority: OWN_PRIORITY + i, selector, action });
+        rules.push(Rule { family, priority: OWN_PRIORITY + i, packets, action });
     }
     for family in RuleFamily::MULTICAST {
         let interfaces = reds(config).chain([config.black.as_str()]);
@@ -232,6 +236,7 @@ async fn present_rules(handle: &Handle, instance: u8) -> Result<Vec<Rule>, Error
             Action::Lookup(to) if to == own_table(instance) => rule.priority == OWN_PRIORITY + i,
             Action::Lookup(to) => to == table(instance) && rule.priority == RED_PRIORITY + 2 * i,
             Action::Unreachable => [BLACK_PRIORITY + i, RED_PRIORITY + 1 + 2 * i].contains(&rule.priority),
+            Action::Goto(_) => false,
         };
         present.extend(netlink::rules(handle, family).await?.ours.into_iter().filter(is_ours));
     }

@@ -18,8 +18,9 @@ pub struct EspConfig {
     pub black_interface: String,
     /// Outer source: usable (no longer tentative) on the black interface.
     pub black_address: IpAddr,
-    /// Outer destination of the group's ESP: multicast, of the family of `black_address`.
-    pub group_address: IpAddr,
+    /// Outer destination of the mesh's multicast: multicast, of the family of `black_address`. `None`: there is no mesh, and
+    /// each flow has its own.
+    pub group_address: Option<IpAddr>,
     /// Outer TTL or hop limit; the kernel's ESP has 64 only.
     pub hop_limit: u8,
     /// The outer header shows the inner DSCP (RFC 4301 5.1.2); ECN it always does.
@@ -62,11 +63,13 @@ impl EspConfig {
         if self.reds.contains(&self.black_interface) {
             return Err(Error::Config(format!("interface {} is both black and red", self.black_interface)));
         }
-        if self.black_address.is_ipv4() != self.group_address.is_ipv4() {
-            return Err(Error::FamilyMismatch { destination: self.group_address, black: self.black_address });
-        }
-        if !self.group_address.is_multicast() {
-            return Err(Error::Config(format!("group.address {} is not multicast", self.group_address)));
+        if let Some(group) = self.group_address {
+            if self.black_address.is_ipv4() != group.is_ipv4() {
+                return Err(Error::FamilyMismatch { destination: group, black: self.black_address });
+            }
+            if !group.is_multicast() {
+                return Err(Error::Config(format!("group.address {group} is not multicast")));
+            }
         }
         if self.hop_limit == 0 {
             return Err(Error::Config("dataplane.hop_limit is 0: no packet would leave; use 64".into()));

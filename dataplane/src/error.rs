@@ -45,6 +45,14 @@ pub enum Error {
         /// The router's own.
         black: IpAddr,
     },
+    /// The SA would carry what its destination does not take.
+    #[error("a {kind} SA cannot go to {destination}")]
+    KindMismatch {
+        /// Of the SA: group or unicast.
+        kind: &'static str,
+        /// Its outer destination.
+        destination: IpAddr,
+    },
     /// A configuration value that cannot work.
     #[error("{0}")]
     Config(String),

@@ -20,7 +20,7 @@ use crate::policy::Policies;
 use crate::userspace::gro::Joiner;
 use crate::userspace::mmsg::Buffer;
 use crate::userspace::sad::{Sad, Treatment};
-use crate::{KeyLedger, Sa, SaKey, SaKind};
+use crate::{FlowId, KeyLedger, Sa, SaKey, SaKind, Selector};
 
 const GROUP: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 0x6d76));
 const SENDER: MemberId = MemberId([0xa; 32]);
@@ -35,8 +35,27 @@ pub fn esp(data: &[u8]) {
             assert!(open(&table(), packet).is_none(), "bytes out of nothing are let in");
         }
         1 => authentic(bytes),
-        2 => from_red(bytes),
+        2 => {
+            from_red(bytes);
+            by_selector(bytes);
+        }
         _ => replays(bytes),
+    }
+}
+
+/// What a selector with ports is for shows them, and goes on the flow's SA alone.
+fn by_selector(inner: &[u8]) {
+    let table = table();
+    let [source, destination] = ["10.2.0.0/16", "239.10.0.0/16"].map(|net| nets(&[net])[0]);
+    let selector = Selector { protocol: Some(17), destination_port: Some(5), ..Selector::new(source, destination) };
+    let out = Sa { spi: SPI + 1, key: SaKey::new(&[2; 36]), ..sa() };
+    // As in `from_red`.
+    table.set_flow(FlowId(1), selector, out).expect("a key not used before");
+    let mut buffer = vec![0; HEADER_LEN + inner.len() + 64];
+    buffer[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
+    if table.seal(&mut buffer, inner.len()).is_some() {
+        let payload = &inner[usize::from(inner[0] & 0xf) * 4..];
+        assert!(inner[0] >> 4 == 4 && inner[9] == 17 && payload[2..4] == [0, 5], "it is not for this");
     }
 }
 
@@ -73,7 +92,7 @@ fn rule_or_route(bytes: &[u8]) {
 
 /// A member that sends what it likes: any plaintext, padding and next header, properly sealed.
 fn authentic(bytes: &[u8]) {
-    let (table, cipher) = (table(), Cipher::new(&key()));
+    let (table, cipher) = (table(), Cipher::new(&key(), 0));
     let Some((next_header, inner)) = bytes.split_first() else { return };
     let mut buffer = vec![0; packet::sealed_len(inner.len())];
     buffer[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
@@ -119,7 +138,7 @@ fn from_red(inner: &[u8]) {
     buffer[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
     if let Some(sealed) = table.seal(&mut buffer, inner.len()) {
         assert_eq!(sealed.destination, GROUP);
-        let opened = Cipher::new(&SaKey::new(&[2; 36])).open(&mut buffer[..sealed.len]).expect("just sealed");
+        let opened = Cipher::new(&SaKey::new(&[2; 36]), 0).open(&mut buffer[..sealed.len]).expect("just sealed");
         let opened = &buffer[opened.inner];
         assert_eq!(*opened, inner[..opened.len()], "something else is sent");
         let packet = Inner::parse(opened).expect("what is sent is a packet");
@@ -155,7 +174,8 @@ fn table() -> Sad {
 }
 
 fn sa() -> Sa {
-    Sa { spi: SPI, kind: SaKind::Group, source: None, destination: GROUP, epoch: 1, sender: SENDER, key: key() }
+    let (kind, destination) = (SaKind::Group, GROUP);
+    Sa { spi: SPI, kind, source: None, destination, epoch: 1, sender: SENDER, selector: None, key: key() }
 }
 
 fn key() -> SaKey {

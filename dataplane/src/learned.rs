@@ -48,7 +48,18 @@ pub(crate) struct Learned(watch::Sender<Wanted>);
 struct Wanted {
     /// And the router before each.
     prefixes: BTreeMap<IpNet, MemberId>,
+    /// Where flows go, and who sends them.
+    flows: BTreeMap<IpNet, MemberId>,
     own: Vec<IpNet>,
+}
+
+impl Wanted {
+    /// What is reached through the tunnel. A flow may be for more than lies elsewhere, and own prefixes have routes.
+    fn all(&self) -> BTreeMap<IpNet, MemberId> {
+        let is_own = |prefix: &IpNet| self.own.iter().any(|own| own.contains(prefix));
+        let flows = self.flows.iter().filter(|(prefix, _)| !is_own(prefix));
+        flows.chain(&self.prefixes).map(|(prefix, member)| (*prefix, *member)).collect()
+    }
 }
 
 impl Learned {
@@ -59,7 +70,7 @@ impl Learned {
         on_change: impl FnMut(Link) + Send + 'static,
         workers: &mut Workers,
     ) -> Result<Self, Error> {
-        let (sender, wanted) = watch::channel(Wanted { prefixes: BTreeMap::new(), own: config.own_prefixes.clone() });
+        let (sender, wanted) = watch::channel(Wanted { own: config.own_prefixes.clone(), ..Wanted::default() });
         let mut keeper = Keeper {
             block: config.block(),
             ipv4: config.black_address.is_ipv4(),
@@ -88,6 +99,15 @@ impl Learned {
         self.0.send_if_modified(|wanted| {
             let changes = wanted.prefixes != prefixes;
             wanted.prefixes = prefixes;
+            changes
+        });
+    }
+
+    /// All prefixes that flows go to, and who sends them.
+    pub(crate) fn set_flows(&self, flows: BTreeMap<IpNet, MemberId>) {
+        self.0.send_if_modified(|wanted| {
+            let changes = wanted.flows != flows;
+            wanted.flows = flows;
             changes
         });
     }
@@ -149,8 +169,8 @@ impl Keeper {
                         if changed.is_err() {
                             return Ok(());
                         }
-                        let Wanted { prefixes, own } = wanted.borrow_and_update().clone();
-                        self.take(prefixes, own);
+                        let wanted = wanted.borrow_and_update().clone();
+                        self.take(wanted.all(), wanted.own);
                         look_at = Some(Instant::now());
                     }
                     announcement = announced.next() => {

@@ -4,13 +4,14 @@
 //! sockets, or by Linux through an xfrm interface; [`Memory`] is the first without I/O, for tests. [`block()`]
 //! makes the router fail closed before any of them starts and keeps it so after they have ended.
 //!
-//! Read in this order: `plane` (the trait), `policy` (what may cross), `userspace` (security associations, the way of a
+//! Read in this order: `plane` (the trait), `policy` and `selector` (what may cross), `userspace` (security associations, the way of a
 //! packet, threads) with the formats of `esp`, `xfrm` (the kernel's ESP), `mroute` (red multicast), `learned` (routes to red
-//! unicast), `block`; `backend` says which of the two runs.
+//! unicast), `block` and `bypass` (what may cross in clear); `backend` says which of the two runs.
 
 mod backend;
 mod black_socket;
 mod block;
+mod bypass;
 mod config;
 mod error;
 mod esp;
@@ -27,6 +28,7 @@ mod plane;
 mod policy;
 mod probe;
 mod routes;
+mod selector;
 mod stop;
 mod sysctl;
 mod tunnel;
@@ -42,8 +44,9 @@ pub use ledger::KeyLedger;
 pub use mroute::Claim;
 pub use muster_membership::GroupStatus;
 pub use plane::{
-    ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, Listening, REKEY_AT, Sa, SaId, SaKey, SaKind,
-    SaStatus,
+    ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, FlowId, Listening, REKEY_AT, Sa, SaId, SaKey,
+    SaKind, SaStatus,
 };
 pub use probe::{Probe, probe};
+pub use selector::Selector;
 pub use userspace::Memory;

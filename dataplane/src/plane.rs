@@ -8,7 +8,7 @@ use muster_membership::GroupStatus;
 use muster_wire::MemberId;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::Error;
+use crate::{Error, Selector};
 
 /// The one algorithm: AES-256-GCM with 16 octets of ICV (RFC 4106), by the kernel's name for it.
 pub const ALGORITHM: &str = "rfc4106(gcm(aes))";
@@ -23,15 +23,21 @@ pub const REKEY_AT: u64 = 1 << 30;
 /// The order at a new epoch (make before break): [`install_inbound`](Self::install_inbound) at once,
 /// [`set_outbound`](Self::set_outbound) at the switch, [`remove_inbound`](Self::remove_inbound) of the old epoch
 /// after the deactivation delay. Never install an inbound SA for the own slot.
+///
+/// What leaves, and on which SA, is said in one of two ways. The mesh: one SA for all multicast
+/// ([`set_outbound`](Self::set_outbound)), one for each router ([`set_unicast`](Self::set_unicast)), chosen by routes. A key
+/// server: one for each flow ([`set_flow`](Self::set_flow)), chosen by selectors (RFC 4301 4.4.1). Flows come first; a packet
+/// that none is for goes the mesh's way, which leads nowhere where nothing was set.
 pub trait Dataplane: Send + Sync {
     /// `"userspace"`, `"kernel"`, `"memory"`.
     fn backend(&self) -> &'static str;
 
     /// Adds inbound SAs: all or none. One that has the (destination, SPI) of an older one takes its place; unicast SAs
-    /// are known by their SPI alone.
+    /// are known by their SPI alone. Every multicast destination is joined on black, for as long as there are SAs to it.
     ///
     /// # Errors
-    /// A key that this process has installed before, in either direction; a reserved SPI; a duplicate in the batch.
+    /// A key that this process has installed before, in either direction; a reserved SPI; a duplicate in the batch; a
+    /// destination or selector that its kind cannot have; a group that the kernel lets nobody join.
     fn install_inbound(&self, sas: Vec<Sa>) -> Result<(), Error>;
 
     /// Sends on this SA from the next packet on. An inbound SA with the same (destination, SPI) goes.
@@ -57,6 +63,31 @@ pub trait Dataplane: Send + Sync {
     /// # Errors
     /// As for [`set_outbound`](Self::set_outbound).
     fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error>;
+
+    /// Sends what `selector` is for on this SA from the next packet on. The one before of this flow goes, with its
+    /// selector. Of several flows that are for a packet the one with the lowest number carries it (RFC 4301 4.4.1: an
+    /// ordered policy), multicast on group SAs alone and unicast on unicast ones; from the own prefixes alone, and red
+    /// groups as far as they are carried. Routes to the destinations of unicast flows follow in a moment, as in
+    /// [`set_routes`](Self::set_routes), but to own prefixes there is none.
+    ///
+    /// # Errors
+    /// As for [`set_outbound`](Self::set_outbound); a selector that cannot be, or is not of the SA's kind.
+    fn set_flow(&self, flow: FlowId, selector: Selector, sa: Sa) -> Result<(), Error>;
+
+    /// Sends nothing more on the SA of this flow. What it was for goes on the next flow that is for it, or nowhere.
+    ///
+    /// # Errors
+    /// Only those of a kernel that refuses.
+    fn clear_flow(&self, flow: FlowId) -> Result<(), Error>;
+
+    /// Lets unicast cross in clear, **unprotected**: from the own prefixes what one of these selectors is for, by the main
+    /// routing table, and from black what answers it (the selector reversed). Replaces all that was said before; when the
+    /// data plane ends, it ends too. It comes before flows and routes: none of them should be for the same packets.
+    /// Fragments match no selector with ports, and ICMP errors of routers on the way match none but their own.
+    ///
+    /// # Errors
+    /// A selector that cannot be, or is for multicast; what the kernel refuses: then nothing crosses.
+    fn set_bypass(&self, selectors: Vec<Selector>) -> Result<(), Error>;
 
     /// The black address of `peer` has changed; its SA stays.
     fn set_peer_address(&self, peer: &MemberId, address: IpAddr);
@@ -90,7 +121,8 @@ pub trait Dataplane: Send + Sync {
     /// An address that cannot be used; the one before stays in use.
     fn set_black_address(&self, address: IpAddr) -> Result<(), Error>;
 
-    /// All SAs in force, the outbound ones first (the group's, then by destination and SPI), then the others.
+    /// All SAs in force, the outbound ones first (the group's, flows by number, then by destination and SPI), then the
+    /// others.
     fn sas(&self) -> Vec<SaStatus>;
 
     /// **Secret.** Cipher keys for `sas --show-keys`; the caller asks `allow_key_export` first.
@@ -162,7 +194,18 @@ impl SaKind {
             SaKind::Unicast => "unicast",
         }
     }
+
+    fn traffic(self) -> &'static str {
+        match self {
+            SaKind::Group => "multicast",
+            SaKind::Unicast => "unicast",
+        }
+    }
 }
+
+/// Number of a flow, which is also its place among the others: the lower comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId(pub u32);
 
 /// Which way an SA carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -198,6 +241,9 @@ pub struct Sa {
     pub epoch: u64,
     /// Who sends on it.
     pub sender: MemberId,
+    /// What inner packets it may carry. `None`, in the mesh: what its sender's prefixes say. An outbound one has that of its
+    /// flow, whatever stands here.
+    pub selector: Option<Selector>,
     /// Key and salt.
     pub key: SaKey,
 }
@@ -206,6 +252,24 @@ impl Sa {
     /// By what receivers find it.
     pub fn id(&self) -> SaId {
         SaId { destination: self.destination, spi: self.spi }
+    }
+
+    /// Whether SPI, kind, destination and selector go together.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Sa { spi, kind, destination, selector, .. } = self;
+        // RFC 4303 2.1.
+        if *spi <= 255 {
+            return Err(Error::ReservedSpi { spi: *spi });
+        }
+        if destination.is_multicast() != (*kind == SaKind::Group) {
+            return Err(Error::KindMismatch { kind: kind.as_str(), destination: *destination });
+        }
+        let Some(selector) = selector else { return Ok(()) };
+        selector.check()?;
+        if selector.is_multicast() != (*kind == SaKind::Group) {
+            return Err(Error::Config(format!("selector {selector}: its SA is for {}", kind.traffic())));
+        }
+        Ok(())
     }
 }
 
@@ -235,8 +299,12 @@ pub struct SaStatus {
     pub epoch: u64,
     /// Who sends on it.
     pub sender: MemberId,
-    /// Of an outbound unicast SA: who receives.
+    /// Of an outbound unicast SA to a router: who receives.
     pub receiver: Option<MemberId>,
+    /// Of an outbound SA: which flow it carries.
+    pub flow: Option<FlowId>,
+    /// What inner packets it may carry.
+    pub selector: Option<Selector>,
     /// Carried: sent, or received and authentic.
     pub packets: u64,
     /// Of inner packets.
@@ -312,12 +380,12 @@ pub struct Dropped {
     pub auth: u64,
     /// In: no SA with this destination and SPI.
     pub unknown_spi: u64,
-    /// In: an inner source that its sender may not use or an inner destination not carried here; out: an inner
-    /// source outside the own prefixes.
+    /// In: an inner source that its sender may not use, a packet that its SA's selector is not for, or an inner destination
+    /// not carried here; out: an inner source outside the own prefixes.
     pub spoofed: u64,
     /// Out: larger than black carries, or IPv4 multicast that is and forbids fragments.
     pub too_big: u64,
-    /// Out: no SA, no route, or an SA whose sequence numbers are used up.
+    /// Out: no SA, no flow or route for it, or an SA whose sequence numbers are used up.
     pub no_sa: u64,
     /// In: not the form of ESP, or authentic with padding or an inner packet that makes no sense.
     pub malformed: u64,

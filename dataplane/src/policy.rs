@@ -10,6 +10,7 @@ use muster_wire::MemberId;
 
 use crate::SaKind;
 use crate::routes::Routes;
+use crate::selector::{NextLayer, Selector};
 
 /// The part of an inner packet that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,18 +125,24 @@ pub(crate) enum Way {
     Noise,
 }
 
+/// On whose SA a packet came in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin<'a> {
+    /// Of a sender whose prefixes are known.
+    Sender(&'a MemberId),
+    /// Of a flow, and what is behind the packet's header.
+    Flow(&'a Selector, NextLayer),
+}
+
 impl Policy {
-    /// Whether a packet that `sender` sent on an SA of this kind goes to red: from its own prefixes, to a group that
-    /// is carried or to our prefixes.
-    pub(crate) fn admits_inbound(&self, kind: SaKind, sender: &MemberId, inner: &Inner) -> bool {
+    /// Whether a packet that `sender` sent on an SA of this kind goes to red: from its own prefixes, or as the SA's
+    /// selector says, to a group that is carried or to our prefixes.
+    pub(crate) fn admits_inbound(&self, kind: SaKind, from: &Origin<'_>, inner: &Inner) -> bool {
         let is_destination = match kind {
             SaKind::Group => is_carried(&self.groups, inner.destination),
             SaKind::Unicast => !inner.destination.is_multicast() && covers(&self.own, inner.destination),
         };
-        is_destination
-            && is_source(inner.source)
-            && !covers(&self.own, inner.source)
-            && self.senders.get(sender).is_some_and(|prefixes| covers(prefixes, inner.source))
+        is_destination && is_source(inner.source) && !covers(&self.own, inner.source) && self.may_send(from, inner)
     }
 
     /// Where a packet from red to `destination` is to go.
@@ -148,9 +155,15 @@ impl Policy {
     }
 
     /// Whether this comes from our own LAN, by the other router there: its hosts have it already.
-    pub(crate) fn is_from_own_lan(&self, sender: &MemberId, inner: &Inner) -> bool {
-        covers(&self.own, inner.source)
-            && self.senders.get(sender).is_some_and(|prefixes| covers(prefixes, inner.source))
+    pub(crate) fn is_from_own_lan(&self, from: &Origin<'_>, inner: &Inner) -> bool {
+        covers(&self.own, inner.source) && self.may_send(from, inner)
+    }
+
+    fn may_send(&self, from: &Origin<'_>, inner: &Inner) -> bool {
+        match from {
+            Origin::Sender(sender) => self.senders.get(*sender).is_some_and(|prefixes| covers(prefixes, inner.source)),
+            Origin::Flow(selector, next) => selector.matches(inner, next),
+        }
     }
 
     /// Whether the multicast of this source is carried by another router of its LAN.
@@ -269,31 +282,44 @@ pub(crate) mod tests {
             ..Policy::default()
         };
         let inner = |source: &str, destination: &str| Inner::parse(&packet_v6(source, destination, b"")).unwrap();
-        assert!(policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "ff1e::1")));
-        assert!(!policy.admits_inbound(SaKind::Group, &mallory, &inner("2001:db8:a::1", "ff1e::1")), "unknown sender");
+        assert!(policy.admits_inbound(SaKind::Group, &Origin::Sender(&alice), &inner("2001:db8:a::1", "ff1e::1")));
         assert!(
-            !policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:b::1", "ff1e::1")),
+            !policy.admits_inbound(SaKind::Group, &Origin::Sender(&mallory), &inner("2001:db8:a::1", "ff1e::1")),
+            "unknown sender"
+        );
+        assert!(
+            !policy.admits_inbound(SaKind::Group, &Origin::Sender(&alice), &inner("2001:db8:b::1", "ff1e::1")),
             "own prefix, though in ::/0"
         );
-        assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "ff05::1")), "group not carried");
         assert!(
-            !policy.admits_inbound(SaKind::Group, &alice, &inner("2001:db8:a::1", "2001:db8:b::1")),
+            !policy.admits_inbound(SaKind::Group, &Origin::Sender(&alice), &inner("2001:db8:a::1", "ff05::1")),
+            "group not carried"
+        );
+        assert!(
+            !policy.admits_inbound(SaKind::Group, &Origin::Sender(&alice), &inner("2001:db8:a::1", "2001:db8:b::1")),
             "unicast on a group SA"
         );
         for source in ["fe80::1", "::", "::1", "ff1e::2"] {
-            assert!(!policy.admits_inbound(SaKind::Group, &alice, &inner(source, "ff1e::1")), "{source}");
+            assert!(
+                !policy.admits_inbound(SaKind::Group, &Origin::Sender(&alice), &inner(source, "ff1e::1")),
+                "{source}"
+            );
         }
-        let unicast = |to: &str| policy.admits_inbound(SaKind::Unicast, &alice, &inner("2001:db8:a::1", to));
+        let unicast =
+            |to: &str| policy.admits_inbound(SaKind::Unicast, &Origin::Sender(&alice), &inner("2001:db8:a::1", to));
         assert!(unicast("2001:db8:b::7"));
         for elsewhere in ["2001:db8:c::1", "2001:db8:a::2", "ff1e::1", "fe80::1", "::1"] {
             assert!(!unicast(elsewhere), "{elsewhere}");
         }
         let from_own = inner("2001:db8:b::1", "2001:db8:b::7");
-        assert!(!policy.admits_inbound(SaKind::Unicast, &alice, &from_own), "own prefix");
+        assert!(!policy.admits_inbound(SaKind::Unicast, &Origin::Sender(&alice), &from_own), "own prefix");
         // The other router of our LAN: not delivered, and no forgery.
         let from_our_lan = inner("2001:db8:b::1", "ff1e::1");
-        assert!(policy.is_from_own_lan(&alice, &from_our_lan) && !policy.is_from_own_lan(&mallory, &from_our_lan));
-        assert!(!policy.is_from_own_lan(&alice, &inner("2001:db8:a::1", "ff1e::1")));
+        assert!(
+            policy.is_from_own_lan(&Origin::Sender(&alice), &from_our_lan)
+                && !policy.is_from_own_lan(&Origin::Sender(&mallory), &from_our_lan)
+        );
+        assert!(!policy.is_from_own_lan(&Origin::Sender(&alice), &inner("2001:db8:a::1", "ff1e::1")));
         assert!(policy.is_left_to_another("2001:db8:b:0:1::7".parse().unwrap()));
         assert!(!policy.is_left_to_another("2001:db8:b:0:2::7".parse().unwrap()));
         assert!(policy.admits_outbound(&inner("2001:db8:b::1", "ff1e::1")));

@@ -39,7 +39,7 @@ impl Daemon {
             device: file.dataplane.device.clone(),
             black_interface: file.black.interface.clone(),
             black_address: address,
-            group_address: file.group_address(),
+            group_address: Some(file.group_address()),
             hop_limit: file.dataplane.hop_limit,
             copy_dscp: file.dataplane.copy_dscp,
             clear_df: file.red.clear_df,

@@ -77,11 +77,17 @@ pub(crate) struct Opened {
 }
 
 /// The cipher of one SA, ready for use.
-pub(crate) struct Cipher(Aead);
+pub(crate) struct Cipher {
+    aead: Aead,
+    /// The upper half of the IVs of what it seals.
+    iv: u32,
+}
 
 impl Cipher {
-    pub(crate) fn new(key: &SaKey) -> Self {
-        Cipher(Aead::new(key))
+    /// `iv` is random where something is sealed: should another process ever be given this key, and count from 1 as this one
+    /// does, no nonce comes twice all the same.
+    pub(crate) fn new(key: &SaKey, iv: u32) -> Self {
+        Cipher { aead: Aead::new(key), iv }
     }
 
     /// Makes the ESP packet in place around the inner one at `buffer[HEADER_LEN..HEADER_LEN + inner]`; its length,
@@ -94,7 +100,8 @@ impl Cipher {
         head[..4].copy_from_slice(&header.spi.to_be_bytes());
         head[4..8].copy_from_slice(&header.sequence.to_be_bytes());
         // RFC 4106 3.1: the IV must not repeat under a key; a counter is the way proposed.
-        head[8..].copy_from_slice(&u64::from(header.sequence).to_be_bytes());
+        head[8..12].copy_from_slice(&self.iv.to_be_bytes());
+        head[12..].copy_from_slice(&header.sequence.to_be_bytes());
 
         let padding = plaintext.len() - TRAILER_LEN - inner;
         for (byte, value) in plaintext[inner..].iter_mut().zip(1..=padding as u8) {
@@ -103,7 +110,7 @@ impl Cipher {
         plaintext[inner + padding] = padding as u8;
         plaintext[inner + padding + 1] = next_header;
 
-        icv.copy_from_slice(&self.0.seal(head, plaintext)?);
+        icv.copy_from_slice(&self.aead.seal(head, plaintext)?);
         Some(packet.len())
     }
 
@@ -111,7 +118,7 @@ impl Cipher {
     pub(crate) fn open(&self, datagram: &mut [u8]) -> Result<Opened, OpenError> {
         Header::parse(datagram).ok_or(OpenError::Malformed)?;
         let (head, rest) = datagram.split_at_mut(HEADER_LEN);
-        let plaintext = self.0.open(head, rest).ok_or(OpenError::Auth)?;
+        let plaintext = self.aead.open(head, rest).ok_or(OpenError::Auth)?;
 
         let (rest, [padding, next_header]) = plaintext.split_last_chunk().ok_or(OpenError::Malformed)?;
         let inner = rest.len().checked_sub(usize::from(*padding)).ok_or(OpenError::Malformed)?;
@@ -135,7 +142,7 @@ mod tests {
             *byte = i as u8;
         }
         key[32..].copy_from_slice(&[0xa0, 0xa1, 0xa2, 0xa3]);
-        Cipher::new(&SaKey::new(&key))
+        Cipher::new(&SaKey::new(&key), 0)
     }
 
     const HEADER: Header = Header { spi: 0x1230_0005, sequence: 0x0102_0304 };
@@ -154,7 +161,7 @@ mod tests {
         packet[..4].copy_from_slice(&HEADER.spi.to_be_bytes());
         packet[4..8].copy_from_slice(&HEADER.sequence.to_be_bytes());
         let mut rest = plaintext.to_vec();
-        let icv = cipher().0.seal(&packet, &mut rest).unwrap();
+        let icv = cipher().aead.seal(&packet, &mut rest).unwrap();
         [packet, rest, icv.to_vec()].concat()
     }
 

@@ -9,15 +9,16 @@ use std::thread;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::IpProtocol;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
-use crate::Error;
+use crate::{Error, Selector};
 
 /// Runs `task` with a netlink connection in the calling thread's network namespace, and waits for it.
 ///
@@ -137,15 +138,17 @@ impl RuleFamily {
 pub(crate) struct Rule {
     pub(crate) family: RuleFamily,
     pub(crate) priority: u32,
-    pub(crate) selector: Selector,
+    pub(crate) packets: Packets,
     pub(crate) action: Action,
 }
 
 /// Which packets a rule is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Selector {
+pub(crate) enum Packets {
     /// Those that came in from an interface.
     From(String),
+    /// Some of those.
+    Selected(String, Selector),
     /// All but those of sockets that are bound to an interface.
     NotBoundTo(String),
 }
@@ -154,6 +157,77 @@ pub(crate) enum Selector {
 pub(crate) enum Action {
     Lookup(u32),
     Unreachable,
+    /// On with the first rule of this priority.
+    Goto(u32),
+}
+
+impl Packets {
+    /// Of those that came in from an interface what `selector` is for.
+    pub(crate) fn selected(interface: &str, selector: Selector) -> Self {
+        let Selector { source, destination, .. } = selector;
+        let everything = source.prefix_len() == 0 && destination.prefix_len() == 0;
+        match everything && selector == Selector::new(source, destination) {
+            true => Packets::From(interface.to_owned()),
+            false => Packets::Selected(interface.to_owned(), selector),
+        }
+    }
+
+    /// `None`: not of the form that ours have.
+    fn of(message: &RuleMessage) -> Option<Self> {
+        let inverted = message.header.flags.contains(RuleFlags::Invert);
+        let (mut from, mut not_bound_to) = (None, None);
+        let everywhere: IpAddr = match message.header.family {
+            AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let (mut source, mut destination) = (everywhere, everywhere);
+        let (mut protocol, mut source_port, mut destination_port) = (None, None, None);
+        let port = |range: &RulePortRange| (range.start == range.end).then_some(range.start);
+        for attribute in &message.attributes {
+            match attribute {
+                RuleAttribute::Iifname(name) => from = Some(name),
+                RuleAttribute::Oifname(name) => not_bound_to = Some(name),
+                RuleAttribute::Source(address) => source = *address,
+                RuleAttribute::Destination(address) => destination = *address,
+                RuleAttribute::IpProtocol(number) => protocol = Some(u8::from(*number)),
+                RuleAttribute::SourcePortRange(range) => source_port = Some(port(range)?),
+                RuleAttribute::DestinationPortRange(range) => destination_port = Some(port(range)?),
+                _ => {}
+            }
+        }
+        if inverted {
+            return not_bound_to.map(|name| Packets::NotBoundTo(name.clone()));
+        }
+        (source.is_ipv4() == everywhere.is_ipv4() && destination.is_ipv4() == everywhere.is_ipv4()).then_some(())?;
+        let source = IpNet::new(source, message.header.src_len).ok()?.trunc();
+        let destination = IpNet::new(destination, message.header.dst_len).ok()?.trunc();
+        Some(Self::selected(from?, Selector { source, destination, protocol, source_port, destination_port }))
+    }
+
+    fn say(&self, message: &mut RuleMessage) {
+        match self {
+            Packets::From(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
+            Packets::NotBoundTo(name) => {
+                message.attributes.push(RuleAttribute::Oifname(name.clone()));
+                message.header.flags |= RuleFlags::Invert;
+            }
+            Packets::Selected(name, selector) => {
+                let Selector { source, destination, protocol, source_port, destination_port } = selector;
+                (message.header.src_len, message.header.dst_len) = (source.prefix_len(), destination.prefix_len());
+                let port = |port: u16| RulePortRange { start: port, end: port };
+                let given = |net: &IpNet| Some(net.addr()).filter(|_| net.prefix_len() > 0);
+                let attributes = [
+                    Some(RuleAttribute::Iifname(name.clone())),
+                    given(source).map(RuleAttribute::Source),
+                    given(destination).map(RuleAttribute::Destination),
+                    protocol.map(|number| RuleAttribute::IpProtocol(IpProtocol::from(i32::from(number)))),
+                    source_port.map(|number| RuleAttribute::SourcePortRange(port(number))),
+                    destination_port.map(|number| RuleAttribute::DestinationPortRange(port(number))),
+                ];
+                message.attributes.extend(attributes.into_iter().flatten());
+            }
+        }
+    }
 }
 
 impl Rule {
@@ -181,18 +255,16 @@ impl Rule {
         message.header.family = self.family.code();
         message.attributes =
             vec![RuleAttribute::Priority(self.priority), RuleAttribute::Protocol(RouteProtocol::Kernel)];
-        match &self.selector {
-            Selector::From(name) => message.attributes.push(RuleAttribute::Iifname(name.clone())),
-            Selector::NotBoundTo(name) => {
-                message.attributes.push(RuleAttribute::Oifname(name.clone()));
-                message.header.flags |= RuleFlags::Invert;
-            }
-        }
+        self.packets.say(&mut message);
         match self.action {
             Action::Unreachable => message.header.action = RuleAction::Unreachable,
             Action::Lookup(table) => {
                 message.header.action = RuleAction::ToTable;
                 message.attributes.push(RuleAttribute::Table(table));
+            }
+            Action::Goto(priority) => {
+                message.header.action = RuleAction::Goto;
+                message.attributes.push(RuleAttribute::Goto(priority));
             }
         }
         message
@@ -201,20 +273,19 @@ impl Rule {
     /// `None`: not of the form that ours have.
     pub(crate) fn of(family: RuleFamily, message: &RuleMessage) -> Option<Rule> {
         let kernel = RuleAttribute::Protocol(RouteProtocol::Kernel);
-        let inverted = message.header.flags.contains(RuleFlags::Invert);
-        let selector = message.attributes.iter().find_map(|attribute| match attribute {
-            RuleAttribute::Iifname(name) if !inverted => Some(Selector::From(name.clone())),
-            RuleAttribute::Oifname(name) if inverted => Some(Selector::NotBoundTo(name.clone())),
+        let goto = |attribute: &RuleAttribute| match attribute {
+            RuleAttribute::Goto(priority) => Some(*priority),
             _ => None,
-        });
+        };
         let action = match message.header.action {
             RuleAction::Unreachable => Action::Unreachable,
             RuleAction::ToTable => Action::Lookup(table_of(message)),
+            RuleAction::Goto => Action::Goto(message.attributes.iter().find_map(goto)?),
             _ => return None,
         };
         message.attributes.contains(&kernel).then_some(())?;
         let priority = message.attributes.iter().find_map(priority)?;
-        Some(Rule { family, priority, selector: selector?, action })
+        Some(Rule { family, priority, packets: Packets::of(message)?, action })
     }
 }
 

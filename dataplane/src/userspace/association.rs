@@ -8,6 +8,7 @@ use muster_wire::MemberId;
 
 use crate::esp::packet::Cipher;
 use crate::esp::replay::ReplayWindow;
+use crate::selector::Selector;
 use crate::{Direction, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus};
 
 /// What both directions keep of an SA.
@@ -17,6 +18,7 @@ pub(crate) struct Record {
     source: Option<IpAddr>,
     pub(crate) epoch: u64,
     pub(crate) sender: MemberId,
+    pub(crate) selector: Option<Selector>,
     key: SaKey,
     packets: AtomicU64,
     bytes: AtomicU64,
@@ -25,8 +27,9 @@ pub(crate) struct Record {
 impl Record {
     pub(crate) fn new(sa: Sa) -> Self {
         let id = sa.id();
-        let Sa { kind, source, epoch, sender, key, .. } = sa;
-        Record { id, kind, source, epoch, sender, key, packets: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+        let Sa { kind, source, epoch, sender, selector, key, .. } = sa;
+        let (packets, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Record { id, kind, source, epoch, sender, selector, key, packets, bytes }
     }
 
     pub(crate) fn carried(&self, bytes: usize) {
@@ -44,6 +47,8 @@ impl Record {
             epoch: self.epoch,
             sender: self.sender,
             receiver: None,
+            flow: None,
+            selector: self.selector,
             packets: self.packets.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
             replay_drops: 0,
@@ -70,7 +75,7 @@ pub(crate) struct Inbound {
 impl Inbound {
     pub(crate) fn new(sa: Sa) -> Self {
         Inbound {
-            cipher: Cipher::new(&sa.key),
+            cipher: Cipher::new(&sa.key, 0),
             record: Record::new(sa),
             window: Mutex::new(ReplayWindow::new()),
             replay_drops: AtomicU64::new(0),
@@ -101,7 +106,9 @@ pub(crate) struct Outbound {
 
 impl Outbound {
     pub(crate) fn new(sa: Sa) -> Self {
-        Outbound { cipher: Cipher::new(&sa.key), record: Record::new(sa), sequence: AtomicU64::new(0) }
+        // Without random numbers there would be no key to begin with.
+        let iv = getrandom::u32().unwrap_or_default();
+        Outbound { cipher: Cipher::new(&sa.key, iv), record: Record::new(sa), sequence: AtomicU64::new(0) }
     }
 
     /// RFC 4303 3.3.3: the first is 1; `None` when they are used up, for they must not cycle.

@@ -14,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::Error;
-use crate::black_socket::{at, join};
+use crate::black_socket::{at, deafen, join, leave};
 use crate::config::EspConfig;
 use crate::userspace::sad::{Sad, Sealed};
 
@@ -36,7 +36,7 @@ pub(super) struct Share {
     pub(super) of: u8,
 }
 
-/// One socket that sends from the black address, one that receives what comes for the group and for this router.
+/// One socket that sends from the black address, one that receives what comes for the groups and for this router.
 pub(super) struct Black {
     sender: Socket,
     receiver: Socket,
@@ -55,10 +55,8 @@ pub(super) struct Outer {
 impl Black {
     /// `ifindex`: of `config.black_interface`; received are the SAs of this share alone.
     pub(super) fn open(config: &EspConfig, ifindex: u32, share: Share) -> Result<Self, Error> {
-        let EspConfig { black_interface: name, black_address: address, group_address: group, .. } = config;
-        let what = |doing: &'static str| {
-            Error::io(move || format!("interface {name}: {doing} (address {address}, group {group})"))
-        };
+        let EspConfig { black_interface: name, black_address: address, .. } = config;
+        let what = |doing: &'static str| Error::io(move || format!("interface {name}: {doing} (address {address})"));
         let sender =
             Self::socket(config).map_err(what("opening a raw socket for ESP; needs CAP_NET_RAW and CAP_NET_ADMIN"))?;
         sender
@@ -71,7 +69,7 @@ impl Black {
             let filter = share.filter(address.is_ipv4());
             receiver.attach_filter(&filter).map_err(what("sharing out SAs among the threads"))?;
         }
-        join(&receiver, *group, ifindex).map_err(what("joining the group"))?;
+        deafen(&receiver, address.is_ipv4()).map_err(what("closing the socket to other groups"))?;
         if address.is_ipv6() {
             // The header of IPv4 is delivered, that of IPv6 is not.
             let asked = setsockopt(&receiver, sockopt::Ipv6RecvPacketInfo, &true)
@@ -79,6 +77,16 @@ impl Black {
             asked.map_err(io::Error::from).map_err(what("asking for the outer header"))?;
         }
         Ok(Black { sender, receiver, address: *address, ifindex })
+    }
+
+    /// Receives for this group, too.
+    pub(super) fn join(&self, group: IpAddr) -> Result<(), Error> {
+        join(&self.receiver, group, self.ifindex)
+    }
+
+    /// Receives for it no longer.
+    pub(super) fn leave(&self, group: IpAddr) {
+        leave(&self.receiver, group, self.ifindex);
     }
 
     fn socket(config: &EspConfig) -> io::Result<Socket> {

@@ -9,16 +9,18 @@ mod memory;
 pub(crate) mod mmsg;
 mod pump;
 pub(crate) mod sad;
+mod senders;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
-use tracing::info;
+use tracing::{info, warn};
 use tun_rs::SyncDevice;
 
+use crate::bypass::Bypass;
 use crate::config::EspConfig;
 use crate::learned::Learned;
 use crate::mroute::{Claim, Forwarding};
@@ -26,7 +28,9 @@ use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::tunnel_mtu;
 use crate::xfrm::remove_left_over;
-use crate::{Counters, Dataplane, Error, ExportedKey, Listening, Sa, SaId, SaStatus, netlink};
+use crate::{
+    Counters, Dataplane, Error, ExportedKey, FlowId, Listening, Sa, SaId, SaKind, SaStatus, Selector, netlink,
+};
 use black::{Black, Share};
 pub use memory::Memory;
 use sad::{Sad, Treatment, delegate_to_sad};
@@ -41,6 +45,8 @@ pub(crate) struct Userspace {
     queues: Vec<Arc<SyncDevice>>,
     /// Others take their place when the black address changes.
     packets: Mutex<Packets>,
+    /// Before the block alone stands.
+    bypass: Bypass,
     forwarding: Forwarding,
     /// Before the workers: dropping it ends its thread, which they wait for.
     learned: Learned,
@@ -68,16 +74,25 @@ impl Userspace {
         let learned =
             Learned::start(&config, move |black| mtu.set_mtu(tunnel_mtu(black.mtu, ipv4).into()), &mut workers)?;
         let forwarding = Forwarding::start(&config, claim, &policies, &mut workers)?;
-        let packets = Mutex::new(Packets::start(&config, &queues, &sad)?);
+        let groups = config.group_address.into_iter().collect();
+        let packets = Mutex::new(Packets::start(&config, &queues, &sad, groups)?);
+        let bypass = Bypass::start(config.block())?;
 
         let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
-        info!(device = name, black_interface, %black_address, %group_address, "userspace ESP is running");
-        Ok(Userspace { sad, policies, config, queues, packets, forwarding, learned, workers })
+        info!(device = name, black_interface, %black_address, ?group_address, "userspace ESP is running");
+        Ok(Userspace { sad, policies, config, queues, packets, bypass, forwarding, learned, workers })
     }
 
     fn packets(&self) -> MutexGuard<'_, Packets> {
         // Whoever holds it replaces it whole.
         self.packets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be joined on black: the mesh's group, and the destinations of the SAs that there are.
+    fn groups(&self) -> BTreeSet<IpAddr> {
+        let mut groups = self.sad.groups();
+        groups.extend(self.config.group_address);
+        groups
     }
 
     fn check_family(&self, destination: IpAddr) -> Result<(), Error> {
@@ -92,24 +107,48 @@ impl Userspace {
 /// The threads that carry packets between the device and black, from one black address.
 struct Packets {
     address: IpAddr,
+    /// What each of them has on black, and the groups that all are in.
+    blacks: Vec<Arc<Black>>,
+    groups: BTreeSet<IpAddr>,
     workers: Workers,
 }
 
 impl Packets {
     /// Two for each queue of the device. What goes to black is shared out by the kernel, flow by flow; what comes from there
     /// by its SPI, so that one thread has all of an SA.
-    fn start(config: &EspConfig, queues: &[Arc<SyncDevice>], sad: &Arc<Sad>) -> Result<Self, Error> {
+    fn start(
+        config: &EspConfig,
+        queues: &[Arc<SyncDevice>],
+        sad: &Arc<Sad>,
+        groups: BTreeSet<IpAddr>,
+    ) -> Result<Self, Error> {
         let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
-        let mut workers = Workers::new()?;
+        let (mut workers, mut blacks) = (Workers::new()?, Vec::new());
         for (nth, device) in (0..).zip(queues) {
             let share = Share { nth, of: config.workers };
             let black = Arc::new(Black::open(config, link.index, share)?);
+            groups.iter().try_for_each(|group| black.join(*group))?;
+            blacks.push(black.clone());
             let (d, b, s) = (device.clone(), black.clone(), sad.clone());
             workers.spawn("muster-encrypt", move |stop| pump::red_to_black(&d, &b, &s, stop))?;
             let (d, s) = (device.clone(), sad.clone());
             workers.spawn("muster-decrypt", move |stop| pump::black_to_red(&d, &black, &s, stop))?;
         }
-        Ok(Packets { address: config.black_address, workers })
+        Ok(Packets { address: config.black_address, blacks, groups, workers })
+    }
+
+    /// Receives for these groups, and for no others.
+    fn follow(&mut self, groups: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        for group in &self.groups - groups {
+            self.blacks.iter().for_each(|black| black.leave(group));
+            self.groups.remove(&group);
+        }
+        for group in groups - &self.groups {
+            // Before the first: what was joined before an error is left by the next change.
+            self.groups.insert(group);
+            self.blacks.iter().try_for_each(|black| black.join(group))?;
+        }
+        Ok(())
     }
 }
 
@@ -128,6 +167,42 @@ impl Dataplane for Userspace {
         self.sad.set_unicast(peer, Sa { source: Some(self.packets().address), ..sa })
     }
 
+    fn install_inbound(&self, sas: Vec<Sa>) -> Result<(), Error> {
+        let mut new = BTreeSet::new();
+        for sa in sas.iter().filter(|sa| sa.kind == SaKind::Group) {
+            self.check_family(sa.destination)?;
+            new.insert(sa.destination);
+        }
+        let packets = &mut *self.packets();
+        let stand = self.groups();
+        // First: who sends on them may begin as soon as it hears of us.
+        let joined = packets.follow(&(&stand | &new)).and_then(|()| self.sad.install_inbound(sas));
+        joined.or_else(|error| packets.follow(&stand).and(Err(error)))
+    }
+
+    fn remove_inbound(&self, ids: &[SaId]) -> Result<(), Error> {
+        let packets = &mut *self.packets();
+        self.sad.remove_inbound(ids);
+        packets.follow(&self.groups())
+    }
+
+    fn set_flow(&self, flow: FlowId, selector: Selector, sa: Sa) -> Result<(), Error> {
+        self.check_family(sa.destination)?;
+        self.sad.set_flow(flow, selector, Sa { source: Some(self.packets().address), ..sa })?;
+        self.learned.set_flows(self.sad.flow_destinations());
+        Ok(())
+    }
+
+    fn clear_flow(&self, flow: FlowId) -> Result<(), Error> {
+        self.sad.clear_flow(flow);
+        self.learned.set_flows(self.sad.flow_destinations());
+        Ok(())
+    }
+
+    fn set_bypass(&self, selectors: Vec<Selector>) -> Result<(), Error> {
+        self.bypass.set(selectors)
+    }
+
     fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
         self.policies.set_routes(&routes);
         self.learned.set(routes);
@@ -141,15 +216,20 @@ impl Dataplane for Userspace {
 
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
         self.policies.set_own_prefixes(prefixes.clone());
-        self.learned.set_own(prefixes);
+        self.learned.set_own(prefixes.clone());
         self.forwarding.forget();
+        if let Err(error) = self.bypass.set_own_prefixes(prefixes) {
+            warn!(%error, "nothing crosses in clear any more");
+        }
     }
 
     fn set_black_address(&self, address: IpAddr) -> Result<(), Error> {
         let config = EspConfig { black_address: address, ..self.config.clone() };
         config.check()?;
-        let new = Packets::start(&config, &self.queues, &self.sad)?;
-        let old = std::mem::replace(&mut *self.packets(), new);
+        // Nobody joins or leaves meanwhile.
+        let packets = &mut *self.packets();
+        let new = Packets::start(&config, &self.queues, &self.sad, packets.groups.clone())?;
+        let old = std::mem::replace(packets, new);
         // Its threads may still wait for a full queue; nobody waits with them.
         std::thread::spawn(move || drop(old));
         Ok(())

@@ -3,21 +3,24 @@
 //! The packet threads read tables that are replaced as a whole, never changed (arc-swap): a rekey neither waits
 //! for a packet nor makes one wait.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use muster_wire::MemberId;
 
 use crate::esp::fragment::is_whole_only;
 use crate::esp::outer;
 use crate::esp::packet::{self, HEADER_LEN, Header, NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, OpenError};
-use crate::policy::{Inner, Policies, Way};
-use crate::userspace::association::{Inbound, Outbound};
-use crate::{Counters, Dropped, Error, ExportedKey, KeyLedger, Sa, SaId, SaStatus};
+use crate::policy::{Inner, Origin, Policies, Way};
+use crate::selector::{NextLayer, Selector};
+use crate::userspace::association::Inbound;
+use crate::userspace::senders::{Sender, Senders};
+use crate::{Counters, Dropped, Error, ExportedKey, FlowId, KeyLedger, Sa, SaId, SaKind, SaStatus};
 
 /// SAs, policy and counters of one data plane.
 pub(crate) struct Sad {
@@ -57,26 +60,6 @@ struct Lookup {
 impl Lookup {
     fn of(SaId { destination, spi }: SaId) -> Self {
         Lookup { group: Some(destination).filter(IpAddr::is_multicast), spi }
-    }
-}
-
-/// The SAs that red is sent on.
-#[derive(Clone, Default)]
-struct Senders {
-    group: Option<Sender>,
-    unicast: HashMap<MemberId, Sender>,
-}
-
-/// An outbound SA and where its packets go: a router's address may change, its SA does not.
-#[derive(Clone)]
-struct Sender {
-    sa: Arc<Outbound>,
-    destination: IpAddr,
-}
-
-impl Sender {
-    fn new(sa: Sa) -> Self {
-        Sender { destination: sa.destination, sa: Arc::new(Outbound::new(sa)) }
     }
 }
 
@@ -161,16 +144,20 @@ impl Sad {
         if packet.len() <= mtu {
             return Fit::Whole;
         }
-        match Inner::parse(packet) {
-            Some(inner) if inner.destination.is_ipv4() && inner.destination.is_multicast() => {}
+        let inner = match Inner::parse(packet) {
+            Some(inner) if inner.destination.is_ipv4() && inner.destination.is_multicast() => inner,
             _ => return Fit::Whole,
-        }
+        };
         // Routers do not tell senders of multicast (RFC 1112 7.2): the count is all that shows it.
         if is_whole_only(packet) && !self.treatment.clear_df {
             self.counts.too_big.fetch_add(1, Relaxed);
             return Fit::Dropped;
         }
-        Fit::Pieces(mtu)
+        // Of its fragments only the first would match: it goes in outer ones.
+        match self.outbound.load().is_whole_only(packet, &inner) {
+            true => Fit::Whole,
+            false => Fit::Pieces(mtu),
+        }
     }
 
     /// Red to black: seals the inner packet at `buffer[HEADER_LEN..HEADER_LEN + len]` in place. `None`: dropped.
@@ -190,11 +177,11 @@ impl Sad {
             return None; // A flow that was set up before it was left to another.
         }
         let outbound = self.outbound.load();
-        let sender = match way {
+        let sender = outbound.by_flow(packet, &inner).or_else(|| match way {
             Way::Group => outbound.group.as_ref(),
             Way::Router(member) => outbound.unicast.get(&member),
             Way::Nowhere | Way::Noise => None,
-        };
+        });
         let Some((Sender { sa, destination }, sequence)) =
             sender.and_then(|sender| Some((sender, sender.sa.next_sequence()?)))
         else {
@@ -259,8 +246,12 @@ impl Sad {
         };
         sa.record.carried(inner.len);
         let policy = self.policies.load();
-        if !policy.admits_inbound(sa.record.kind, &sa.record.sender, &inner) {
-            let known = policy.is_from_own_lan(&sa.record.sender, &inner);
+        let origin = match &sa.record.selector {
+            None => Origin::Sender(&sa.record.sender),
+            Some(selector) => Origin::Flow(selector, NextLayer::of(payload.get(..inner.len)?)),
+        };
+        if !policy.admits_inbound(sa.record.kind, &origin, &inner) {
+            let known = policy.is_from_own_lan(&origin, &inner);
             return if known { None } else { drop_as(&self.counts.spoofed) };
         }
         if !outer::decapsulate(payload, class) {
@@ -273,7 +264,7 @@ impl Sad {
         let _changing = self.change();
         let mut ids = HashSet::new();
         for sa in &sas {
-            check_spi(sa.spi)?;
+            sa.check()?;
             if !ids.insert(Lookup::of(sa.id())) {
                 return Err(Error::DuplicateSa { destination: sa.destination, spi: sa.spi });
             }
@@ -292,9 +283,15 @@ impl Sad {
         self.installations.load(Acquire)
     }
 
+    /// The groups that SAs receive for.
+    pub(crate) fn groups(&self) -> BTreeSet<IpAddr> {
+        self.inbound.load().keys().filter_map(|id| id.group).collect()
+    }
+
     pub(crate) fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
         let _changing = self.change();
-        check_spi(sa.spi)?;
+        let sa = Sa { selector: None, ..sa };
+        sa.check()?;
         self.ledger.record(std::slice::from_ref(&sa))?;
         self.remove(&[sa.id()]);
         self.change_senders(|senders| senders.group = Some(Sender::new(sa)));
@@ -303,10 +300,33 @@ impl Sad {
 
     pub(crate) fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error> {
         let _changing = self.change();
-        check_spi(sa.spi)?;
+        let sa = Sa { selector: None, ..sa };
+        sa.check()?;
         self.ledger.record(std::slice::from_ref(&sa))?;
         self.change_senders(|senders| drop(senders.unicast.insert(peer, Sender::new(sa))));
         Ok(())
+    }
+
+    pub(crate) fn set_flow(&self, flow: FlowId, selector: Selector, sa: Sa) -> Result<(), Error> {
+        let _changing = self.change();
+        let sa = Sa { selector: Some(selector), ..sa };
+        sa.check()?;
+        self.ledger.record(std::slice::from_ref(&sa))?;
+        if sa.kind == SaKind::Group {
+            self.remove(&[sa.id()]);
+        }
+        self.change_senders(|senders| senders.set_flow(flow, selector, sa));
+        Ok(())
+    }
+
+    pub(crate) fn clear_flow(&self, flow: FlowId) {
+        let _changing = self.change();
+        self.change_senders(|senders| senders.clear_flow(flow));
+    }
+
+    /// Where unicast flows go, and who sends on them.
+    pub(crate) fn flow_destinations(&self) -> BTreeMap<IpNet, MemberId> {
+        self.outbound.load().flow_destinations()
     }
 
     pub(crate) fn set_peer_address(&self, peer: &MemberId, address: IpAddr) {
@@ -334,16 +354,9 @@ impl Sad {
     }
 
     pub(crate) fn sas(&self) -> Vec<SaStatus> {
-        let (inbound, outbound) = (self.inbound.load(), self.outbound.load());
-        let by_id = |sas: &mut Vec<SaStatus>| sas.sort_by_key(|sa| (sa.destination, sa.spi));
-        let status = |sender: &Sender| sender.sa.status(sender.destination);
-        let mut sas: Vec<SaStatus> = outbound.group.as_ref().map(status).into_iter().collect();
-        let to = |(member, sender): (&MemberId, &Sender)| SaStatus { receiver: Some(*member), ..status(sender) };
-        let mut unicast: Vec<SaStatus> = outbound.unicast.iter().map(to).collect();
-        let mut received: Vec<SaStatus> = inbound.values().map(|sa| sa.status()).collect();
-        by_id(&mut unicast);
-        by_id(&mut received);
-        sas.extend(unicast);
+        let mut received: Vec<SaStatus> = self.inbound.load().values().map(|sa| sa.status()).collect();
+        received.sort_by_key(|sa| (sa.destination, sa.spi));
+        let mut sas = self.outbound.load().statuses();
         sas.extend(received);
         sas
     }
@@ -351,8 +364,7 @@ impl Sad {
     pub(crate) fn export_keys(&self) -> Vec<ExportedKey> {
         let (inbound, outbound) = (self.inbound.load(), self.outbound.load());
         let received = inbound.values().map(|sa| sa.record.export(sa.record.id.destination));
-        let sent = outbound.group.iter().chain(outbound.unicast.values());
-        received.chain(sent.map(|sender| sender.sa.record.export(sender.destination))).collect()
+        received.chain(outbound.all().map(|sender| sender.sa.record.export(sender.destination))).collect()
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -404,22 +416,10 @@ fn drop_as<T>(count: &AtomicU64) -> Option<T> {
     None
 }
 
-/// RFC 4303 2.1.
-fn check_spi(spi: u32) -> Result<(), Error> {
-    if spi > 255 { Ok(()) } else { Err(Error::ReservedSpi { spi }) }
-}
-
 /// The methods of [`Dataplane`](crate::Dataplane) that are the table's alone, for an implementation that has one in
 /// its field `$sad`, beside `policies`.
 macro_rules! delegate_to_sad {
     ($sad:ident) => {
-        fn install_inbound(&self, sas: Vec<Sa>) -> Result<(), Error> {
-            self.$sad.install_inbound(sas)
-        }
-        fn remove_inbound(&self, ids: &[SaId]) -> Result<(), Error> {
-            self.$sad.remove_inbound(ids);
-            Ok(())
-        }
         fn clear_outbound(&self) -> Result<(), Error> {
             self.$sad.clear_outbound();
             Ok(())
@@ -474,6 +474,7 @@ mod tests {
             destination: GROUP.parse().unwrap(),
             epoch: 1,
             sender: ALICE,
+            selector: None,
             key: SaKey::new(&[key; 36]),
         }
     }
@@ -562,7 +563,7 @@ mod tests {
     #[test]
     fn dummies_and_padding() {
         let (_, b) = pair();
-        let cipher = Cipher::new(&SaKey::new(&[1; 36]));
+        let cipher = Cipher::new(&SaKey::new(&[1; 36]), 0);
         let inner = packet_v6("2001:db8:a::1", "ff1e::1", b"x");
         let raw = |sequence, next_header, inner: &[u8]| {
             let mut buffer = vec![0; packet::sealed_len(inner.len())];
@@ -713,7 +714,7 @@ mod tests {
             let mut buffer = vec![0; packet::sealed_len(inner.len())];
             buffer[HEADER_LEN..][..inner.len()].copy_from_slice(inner);
             let header = Header { spi, sequence: 99 };
-            Cipher::new(&SaKey::new(&[key; 36])).seal(header, NEXT_IPV6, &mut buffer, inner.len()).unwrap();
+            Cipher::new(&SaKey::new(&[key; 36]), 0).seal(header, NEXT_IPV6, &mut buffer, inner.len()).unwrap();
             buffer
         };
         b.install_inbound(vec![sa(0x1000, 2)]).unwrap();

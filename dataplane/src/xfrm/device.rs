@@ -45,13 +45,14 @@ impl Device {
     /// # Errors
     /// Another instance serves the same group here: the kernel finds SAs by destination and SPI, and the numbers of both
     /// would meet in one table. What the kernel refuses.
-    pub(super) fn create(name: &str, if_id: u32, group: IpAddr) -> Result<Self, Error> {
+    pub(super) fn create(name: &str, if_id: u32, group: Option<IpAddr>) -> Result<Self, Error> {
         let socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
         Self::remove_left_over(if_id)?;
         let index = netlink::run(async |handle| {
             // Said to whoever looks, and to other instances.
-            let alias = format!("muster {group}");
-            if let Some(other) = ours(handle).await?.into_iter().find(|other| other.alias.as_ref() == Some(&alias)) {
+            let alias = group.map(|group| format!("muster {group}"));
+            let is_same = |other: &Ours| alias.is_some() && other.alias == alias;
+            if let (Some(group), Some(other)) = (group, ours(handle).await?.into_iter().find(is_same)) {
                 return Err(Error::Config(format!(
                     "group.address {group}: interface {} serves it by the kernel's ESP already; give each instance an \
                      address of its own, or use dataplane.backend = \"userspace\"",
@@ -64,9 +65,12 @@ impl Device {
             let added = handle.link().add(link).execute().await;
             added.map_err(|error| not_made(failed(what(), error)))?;
             let made = netlink::link(handle, name).await?.ok_or_else(|| Error::Lost(what()))?.index;
-            let alias = LinkUnspec::new_with_index(made).append_extra_attribute(LinkAttribute::IfAlias(alias)).build();
-            let done = handle.link().set(alias).execute().await;
-            done.map_err(|error| failed(format!("describing {name}"), error))?;
+            if let Some(alias) = alias {
+                let alias = LinkAttribute::IfAlias(alias);
+                let described = LinkUnspec::new_with_index(made).append_extra_attribute(alias).build();
+                let done = handle.link().set(described).execute().await;
+                done.map_err(|error| failed(format!("describing {name}"), error))?;
+            }
             Ok(made)
         })?;
         let device = Device { socket, index };

@@ -9,7 +9,7 @@ use netlink_packet_xfrm::constants::{
 use netlink_packet_xfrm::{Address, UserPolicyInfo, UserSaId, UserSaInfo};
 
 use super::request::Progress;
-use super::spd::Entry;
+use super::spd::{Entry, User};
 use crate::netlink::batch::{BatchSocket, Request, attributes};
 use crate::{Direction, Error, SaId, SaStatus};
 
@@ -66,7 +66,15 @@ impl<'a> Found<'a> {
             spi: self.id.spi,
             epoch: entry.epoch,
             sender: entry.sender,
-            receiver: entry.receiver,
+            receiver: match entry.user {
+                Some(User::Router(member)) => Some(member),
+                _ => None,
+            },
+            flow: match entry.user {
+                Some(User::Flow(flow)) => Some(flow),
+                _ => None,
+            },
+            selector: entry.selector,
             packets: self.info.lifetime_cur.packets,
             bytes: self.info.lifetime_cur.bytes,
             replay_drops: self.info.stats.replay.into(),
@@ -173,7 +181,16 @@ mod tests {
         assert!(matches!(found.progress(Direction::Out), Progress::Sent(77)));
         let key = SaKey::new(&[0; SaKey::LEN]);
         let (kind, sender) = (SaKind::Group, MemberId([1; 32]));
-        let entry = Entry { place: place(Direction::Out), kind, epoch: 3, sender, receiver: None, source: None, key };
+        let entry = Entry {
+            place: place(Direction::Out),
+            kind,
+            epoch: 3,
+            sender,
+            user: None,
+            selector: None,
+            source: None,
+            key,
+        };
         assert_eq!((found.status(&entry).sequence, found.status(&entry).epoch), (77, 3));
 
         // The window, of which the third word is the highest number.

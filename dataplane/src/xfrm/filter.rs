@@ -2,7 +2,8 @@
 //!
 //! Policies cannot say it: the kernel's multicast forwarding passes them by, and two routers may have one prefix. So a table
 //! of nf_tables, before routing, drops what comes out of the tunnel unless the number (`reqid`) of the SA that it was
-//! decrypted under and its source are a pair of the set: one set for multicast, one for unicast. In nft's words:
+//! decrypted under and its source are a pair of the set: one set for multicast, one for unicast. SAs with a selector have a
+//! number a selector, and a rule that says the rest. In nft's words:
 //!
 //! ```text
 //! table inet muster0 {
@@ -12,6 +13,7 @@
 //!     iifname "muster0" ip saddr OWN drop                          # for each own prefix
 //!     iifname "muster0" ip daddr 224.0.0.0/4 ipsec in reqid . ip saddr @group4 accept
 //!     …
+//!     iifname "muster0" ipsec in reqid FLOW ip saddr … ip daddr … udp sport … udp dport … accept      # for each selector
 //!     iifname "muster0" counter drop
 //!     iifname BLACK icmpv6 type packet-too-big, about neither TCP, UDP nor ICMP drop
 //!     iifname BLACK icmp frag-needed, about ESP drop
@@ -33,26 +35,27 @@
 //! the inner flow label, which hosts choose, to the outer header.
 //!
 //! Changes are made in place, each in one transaction: elements come and go, and the rules of `in` are replaced where an own
-//! prefix does. A table that is replaced as a whole drops what comes meanwhile, for a set made in a transaction shows its
+//! prefix or a selector does. A table that is replaced as a whole drops what comes meanwhile, for a set made in a transaction shows its
 //! elements a moment after the rules that look into it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use muster_wire::MemberId;
 use tracing::debug;
 
 use super::nft::{
     Attributes, Compare, DEL_ELEMENTS, DEL_RULE, DEL_TABLE, FIRST, FROM_DEVICE, GET_ELEMENTS, GET_RULE, MARK,
     NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, PAIR, PAIR_SECOND, TO_DEVICE, clear_df, clear_flow_label,
-    compare, counter, elements_in, expression, family, fragment_of, interface, is_family, is_multicast_v4, is_protocol,
-    kind_of, masked, message, meta, octets, payload, source_in, transaction, transport, verdict,
+    compare, counter, destination_in, elements_in, expression, family, fragment_of, interface, is_family,
+    is_multicast_v4, is_protocol, kind_of, masked, message, meta, octets, payload, source_in, transaction, transport,
+    verdict,
 };
+use super::spd::Carries;
 use crate::config::EspConfig;
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::policy::Policy;
-use crate::{Error, SaKind};
+use crate::{Error, SaKind, Selector};
 
 /// Elements in one message: their attribute's length is 16 bits wide.
 const ELEMENTS: usize = 500;
@@ -102,6 +105,8 @@ struct Content {
     own: Vec<IpNet>,
     /// Of each of [`SETS`]: a sender's number and a prefix of it.
     pairs: [BTreeSet<(u32, IpNet)>; SETS.len()],
+    /// The number of SAs, and what they may carry.
+    flows: BTreeSet<(u32, Selector)>,
 }
 
 impl Filter {
@@ -138,14 +143,14 @@ impl Filter {
     }
 
     /// Lets through what `policy` says of senders, whose SAs bear these numbers. What stays as it was is not touched.
-    pub(super) fn set(&mut self, policy: &Policy, reqids: &HashMap<(MemberId, SaKind), u32>) -> Result<(), Error> {
+    pub(super) fn set(&mut self, policy: &Policy, reqids: &HashMap<Carries, u32>) -> Result<(), Error> {
         let wanted = Content::of(policy, reqids);
         if self.content.as_ref() == Some(&wanted) {
             return Ok(());
         }
         // Until the kernel has said so, what it has is not known.
         let Some(content) = self.content.take() else { return self.set_all(wanted) };
-        let (changes, rules_stay) = (self.changes(&content, &wanted), content.own == wanted.own);
+        let (changes, rules_stay) = (self.changes(&content, &wanted), content.has_rules_of(&wanted));
         // What rules that are replaced have counted goes with them.
         let counted = if rules_stay { self.dropped } else { self.dropped() };
         match self.socket.transact(&transaction(changes)) {
@@ -159,11 +164,7 @@ impl Filter {
     }
 
     /// As [`set`](Self::set), whatever the kernel still has of the table.
-    pub(super) fn set_again(
-        &mut self,
-        policy: &Policy,
-        reqids: &HashMap<(MemberId, SaKind), u32>,
-    ) -> Result<(), Error> {
+    pub(super) fn set_again(&mut self, policy: &Policy, reqids: &HashMap<Carries, u32>) -> Result<(), Error> {
         self.set_all(Content::of(policy, reqids))
     }
 
@@ -184,7 +185,7 @@ impl Filter {
             messages.push(self.set_of(id, set));
             messages.extend(self.elements(NEW_ELEMENTS, set, pairs));
         }
-        messages.extend(self.rules(&content.own));
+        messages.extend(self.rules(content));
         if self.clear_df {
             messages.push(self.chain(OUTWARD, FORWARD, -150));
             let expressions =
@@ -209,19 +210,21 @@ impl Filter {
             messages.extend(self.elements(DEL_ELEMENTS, set, &(from - to)));
             messages.extend(self.elements(NEW_ELEMENTS, set, &(to - from)));
         }
-        if from.own != to.own {
+        if !from.has_rules_of(to) {
             messages.push(message(DEL_RULE, self.named().text(2, CHAIN)));
-            messages.extend(self.rules(&to.own));
+            messages.extend(self.rules(to));
         }
         messages
     }
 
     /// Of the chain `in`.
-    fn rules(&self, own: &[IpNet]) -> Vec<Request> {
+    fn rules(&self, content: &Content) -> Vec<Request> {
         let from_device = || interface(FROM_DEVICE, &self.device);
         let from_black = || interface(FROM_DEVICE, &self.black);
-        let own = own.iter().map(|own| from_device().and(family(own)).and(source_in(own)).and(verdict(false)));
+        let own = content.own.iter().map(|own| from_device().and(family(own)).and(source_in(own)).and(verdict(false)));
         let admitted = SETS.iter().map(|set| from_device().and(self.admitted(set)).and(verdict(true)));
+        let flows =
+            content.flows.iter().map(|(reqid, flow)| from_device().and(of_flow(*reqid, flow)).and(verdict(true)));
         let rest = from_device().and(expression("counter", Attributes::new())).and(verdict(false));
         let none_of = |protocols: [i32; 3]| {
             let unequal = protocols.map(|protocol| compare(Compare::Unequal, &[protocol as u8]));
@@ -250,7 +253,7 @@ impl Filter {
             .and(masked([0x3f, 0xff]))
             .and(compare(Compare::Unequal, &[0, 0]));
         let refused = [too_big_v6, too_big_v4, fragment, fragment_v4].map(|rule| rule.and(verdict(false)));
-        let all = own.chain(admitted).chain([rest]).chain(refused);
+        let all = own.chain(admitted).chain(flows).chain([rest]).chain(refused);
         all.map(|rule| self.rule(CHAIN, rule, "a rule for what comes in")).collect()
     }
 
@@ -332,24 +335,50 @@ impl Filter {
 
     /// Of the set's family and kind, and in it.
     fn admitted(&self, set: &Set) -> Attributes {
-        let (family, source_at, destination_at) =
-            if set.ipv4 { (libc::AF_INET, 12, 16) } else { (libc::AF_INET6, 8, 24) };
-        let destination = || payload(FIRST, destination_at, 1);
-        let destination = match (set.kind, set.ipv4) {
-            (SaKind::Group, true) => is_multicast_v4(),
-            (SaKind::Group, false) => destination().and(compare(Compare::Equal, &[0xff])),
-            (SaKind::Unicast, true) => destination().and(compare(Compare::Less, &[0xe0])),
-            (SaKind::Unicast, false) => destination().and(compare(Compare::Unequal, &[0xff])),
-        };
-        // NFT_XFRM_KEY_REQID of the innermost transformation, inbound.
-        let reqid = Attributes::new().number(2, 5).bytes(3, &[0]).number(4, 0).number(1, PAIR);
+        let (family, source_at) = if set.ipv4 { (libc::AF_INET, 12) } else { (libc::AF_INET6, 8) };
         let lookup = Attributes::new().text(1, set.name).number(2, PAIR);
         is_family(family)
-            .and(destination)
-            .and(expression("xfrm", reqid))
+            .and(is_of(set.kind, set.ipv4))
+            .and(reqid_into(PAIR))
             .and(payload(PAIR_SECOND, source_at, set.address_len()))
             .and(expression("lookup", lookup))
     }
+}
+
+/// A destination of this kind.
+fn is_of(kind: SaKind, ipv4: bool) -> Attributes {
+    let destination = || payload(FIRST, if ipv4 { 16 } else { 24 }, 1);
+    match (kind, ipv4) {
+        (SaKind::Group, true) => is_multicast_v4(),
+        (SaKind::Group, false) => destination().and(compare(Compare::Equal, &[0xff])),
+        (SaKind::Unicast, true) => destination().and(compare(Compare::Less, &[0xe0])),
+        (SaKind::Unicast, false) => destination().and(compare(Compare::Unequal, &[0xff])),
+    }
+}
+
+/// NFT_XFRM_KEY_REQID of the innermost transformation, inbound.
+fn reqid_into(register: u32) -> Attributes {
+    expression("xfrm", Attributes::new().number(2, 5).bytes(3, &[0]).number(4, 0).number(1, register))
+}
+
+/// Under SAs with this number, and what the selector is for. What is no first fragment has no ports to look at.
+fn of_flow(reqid: u32, flow: &Selector) -> Attributes {
+    let kind = if flow.is_multicast() { SaKind::Group } else { SaKind::Unicast };
+    let mut rule = family(&flow.source)
+        .and(is_of(kind, flow.source.addr().is_ipv4()))
+        .and(reqid_into(FIRST))
+        .and(compare(Compare::Equal, &reqid.to_ne_bytes()))
+        .and(source_in(&flow.source.trunc()))
+        .and(destination_in(&flow.destination.trunc()));
+    if let Some(protocol) = flow.protocol {
+        rule = rule.and(is_protocol(protocol.into()));
+    }
+    for (port, at) in [(flow.source_port, 0), (flow.destination_port, 2)] {
+        if let Some(port) = port {
+            rule = rule.and(transport(at, 2)).and(compare(Compare::Equal, &port.to_be_bytes()));
+        }
+    }
+    rule
 }
 
 impl Drop for Filter {
@@ -379,20 +408,30 @@ impl Set {
 }
 
 impl Content {
-    fn of(policy: &Policy, reqids: &HashMap<(MemberId, SaKind), u32>) -> Self {
+    fn of(policy: &Policy, reqids: &HashMap<Carries, u32>) -> Self {
         let own = policy.own.iter().map(IpNet::trunc).collect();
-        Content { own, pairs: SETS.each_ref().map(|set| pairs(policy, reqids, set).collect()) }
+        let flow = |(carries, reqid): (&Carries, &u32)| match carries {
+            Carries::Flow(selector) => Some((*reqid, *selector)),
+            Carries::Of(..) => None,
+        };
+        let flows = reqids.iter().filter_map(flow).collect();
+        Content { own, pairs: SETS.each_ref().map(|set| pairs(policy, reqids, set).collect()), flows }
+    }
+
+    /// Whether the rules are the same, and only elements may differ.
+    fn has_rules_of(&self, other: &Self) -> bool {
+        self.own == other.own && self.flows == other.flows
     }
 }
 
 /// The elements of a set. The own prefixes are refused before.
 fn pairs<'a>(
     policy: &'a Policy,
-    reqids: &'a HashMap<(MemberId, SaKind), u32>,
+    reqids: &'a HashMap<Carries, u32>,
     set: &'a Set,
 ) -> impl Iterator<Item = (u32, IpNet)> + 'a {
     policy.senders.iter().flat_map(move |(member, prefixes)| {
-        let reqid = reqids.get(&(*member, set.kind)).copied();
+        let reqid = reqids.get(&Carries::Of(*member, set.kind)).copied();
         let prefixes = IpNet::aggregate(&prefixes.iter().map(IpNet::trunc).collect());
         let of_family = prefixes.into_iter().filter(|net| net.addr().is_ipv4() == set.ipv4);
         reqid.into_iter().flat_map(move |reqid| of_family.clone().map(move |net| (reqid, net)))
@@ -418,7 +457,11 @@ mod tests {
             (BOB, nets(&["2001:db8:b::/64"])),
         ]);
         let policy = Policy { senders, ..Policy::default() };
-        let reqids = HashMap::from([((ALICE, SaKind::Group), 7), ((BOB, SaKind::Unicast), 8)]);
+        let reqids = HashMap::from([
+            (Carries::Of(ALICE, SaKind::Group), 7),
+            (Carries::Of(BOB, SaKind::Unicast), 8),
+            (Carries::Flow(Selector::new("10.9.0.0/16".parse().unwrap(), "10.2.0.0/16".parse().unwrap())), 9),
+        ]);
         let of = |nth: usize| pairs(&policy, &reqids, &SETS[nth]).collect::<Vec<_>>();
         assert_eq!(of(0), [(7, "10.1.0.0/16".parse().unwrap())]);
         assert_eq!(of(1), []);

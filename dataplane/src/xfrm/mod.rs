@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | marks what is ours | the interface's number (`XFRMA_IF_ID`) on every SA and policy; nothing else is touched |
-//! | a sender's SAs | one number (`reqid`) for its group SAs and one for its unicast ones, by which the packet filter knows it |
+//! | a sender's SAs | one number (`reqid`) for its group SAs and one for its unicast ones, by which the packet filter knows it; one for each selector of the SAs that have one |
 //! | the switch to a new epoch | the policies name another `reqid`, each in one step; the old SA goes a moment later |
 
 mod device;
@@ -30,7 +30,8 @@ use muster_wire::MemberId;
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
-use crate::black_socket;
+use crate::black_socket::{at, deafen, join, leave};
+use crate::bypass::Bypass;
 use crate::config::EspConfig;
 use crate::esp::packet::largest_inner;
 use crate::learned::Learned;
@@ -40,7 +41,10 @@ use crate::netlink::batch::{BatchSocket, Request};
 use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::MIN_MTU;
-use crate::{Counters, Dataplane, Direction, Error, ExportedKey, Listening, Sa, SaId, SaKind, SaStatus, netlink};
+use crate::{
+    Counters, Dataplane, Direction, Error, ExportedKey, FlowId, Listening, Sa, SaId, SaKind, SaStatus, Selector,
+    netlink,
+};
 use device::Device;
 use dump::{clear, statuses};
 use filter::Filter;
@@ -49,7 +53,7 @@ use monitor::{FilterMonitor, Monitor};
 pub(crate) use probe::check as probe;
 use probe::try_algorithm;
 use request::{Place, Progress};
-use spd::{Entry, Senders, policies};
+use spd::{Carries, Entry, Senders, User, policies};
 use state::{Move, State};
 use statistics::Statistics;
 use way_out::WayOut;
@@ -69,6 +73,8 @@ pub(crate) struct Kernel {
     config: EspConfig,
     policies: Arc<Policies>,
     state: Arc<Mutex<State>>,
+    /// Before the block alone stands.
+    bypass: Bypass,
     forwarding: Forwarding,
     /// Before the workers: dropping it ends its thread, which they wait for.
     learned: Learned,
@@ -110,14 +116,14 @@ impl Kernel {
         clear(&mut socket, if_id)?;
         try_algorithm(&mut socket, if_id, config.black_address.is_ipv4())?;
         let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
-        let member = member(&config, link.index)?;
+        let member = Member::new(&config, link.index, config.group_address.into_iter().collect())?;
         let device = Device::create(&config.device, if_id, config.group_address)?;
         // Before the first packet.
         let filter = Filter::start(&config, if_id)?;
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
         let mut workers = Workers::new()?;
         let mut way_out = WayOut::start(if_id, config.black_address.is_ipv4())?;
-        way_out.lead([config.group_address].into_iter())?;
+        way_out.lead(config.group_address.into_iter())?;
         let way_out = Arc::new(Mutex::new(way_out));
         let kept = way_out.clone();
         let keep = move |black: Link| {
@@ -136,7 +142,7 @@ impl Kernel {
             statistics: Statistics::open()?,
             way_out,
             black: config.black_address,
-            _member: member,
+            member,
             sas: BTreeMap::new(),
             senders: Senders::default(),
             routes: BTreeMap::new(),
@@ -147,13 +153,14 @@ impl Kernel {
             worn: HashSet::new(),
         };
         let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
-        info!(device = name, black_interface, %black_address, %group_address, "the kernel's ESP is running");
+        info!(device = name, black_interface, %black_address, ?group_address, "the kernel's ESP is running");
         let state = Arc::new(Mutex::new(state));
         let (monitor, watched) = (Monitor::open()?, state.clone());
         workers.spawn("muster-xfrm", move |stop| monitor.run(&watched, stop))?;
         let (monitor, watched, followed) = (FilterMonitor::open()?, state.clone(), policies.clone());
         workers.spawn("muster-filter", move |stop| monitor.run(&watched, &followed, stop))?;
-        let kernel = Kernel { config, policies, state, forwarding, learned, workers };
+        let bypass = Bypass::start(config.block())?;
+        let kernel = Kernel { config, policies, state, bypass, forwarding, learned, workers };
         kernel.follow(&mut kernel.state())?;
         Ok(kernel)
     }
@@ -172,23 +179,28 @@ impl Kernel {
             .map(|(key, template)| Request::set_policy(key, template, state.if_id))
             .chain(gone.map(|key| Request::delete_policy(key, state.if_id)))
             .collect();
-        let peers = state.senders.unicast.values().map(|id| id.destination);
+        let receivers = state.senders.values().map(|id| id.destination);
         let mut way_out = state.way_out.lock().unwrap_or_else(PoisonError::into_inner);
-        way_out.lead([self.config.group_address].into_iter().chain(peers))?;
+        way_out.lead(self.config.group_address.into_iter().chain(receivers))?;
         drop(way_out);
         state.socket.demand(&requests, &[libc::ENOENT])?;
         state.policies = wanted;
         Ok(())
     }
 
-    /// Adds the only SA that red is sent on to `receiver`, or to the group.
-    fn send_on(&self, sa: Sa, receiver: Option<MemberId>) -> Result<(), Error> {
+    /// Adds the only SA that `user` sends on.
+    fn send_on(&self, sa: Sa, user: User) -> Result<(), Error> {
         check(&sa, self.config.black_address)?;
         let state = &mut *self.state();
         let id = sa.id();
         // The kernel finds SAs by this alone, and a router has a say in both: its address, and by the salt in its hello
-        // the SPI.
-        if receiver.is_some() && state.sas.get(&id).is_some_and(|other| other.receiver != receiver) {
+        // the SPI. Of the group an inbound one may be in the way.
+        let is_foreign = |other: &Entry| match user {
+            User::Group => false,
+            User::Flow(_) => other.user.is_some_and(|other| other != user),
+            User::Router(_) => other.user != Some(user),
+        };
+        if state.sas.get(&id).is_some_and(is_foreign) {
             return Err(Error::SpiTaken { destination: id.destination, spi: id.spi });
         }
         self.config.ledger.record(std::slice::from_ref(&sa))?;
@@ -204,12 +216,10 @@ impl Kernel {
         };
         state.socket.demand(&[Request::add_sa(id, &sa.key, place, Progress::None)], &[])?;
         let source = Some(state.black);
-        let Sa { kind, epoch, sender, key, .. } = sa;
-        state.sas.insert(id, Entry { place, kind, epoch, sender, receiver, source, key });
-        let before = match receiver {
-            Some(member) => state.senders.unicast.insert(member, id),
-            None => state.senders.group.replace(id),
-        };
+        let Sa { kind, epoch, sender, selector, key, .. } = sa;
+        let user = Some(user);
+        state.sas.insert(id, Entry { place, kind, epoch, sender, user, selector, source, key });
+        let before = user.and_then(|user| state.senders.insert(user, id)).filter(|before| *before != id);
         // Its policies now name the new one; packets that were routed before that are still on their way.
         let at = Instant::now() + RETIRED_FOR;
         state.retired.extend(before.map(|before| (at, before)));
@@ -217,12 +227,9 @@ impl Kernel {
         self.follow(state)
     }
 
-    fn stop_sending(&self, receiver: Option<&MemberId>) -> Result<(), Error> {
+    fn stop_sending(&self, user: User) -> Result<(), Error> {
         let state = &mut *self.state();
-        let before = match receiver {
-            Some(member) => state.senders.unicast.remove(member),
-            None => state.senders.group.take(),
-        };
+        let before = state.senders.remove(&user);
         // The SA in any case: without it the policy stops what it is for.
         let removed = state.remove(before.as_slice());
         self.follow(state)?;
@@ -244,18 +251,22 @@ impl Dataplane for Kernel {
                 return Err(Error::DuplicateSa { destination: sa.destination, spi: sa.spi });
             }
         }
-        self.config.ledger.record(&sas)?;
+        // First: who sends on them may begin as soon as it hears of us.
+        let new: BTreeSet<IpAddr> = sas.iter().map(|sa| sa.destination).filter(IpAddr::is_multicast).collect();
+        let joined = state.member.follow(&(&self.groups(state) | &new)).and_then(|()| self.config.ledger.record(&sas));
+        joined.or_else(|error| self.follow_groups(state).and(Err(error)))?;
         state.remove(&sas.iter().map(Sa::id).collect::<Vec<_>>())?;
         let known = state.reqids.len();
         let anywhere = if state.black.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
         let (mut requests, mut entries) = (Vec::new(), Vec::new());
         for sa in sas {
-            let (id, reqid) = (sa.id(), state.reqid_of(sa.sender, sa.kind));
+            let carries = sa.selector.map_or(Carries::Of(sa.sender, sa.kind), Carries::Flow);
+            let (id, reqid) = (sa.id(), state.reqid_of(carries));
             let place =
                 Place { direction: Direction::In, source: anywhere, reqid, if_id: state.if_id, copy_dscp: false };
             requests.push(Request::add_sa(id, &sa.key, place, Progress::None));
-            let Sa { kind, epoch, sender, source, key, .. } = sa;
-            entries.push((id, Entry { place, kind, epoch, sender, receiver: None, source, key }));
+            let Sa { kind, epoch, sender, selector, source, key, .. } = sa;
+            entries.push((id, Entry { place, kind, epoch, sender, user: None, selector, source, key }));
         }
         let ids: Vec<SaId> = entries.iter().map(|(id, _)| *id).collect();
         let refused = state.socket.ask(&requests)?;
@@ -269,42 +280,44 @@ impl Dataplane for Kernel {
             None => Ok(()),
         };
         // All or none.
-        done.or_else(|error| state.remove(&ids).and(Err(error)))
+        done.or_else(|error| state.remove(&ids).and(self.follow_groups(state)).and(Err(error)))
     }
 
     fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
-        self.send_on(sa, None)
+        self.send_on(Sa { selector: None, ..sa }, User::Group)
     }
 
     fn remove_inbound(&self, ids: &[SaId]) -> Result<(), Error> {
         let mut state = self.state();
         let inbound = |id: &&SaId| state.sas.get(id).is_some_and(|sa| sa.place.direction == Direction::In);
         let ids: Vec<SaId> = ids.iter().filter(inbound).copied().collect();
-        state.remove(&ids)
+        let removed = state.remove(&ids);
+        self.follow_groups(&mut state).and(removed)
     }
 
     fn clear_outbound(&self) -> Result<(), Error> {
-        self.stop_sending(None)
+        self.stop_sending(User::Group)
     }
 
     fn set_unicast(&self, peer: MemberId, sa: Sa) -> Result<(), Error> {
-        self.send_on(sa, Some(peer))
+        self.send_on(Sa { selector: None, ..sa }, User::Router(peer))
     }
 
     fn set_peer_address(&self, peer: &MemberId, address: IpAddr) {
         let state = &mut *self.state();
-        let Some(from) = state.senders.unicast.get(peer).copied().filter(|id| id.destination != address) else {
+        let user = User::Router(*peer);
+        let Some(from) = state.senders.get(&user).copied().filter(|id| id.destination != address) else {
             return;
         };
         let to = SaId { destination: address, ..from };
         let moved = match state.sas.contains_key(&to) {
             false => {
-                state.senders.unicast.insert(*peer, to);
+                state.senders.insert(user, to);
                 state.move_sas(&[Move { from, to, source: None }])
             }
             // As in `send_on`.
             true => {
-                state.senders.unicast.remove(peer);
+                state.senders.remove(&user);
                 state.remove(&[from]).and(Err(Error::SpiTaken { destination: address, spi: to.spi }))
             }
         };
@@ -316,7 +329,23 @@ impl Dataplane for Kernel {
     }
 
     fn clear_unicast(&self, peer: &MemberId) -> Result<(), Error> {
-        self.stop_sending(Some(peer))
+        self.stop_sending(User::Router(*peer))
+    }
+
+    fn set_flow(&self, flow: FlowId, selector: Selector, sa: Sa) -> Result<(), Error> {
+        let set = self.send_on(Sa { selector: Some(selector), ..sa }, User::Flow(flow));
+        self.lead_flows(&self.state());
+        set
+    }
+
+    fn clear_flow(&self, flow: FlowId) -> Result<(), Error> {
+        let stopped = self.stop_sending(User::Flow(flow));
+        self.lead_flows(&self.state());
+        stopped
+    }
+
+    fn set_bypass(&self, selectors: Vec<Selector>) -> Result<(), Error> {
+        self.bypass.set(selectors)
     }
 
     fn set_routes(&self, routes: BTreeMap<MemberId, Vec<IpNet>>) {
@@ -341,11 +370,14 @@ impl Dataplane for Kernel {
 
     fn set_own_prefixes(&self, prefixes: Vec<IpNet>) {
         self.policies.set_own_prefixes(prefixes.clone());
-        self.learned.set_own(prefixes);
+        self.learned.set_own(prefixes.clone());
         self.forwarding.forget();
         let state = &mut *self.state();
         self.follow_or_warn(state);
         self.filter_or_warn(state);
+        if let Err(error) = self.bypass.set_own_prefixes(prefixes) {
+            warn!(%error, "nothing crosses in clear any more");
+        }
     }
 
     fn set_black_address(&self, address: IpAddr) -> Result<(), Error> {
@@ -353,7 +385,7 @@ impl Dataplane for Kernel {
         config.check()?;
         let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
         let state = &mut *self.state();
-        let member = member(&config, link.index)?;
+        let member = Member::new(&config, link.index, state.member.groups.clone())?;
         let retired: Vec<SaId> = std::mem::take(&mut state.retired).into_iter().map(|(_, id)| id).collect();
         state.remove(&retired)?;
         let moves: Vec<Move> = state
@@ -368,7 +400,7 @@ impl Dataplane for Kernel {
             })
             .collect();
         state.move_sas(&moves)?;
-        (state.black, state._member) = (address, member);
+        (state.black, state.member) = (address, member);
         self.follow(state)
     }
 
@@ -381,8 +413,10 @@ impl Dataplane for Kernel {
         let is_retired =
             |sa: &SaStatus| state.retired.iter().any(|(_, id)| (id.destination, id.spi) == (sa.destination, sa.spi));
         found.retain(|sa| !is_retired(sa));
+        // The group's, flows by number, those to routers, and what is received.
         let rank = |sa: &SaStatus| {
-            (sa.direction == Direction::In, sa.kind == SaKind::Unicast && sa.direction == Direction::Out)
+            let inbound = sa.direction == Direction::In;
+            (inbound, sa.flow.is_none() && sa.kind == SaKind::Unicast && !inbound, sa.flow)
         };
         found.sort_by_key(|sa| (rank(sa), sa.destination, sa.spi));
         found
@@ -418,6 +452,26 @@ impl Dataplane for Kernel {
 }
 
 impl Kernel {
+    /// The groups to be joined on black: the mesh's, and those that SAs receive for.
+    fn groups(&self, state: &State) -> BTreeSet<IpAddr> {
+        let received = state.sas.iter().filter(|(_, sa)| sa.place.direction == Direction::In);
+        let groups = received.map(|(id, _)| id.destination).filter(IpAddr::is_multicast);
+        groups.chain(self.config.group_address).collect()
+    }
+
+    fn follow_groups(&self, state: &mut State) -> Result<(), Error> {
+        let groups = self.groups(state);
+        state.member.follow(&groups)
+    }
+
+    /// Routes to where unicast flows go.
+    fn lead_flows(&self, state: &State) {
+        let flows = state.senders.iter().filter(|(user, _)| matches!(user, User::Flow(_)));
+        let sas = flows.filter_map(|(_, id)| state.sas.get(id)).filter(|sa| sa.kind == SaKind::Unicast);
+        let to = sas.filter_map(|sa| Some((sa.selector?.destination.trunc(), sa.sender)));
+        self.learned.set_flows(to.collect());
+    }
+
     /// Lets senders through by the numbers that their SAs have.
     fn filter(&self, state: &mut State) -> Result<(), Error> {
         state.filter.set(&self.policies.load(), &state.reqids)
@@ -462,28 +516,50 @@ fn if_id(instance: u8) -> u32 {
 }
 
 fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
-    if sa.spi <= 255 {
-        return Err(Error::ReservedSpi { spi: sa.spi });
-    }
+    sa.check()?;
     if sa.destination.is_ipv4() != black.is_ipv4() {
         return Err(Error::FamilyMismatch { destination: sa.destination, black });
     }
     Ok(())
 }
 
-/// A member of the group on black, so that its network brings the group's packets here.
-fn member(config: &EspConfig, ifindex: u32) -> Result<Socket, Error> {
-    let EspConfig { black_interface: name, black_address: address, group_address: group, .. } = config;
-    let join = || {
-        let socket = Socket::new(if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }, Type::DGRAM, None)?;
-        // It carries nothing; bound, it says whether the address is there.
-        socket.bind_device(Some(name.as_bytes()))?;
-        socket.bind(&black_socket::at(*address, ifindex))?;
-        black_socket::join(&socket, *group, ifindex)?;
-        Ok(socket)
-    };
-    let what = || format!("interface {name}: joining the group {group} from {address}; is that assigned and usable?");
-    join().map_err(Error::io::<std::io::Error>(what))
+/// In groups on black, so that its network brings their packets here.
+struct Member {
+    socket: Socket,
+    ifindex: u32,
+    groups: BTreeSet<IpAddr>,
+}
+
+impl Member {
+    fn new(config: &EspConfig, ifindex: u32, groups: BTreeSet<IpAddr>) -> Result<Self, Error> {
+        let EspConfig { black_interface: name, black_address: address, .. } = config;
+        let open = || {
+            let socket = Socket::new(if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }, Type::DGRAM, None)?;
+            // It carries nothing; bound, it says whether the address is there.
+            socket.bind_device(Some(name.as_bytes()))?;
+            socket.bind(&at(*address, ifindex))?;
+            deafen(&socket, address.is_ipv4())?;
+            Ok(socket)
+        };
+        let what = || format!("interface {name}: joining groups from {address}; is that assigned and usable?");
+        let socket = open().map_err(Error::io::<std::io::Error>(what))?;
+        let mut member = Member { socket, ifindex, groups: BTreeSet::new() };
+        member.follow(&groups)?;
+        Ok(member)
+    }
+
+    /// In these groups, and in no others.
+    fn follow(&mut self, groups: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        for group in &self.groups - groups {
+            leave(&self.socket, group, self.ifindex);
+            self.groups.remove(&group);
+        }
+        for group in groups - &self.groups {
+            join(&self.socket, group, self.ifindex)?;
+            self.groups.insert(group);
+        }
+        Ok(())
+    }
 }
 
 /// Reads a netlink datagram as an answer, a dump and an announcement.

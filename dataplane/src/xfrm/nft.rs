@@ -140,7 +140,16 @@ pub(super) fn masked<const N: usize>(bits: [u8; N]) -> Attributes {
 }
 
 pub(super) fn source_in(net: &IpNet) -> Attributes {
-    let (at, len) = if net.addr().is_ipv4() { (12, 4) } else { (8, 16) };
+    address_in(net, if net.addr().is_ipv4() { 12 } else { 8 })
+}
+
+pub(super) fn destination_in(net: &IpNet) -> Attributes {
+    address_in(net, if net.addr().is_ipv4() { 16 } else { 24 })
+}
+
+/// The address at this octet of the header.
+fn address_in(net: &IpNet, at: u32) -> Attributes {
+    let len = if net.addr().is_ipv4() { 4 } else { 16 };
     let value = |address| Attributes::new().bytes(1, &octets(address));
     let range =
         Attributes::new().number(1, FIRST).number(2, 0).nest(3, value(net.network())).nest(4, value(net.broadcast()));

@@ -20,8 +20,7 @@ pub(crate) fn check() -> Result<(), Error> {
         }
         let if_id = *IF_IDS.start();
         try_algorithm(&mut xfrm_socket()?, if_id, false)?;
-        let group = Ipv6Addr::LOCALHOST.into();
-        Device::create("muster-probe", if_id, group)?;
+        Device::create("muster-probe", if_id, None)?;
         Filter::try_out(if_id)
     };
     std::thread::scope(|scope| scope.spawn(tried).join())

@@ -9,13 +9,14 @@ use ipnet::IpNet;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST};
 use netlink_packet_xfrm::constants::*;
 use netlink_packet_xfrm::{
-    Address, Id, LifetimeConfig, Selector, UserPolicyId, UserPolicyInfo, UserSaId, UserSaInfo, UserTemplate,
+    Address, Id, LifetimeConfig, Selector as KernelSelector, UserPolicyId, UserPolicyInfo, UserSaId, UserSaInfo,
+    UserTemplate,
 };
 use zeroize::Zeroizing;
 
 use crate::esp::replay::WINDOW;
 use crate::netlink::batch::{Request, What};
-use crate::{ALGORITHM, Direction, REKEY_AT, SaId, SaKey};
+use crate::{ALGORITHM, Direction, REKEY_AT, SaId, SaKey, Selector};
 
 /// XFRMA_SA_DIR, which kernels from 6.10 on want and older ones pass over.
 const SA_DIR: u16 = 33;
@@ -57,8 +58,7 @@ pub(super) enum Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PolicyKey {
     pub(super) way: PolicyDirection,
-    pub(super) source: IpNet,
-    pub(super) destination: IpNet,
+    pub(super) selector: Selector,
 }
 
 /// Which packets a policy is for.
@@ -79,6 +79,8 @@ pub(super) struct Template {
     pub(super) ends: Option<(IpAddr, IpAddr)>,
     pub(super) ipv4: bool,
     pub(super) reqid: u32,
+    /// Of a flow: how many come before it.
+    pub(super) rank: Option<u16>,
 }
 
 impl Request {
@@ -163,12 +165,12 @@ impl Request {
         let fixed = UserPolicyInfo {
             selector: key.selector(),
             lifetime_cfg: unlimited(),
-            priority: key.priority(),
+            priority: template.rank.map_or_else(|| key.priority(), |rank| 1 + u32::from(rank)),
             direction: key.way.direction(),
             action: XFRM_POLICY_ALLOW,
             ..UserPolicyInfo::default()
         };
-        let what = format!("setting the policy {} → {}", key.source, key.destination);
+        let what = format!("setting the policy {}", key.selector);
         Self::new(XFRM_MSG_UPDPOLICY, NLM_F_CREATE | NLM_F_REPLACE, &fixed, what)
             .with(XFRMA_TMPL, &[&template.bytes()])
             .with(XFRMA_IF_ID, &[&if_id.to_ne_bytes()])
@@ -178,7 +180,7 @@ impl Request {
     pub(super) fn delete_policy(key: &PolicyKey, if_id: u32) -> Self {
         let fixed =
             UserPolicyId { selector: key.selector(), direction: key.way.direction(), ..UserPolicyId::default() };
-        let what = format!("removing the policy {} → {}", key.source, key.destination);
+        let what = format!("removing the policy {}", key.selector);
         Self::new(XFRM_MSG_DELPOLICY, 0, &fixed, what).with(XFRMA_IF_ID, &[&if_id.to_ne_bytes()])
     }
 
@@ -212,20 +214,29 @@ impl PolicyDirection {
 }
 
 impl PolicyKey {
-    /// The lower goes first: the longer destination, then the longer source, as routes are looked up.
+    /// The lower goes first: flows, then the longer destination, then the longer source, as routes are looked up.
     fn priority(&self) -> u32 {
+        const FLOWS: u32 = 1 << 16;
         let shortness = |net: IpNet| u32::from(net.max_prefix_len() - net.prefix_len());
-        1 + (shortness(self.destination) << 8 | shortness(self.source))
+        1 + FLOWS + (shortness(self.selector.destination) << 8 | shortness(self.selector.source))
     }
 
-    fn selector(&self) -> Selector {
-        Selector {
-            saddr: Address::from_ip(&self.source.addr()),
-            prefixlen_s: self.source.prefix_len(),
-            daddr: Address::from_ip(&self.destination.addr()),
-            prefixlen_d: self.destination.prefix_len(),
-            family: family(&self.source.addr()),
-            ..Selector::default()
+    fn selector(&self) -> KernelSelector {
+        let Selector { source, destination, protocol, source_port, destination_port } = self.selector;
+        let mask = |port: Option<u16>| if port.is_some() { u16::MAX } else { 0 };
+        KernelSelector {
+            saddr: Address::from_ip(&source.addr()),
+            prefixlen_s: source.prefix_len(),
+            daddr: Address::from_ip(&destination.addr()),
+            prefixlen_d: destination.prefix_len(),
+            family: family(&source.addr()),
+            // 0: any. IPv6's hop-by-hop header has that number, and is no next layer's.
+            proto: protocol.unwrap_or(0),
+            sport: source_port.unwrap_or(0),
+            sport_mask: mask(source_port),
+            dport: destination_port.unwrap_or(0),
+            dport_mask: mask(destination_port),
+            ..KernelSelector::default()
         }
     }
 }

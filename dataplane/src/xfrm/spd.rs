@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use muster_wire::MemberId;
 
 use super::request::{Place, PolicyDirection, PolicyKey, Template};
+use crate::bypass::from_own;
 use crate::policy::Policy;
-use crate::{SaId, SaKey, SaKind};
+use crate::{FlowId, SaId, SaKey, SaKind, Selector};
 
 /// An SA that stands.
 pub(super) struct Entry {
@@ -16,19 +17,40 @@ pub(super) struct Entry {
     pub(super) kind: SaKind,
     pub(super) epoch: u64,
     pub(super) sender: MemberId,
-    pub(super) receiver: Option<MemberId>,
+    pub(super) user: Option<User>,
+    pub(super) selector: Option<Selector>,
     /// For display.
     pub(super) source: Option<IpAddr>,
     /// Kept, for a kernel under lockdown shows zeros in its place.
     pub(super) key: SaKey,
 }
 
-/// The outbound SAs that red is sent on now.
-#[derive(Default)]
-pub(super) struct Senders {
-    pub(super) group: Option<SaId>,
-    pub(super) unicast: BTreeMap<MemberId, SaId>,
+impl Entry {
+    /// What the packet filter knows it by.
+    pub(super) fn carries(&self) -> Carries {
+        self.selector.map_or(Carries::Of(self.sender, self.kind), Carries::Flow)
+    }
 }
+
+/// What an inbound SA may carry: those that may carry the same share a number (`reqid`), which the packet filter looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Carries {
+    /// Of this kind from this sender's prefixes.
+    Of(MemberId, SaKind),
+    /// What this selector is for.
+    Flow(Selector),
+}
+
+/// Whose an outbound SA is: it has one, and then another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum User {
+    Group,
+    Flow(FlowId),
+    Router(MemberId),
+}
+
+/// The outbound SAs that red is sent on now.
+pub(super) type Senders = BTreeMap<User, SaId>;
 
 /// All policies that the kernel is to have: out, from the own prefixes alone, to the group under its SA and to each
 /// router's prefixes under that router's; in, to the own prefixes and the red groups, from under an SA of ours. Which
@@ -41,33 +63,51 @@ pub(super) fn policies(
     black: IpAddr,
 ) -> BTreeMap<PolicyKey, Template> {
     let ipv4 = black.is_ipv4();
-    let template =
-        |id: &SaId| sas.get(id).map(|sa| Template { ends: Some((black, id.destination)), ipv4, reqid: sa.place.reqid });
+    let template = |id: &SaId| {
+        let ends = Some((black, id.destination));
+        sas.get(id).map(|sa| Template { ends, ipv4, reqid: sa.place.reqid, rank: None })
+    };
     let own: Vec<IpNet> = policy.own.iter().map(IpNet::trunc).collect();
     let groups: Vec<IpNet> = policy.groups.iter().map(IpNet::trunc).collect();
     let mut wanted = BTreeMap::new();
     let mut add = |way, source: IpNet, destination: IpNet, template| {
         if source.addr().is_ipv4() == destination.addr().is_ipv4() {
-            wanted.insert(PolicyKey { way, source, destination }, template);
+            wanted.insert(PolicyKey { way, selector: Selector::new(source, destination) }, template);
         }
     };
     let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
     for destination in own.iter().chain(&groups) {
         for way in [PolicyDirection::In, PolicyDirection::Forward] {
-            everything.iter().for_each(|any| add(way, *any, *destination, Template { ends: None, ipv4, reqid: 0 }));
+            everything
+                .iter()
+                .for_each(|any| add(way, *any, *destination, Template { ends: None, ipv4, reqid: 0, rank: None }));
         }
     }
     let is_left = |own: &IpNet| policy.left_to_another.iter().any(|left| left.trunc().contains(own));
-    if let Some(template) = senders.group.as_ref().and_then(template) {
+    if let Some(template) = senders.get(&User::Group).and_then(template) {
         for source in own.iter().filter(|own| !is_left(own)) {
             groups.iter().for_each(|group| add(PolicyDirection::Out, *source, *group, template));
         }
     }
     // Where two routers have one prefix, the lower member id carries: it comes last.
     for (member, prefixes) in routes.iter().rev() {
-        let Some(template) = senders.unicast.get(member).and_then(template) else { continue };
+        let Some(template) = senders.get(&User::Router(*member)).and_then(template) else { continue };
         for source in &own {
             prefixes.iter().for_each(|prefix| add(PolicyDirection::Out, *source, prefix.trunc(), template));
+        }
+    }
+    // The first comes last: of two with one selector it is the one that counts.
+    let flows: Vec<&SaId> =
+        senders.iter().filter(|(user, _)| matches!(user, User::Flow(_))).map(|(_, id)| id).collect();
+    for (rank, id) in flows.into_iter().enumerate().rev() {
+        let (Some(template), Some(Entry { selector: Some(selector), kind, .. })) = (template(id), sas.get(id)) else {
+            continue;
+        };
+        let template = Template { rank: Some(u16::try_from(rank).unwrap_or(u16::MAX)), ..template };
+        let sources: Vec<IpNet> = own.iter().filter(|own| *kind == SaKind::Unicast || !is_left(own)).copied().collect();
+        for selector in selector.without_multicast().iter().flat_map(|selector| from_own(selector, &sources)) {
+            let selector = Selector { destination: selector.destination.trunc(), ..selector };
+            wanted.insert(PolicyKey { way: PolicyDirection::Out, selector }, template);
         }
     }
     wanted
@@ -77,6 +117,7 @@ pub(super) fn policies(
 pub(super) mod tests {
     use super::*;
     use crate::Direction;
+    use crate::selector::tests::selector;
 
     pub(in crate::xfrm) const ALICE: MemberId = MemberId([1; 32]);
     pub(in crate::xfrm) const BOB: MemberId = MemberId([2; 32]);
@@ -90,7 +131,19 @@ pub(super) mod tests {
         let source = "fd00::c".parse().unwrap();
         let place = Place { direction: Direction::Out, source, reqid, if_id: 9, copy_dscp: false };
         let key = SaKey::new(&[0; SaKey::LEN]);
-        (id, Entry { place, kind: SaKind::Group, epoch: 1, sender: ALICE, receiver: None, source: None, key })
+        (
+            id,
+            Entry {
+                place,
+                kind: SaKind::Group,
+                epoch: 1,
+                sender: ALICE,
+                user: None,
+                selector: None,
+                source: None,
+                key,
+            },
+        )
     }
 
     #[test]
@@ -98,7 +151,8 @@ pub(super) mod tests {
         let sas = BTreeMap::from([sa("ff05::1", 256, 10), sa("fd00::a", 257, 11), sa("fd00::b", 258, 12)]);
         let ids: Vec<SaId> = sas.keys().copied().collect();
         let of = |reqid: u32| ids.iter().copied().find(|id| sas[id].place.reqid == reqid).unwrap();
-        let senders = Senders { group: Some(of(10)), unicast: BTreeMap::from([(ALICE, of(11)), (BOB, of(12))]) };
+        let senders =
+            Senders::from([(User::Group, of(10)), (User::Router(ALICE), of(11)), (User::Router(BOB), of(12))]);
         let routes = BTreeMap::from([
             (ALICE, nets(&["2001:db8:a::/64"])),
             (BOB, nets(&["2001:db8:a::/64", "2001:db8:b::/64", "10.2.0.0/16"])),
@@ -112,17 +166,58 @@ pub(super) mod tests {
         let wanted = policies(&policy, &routes, &senders, &sas, "fd00::c".parse().unwrap());
         let out = |source: &str, destination: &str| {
             let [source, destination] = [source, destination].map(|net| net.parse().unwrap());
-            wanted.get(&PolicyKey { way: PolicyDirection::Out, source, destination }).map(|template| template.reqid)
+            let selector = Selector::new(source, destination);
+            wanted.get(&PolicyKey { way: PolicyDirection::Out, selector }).map(|template| template.reqid)
         };
         assert_eq!(out("2001:db8:c::/64", "ff1e::/16"), Some(10));
         assert_eq!(out("2001:db8:d::/64", "ff1e::/16"), None, "another router carries its multicast");
         assert_eq!(out("2001:db8:d::/64", "2001:db8:a::/64"), Some(11), "the lower of two");
         assert_eq!(out("2001:db8:c::/64", "2001:db8:b::/64"), Some(12));
-        assert!(wanted.keys().all(|key| key.source.addr().is_ipv4() == key.destination.addr().is_ipv4()));
+        assert!(wanted.keys().all(|key| key.selector.check().is_ok()));
         let inward = |key: &&PolicyKey| key.way != PolicyDirection::Out;
-        let destinations: Vec<IpNet> = wanted.keys().filter(inward).map(|key| key.destination).collect();
+        let destinations: Vec<IpNet> = wanted.keys().filter(inward).map(|key| key.selector.destination).collect();
         let allowed = [policy.own.clone(), policy.groups.clone()].concat();
         assert!(destinations.iter().all(|destination| allowed.contains(destination)));
         assert_eq!(destinations.len(), 2 * allowed.len(), "for the router itself and through it");
+    }
+
+    #[test]
+    fn flows_come_before_the_mesh_in_order_and_cut_down_to_the_own_prefixes() {
+        let flow = |destination: &str, spi, reqid, selector: Selector| {
+            let (id, entry) = sa(destination, spi, reqid);
+            let kind = if id.destination.is_multicast() { SaKind::Group } else { SaKind::Unicast };
+            (id, Entry { kind, selector: Some(selector), ..entry })
+        };
+        let group = selector("10.0.0.0/8", "239.10.0.1/32");
+        let sas = [
+            flow("192.0.2.1", 256, 10, selector("10.0.0.0/8", "0.0.0.0/0")),
+            flow("239.10.0.1", 257, 11, Selector { protocol: Some(17), destination_port: Some(5), ..group }),
+            flow("239.10.0.1", 258, 12, group),
+            flow("239.10.0.1", 259, 13, group),
+        ];
+        let senders: Senders =
+            [7, 5, 9, 8].into_iter().zip(&sas).map(|(number, (id, _))| (User::Flow(FlowId(number)), *id)).collect();
+        let sas = BTreeMap::from(sas);
+        let policy = Policy { own: nets(&["10.1.0.0/16", "10.7.0.0/16"]), ..Policy::default() };
+        let policy = Policy { left_to_another: nets(&["10.7.0.0/16"]), ..policy };
+        let wanted = policies(&policy, &BTreeMap::new(), &senders, &sas, "192.0.2.9".parse().unwrap());
+        let out = |selector: Selector| {
+            let found = wanted.get(&PolicyKey { way: PolicyDirection::Out, selector });
+            found.map(|template| (template.reqid, template.rank.unwrap()))
+        };
+        let mut found = wanted.keys().filter(|key| key.way == PolicyDirection::Out).count();
+        let ours = |net: &str, selector: Selector| Selector { source: net.parse().unwrap(), ..selector };
+        let port = Selector { protocol: Some(17), destination_port: Some(5), ..group };
+        assert_eq!(out(ours("10.1.0.0/16", port)), Some((11, 0)));
+        assert_eq!(out(ours("10.7.0.0/16", port)), None, "another router carries its multicast");
+        assert_eq!(out(ours("10.1.0.0/16", group)), Some((13, 2)), "the first of two");
+        found -= 2;
+        for source in ["10.1.0.0/16", "10.7.0.0/16"] {
+            for part in ["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "240.0.0.0/4"] {
+                assert_eq!(out(selector(source, part)), Some((10, 1)), "{part}");
+                found -= 1;
+            }
+        }
+        assert_eq!(found, 0);
     }
 }

@@ -7,16 +7,15 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
-use socket2::Socket;
 
-use super::FIRST_REQID;
 use super::device::Device;
 use super::dump::each_sa;
 use super::filter::Filter;
 use super::request::{PolicyKey, Progress, Template};
-use super::spd::{Entry, Senders};
+use super::spd::{Carries, Entry, Senders};
 use super::statistics::Statistics;
 use super::way_out::WayOut;
+use super::{FIRST_REQID, Member};
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::{Direction, Error, REKEY_AT, SaId, SaKind};
 
@@ -31,13 +30,13 @@ pub(super) struct State {
     /// Kept as well by whoever watches the interfaces.
     pub(super) way_out: Arc<Mutex<WayOut>>,
     pub(super) black: IpAddr,
-    /// Holds the group's membership on black.
-    pub(super) _member: Socket,
+    /// Holds memberships on black.
+    pub(super) member: Member,
     pub(super) sas: BTreeMap<SaId, Entry>,
     pub(super) senders: Senders,
     pub(super) routes: BTreeMap<MemberId, Vec<IpNet>>,
     pub(super) policies: BTreeMap<PolicyKey, Template>,
-    pub(super) reqids: HashMap<(MemberId, SaKind), u32>,
+    pub(super) reqids: HashMap<Carries, u32>,
     pub(super) next_reqid: u32,
     /// Outbound SAs before the ones in use, which packets may still be on their way under; when they go.
     pub(super) retired: Vec<(Instant, SaId)>,
@@ -53,13 +52,13 @@ pub(super) struct Move {
 }
 
 impl State {
-    /// Of the SAs that a member sends on.
-    pub(super) fn reqid_of(&mut self, member: MemberId, kind: SaKind) -> u32 {
-        if let Some(reqid) = self.reqids.get(&(member, kind)) {
+    /// Of the inbound SAs that may carry the same.
+    pub(super) fn reqid_of(&mut self, carries: Carries) -> u32 {
+        if let Some(reqid) = self.reqids.get(&carries) {
             return *reqid;
         }
         let reqid = self.fresh_reqid();
-        self.reqids.insert((member, kind), reqid);
+        self.reqids.insert(carries, reqid);
         reqid
     }
 
@@ -139,9 +138,9 @@ impl State {
         }
         // Else one that comes under the same number soon would go in its place.
         self.retired.retain(|(_, id)| self.sas.contains_key(id));
-        // A number means a sender as long as SAs bear it.
-        let senders: HashSet<_> = self.sas.values().map(|entry| (entry.sender, entry.kind)).collect();
-        self.reqids.retain(|sender, _| senders.contains(sender));
+        // A number means the same as long as SAs bear it.
+        let carried: HashSet<_> = self.sas.values().map(Entry::carries).collect();
+        self.reqids.retain(|carries, _| carried.contains(carries));
         Ok(())
     }
 }

@@ -306,7 +306,7 @@ fn two_instances_on_the_kernel_do_not_share_a_group() {
     let pair = Pair::new(config, false);
     let another = |group: &'static str| {
         move || {
-            let group_address = group.parse().unwrap();
+            let group_address = Some(group.parse().unwrap());
             let config = config(Side::A, false);
             start(EspConfig { instance: 4, device: "muster4".into(), reds: vec![], group_address, ..config }).map(drop)
         }

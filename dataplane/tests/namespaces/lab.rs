@@ -11,7 +11,8 @@ use muster_dataplane::{Dataplane, Error, EspConfig};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::route::RouteMessage;
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_route::rule::RuleMessage;
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -108,6 +109,30 @@ impl Ns {
     pub(crate) fn down(&self, name: &'static str) {
         self.netlink(async move |handle| {
             handle.link().set(LinkUnspec::new_with_name(name).down().build()).execute().await.unwrap();
+        });
+    }
+
+    /// Makes a bridge.
+    pub(crate) fn bridge(&self, name: &'static str) {
+        self.netlink(async move |handle| handle.link().add(LinkBridge::new(name).build()).execute().await.unwrap());
+        self.up(name);
+    }
+
+    /// Makes an interface a port of a bridge.
+    pub(crate) fn attach(&self, name: &'static str, bridge: &'static str) {
+        let controller = self.index(bridge);
+        self.netlink(async move |handle| {
+            let port = LinkUnspec::new_with_name(name).controller(controller).build();
+            handle.link().set(port).execute().await.unwrap();
+        });
+    }
+
+    /// Adds a rule of IPv4.
+    pub(crate) fn rule(&self, say: impl FnOnce(&mut RuleMessage) + Send + 'static) {
+        self.netlink(async move |handle| {
+            let mut request = handle.rule().add().v4();
+            say(request.message_mut());
+            request.execute().await.unwrap();
         });
     }
 
@@ -252,6 +277,15 @@ pub(crate) fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
 pub(crate) fn receive_from(socket: &UdpSocket) -> Option<(Vec<u8>, SocketAddr)> {
     let mut buffer = [0; 2048];
     socket.recv_from(&mut buffer).ok().map(|(len, from)| (buffer[..len].to_vec(), from))
+}
+
+/// Whether what this socket sends by IPv4 may be fragmented.
+pub(crate) fn set_df(socket: &UdpSocket, forbid: bool) {
+    let value: i32 = if forbid { nix::libc::IP_PMTUDISC_DO } else { nix::libc::IP_PMTUDISC_DONT };
+    let (fd, pointer) = (socket.as_raw_fd(), (&raw const value).cast());
+    // SAFETY: the pointer is to a live c_int of the stated size, which the kernel reads during the call.
+    let done = unsafe { nix::libc::setsockopt(fd, nix::libc::IPPROTO_IP, nix::libc::IP_MTU_DISCOVER, pointer, 4) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Sees every frame that comes or goes on an interface.

@@ -2,6 +2,7 @@
 //! /dev/net/tun; without, they say SKIP and why.
 
 mod block;
+mod flows;
 mod hostile;
 mod lab;
 mod tunnel;

@@ -82,7 +82,7 @@ pub(crate) fn config(side: Side, black_ipv4: bool) -> EspConfig {
         device: "muster0".into(),
         black_interface: "black".into(),
         black_address: address.parse().unwrap(),
-        group_address: group(black_ipv4).parse().unwrap(),
+        group_address: Some(group(black_ipv4).parse().unwrap()),
         hop_limit: 64,
         copy_dscp: true,
         clear_df: false,
@@ -116,6 +116,7 @@ fn sa(sender: MemberId, epoch: u8, black_ipv4: bool) -> Sa {
         destination: group(black_ipv4).parse().unwrap(),
         epoch: epoch.into(),
         sender,
+        selector: None,
         key: SaKey::new(&key),
     }
 }
@@ -404,7 +405,7 @@ fn errors_name_the_interface_or_address() {
     assert!(start(|c| c.reds = vec!["red7".into()]).contains("red7"));
     assert!(start(|c| c.black_address = "fd00::99".parse().unwrap()).contains("fd00::99"));
     assert!(start(|c| c.black_address = "192.0.2.1".parse().unwrap()).contains("famil"));
-    assert!(start(|c| c.group_address = "fd00::1".parse().unwrap()).contains("not multicast"));
+    assert!(start(|c| c.group_address = Some("fd00::1".parse().unwrap())).contains("not multicast"));
     assert!(start(|c| c.reds.push("black".into())).contains("both black and red"));
     assert!(start(|c| c.device = "a/b".into()).contains("a/b"));
     assert!(!net.router_a.has("muster0"), "what was begun is undone");

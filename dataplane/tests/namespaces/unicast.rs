@@ -38,6 +38,7 @@ pub(crate) fn sa(from: MemberId, black_ipv4: bool) -> Sa {
         destination: destination.parse().unwrap(),
         epoch: 0,
         sender: from,
+        selector: None,
         key: SaKey::new(&[from.0[0]; 36]),
     }
 }
@@ -267,9 +268,9 @@ fn ipv4_multicast_is_dropped_and_counted_or_fragmented() {
             receive(&to).is_some_and(|got| got == payload)
         };
         // Linux lets the network fragment UDP only where it is asked to.
-        set_df(&from, false);
+        lab::set_df(&from, false);
         until("without DF it arrives", arrives);
-        set_df(&from, true);
+        lab::set_df(&from, true);
         if clear_df {
             until("with DF it arrives in fragments", arrives);
             assert_eq!(pair.a.counters().dropped, Dropped::default());
@@ -280,14 +281,6 @@ fn ipv4_multicast_is_dropped_and_counted_or_fragmented() {
             });
         }
     }
-}
-
-fn set_df(socket: &UdpSocket, forbid: bool) {
-    let value: i32 = if forbid { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
-    let (fd, pointer) = (socket.as_raw_fd(), (&raw const value).cast());
-    // SAFETY: the pointer is to a live c_int of the stated size, which the kernel reads during the call.
-    let done = unsafe { libc::setsockopt(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, pointer, 4) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// DSCP and ECN of the inner packet stand on the outer one; without `copy_dscp`, ECN alone does.
