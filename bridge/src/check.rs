@@ -7,8 +7,9 @@ use muster_dataplane::Probe;
 use tracing::warn;
 
 use crate::addresses::{addresses, black_address, duplicates, interface_index, networks};
+use crate::centralised::read_secret;
 use crate::lists;
-use crate::settings::Settings;
+use crate::settings::{File, Settings};
 use crate::trust::overlap;
 
 /// One thing that was looked at.
@@ -23,6 +24,11 @@ pub struct Finding {
 /// Looks at everything and changes nothing.
 pub fn check(path: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
+    if let Ok(file) = File::load(path)
+        && file.is_centralised()
+    {
+        return check_client(path, &file);
+    }
     let settings = match Settings::load(path) {
         Ok(settings) => settings,
         Err(error) => return vec![Finding { ok: false, what: error.to_string() }],
@@ -42,14 +48,44 @@ pub fn check(path: &Path) -> Vec<Finding> {
         Err(error) => add(false, error.to_string()),
     }
     strangers(&settings).into_iter().for_each(|what| add(false, what));
+    let key = settings.resolve(&file.device.private_key);
+    match is_open(&key) {
+        Ok(true) => add(false, format!("{}: readable by others; chmod 600 it", key.display())),
+        Ok(false) => {}
+        Err(error) => add(false, format!("{}: {error}", key.display())),
+    }
+    findings.extend(interfaces(file));
+    findings.extend(machine(file));
+    findings
+}
+
+/// A client of a key server: there are no certificates.
+fn check_client(path: &Path, file: &File) -> Vec<Finding> {
+    let mut findings = vec![Finding { ok: true, what: format!("{}: understood", path.display()) }];
+    if let Some(gcks) = &file.gcks {
+        let secret = path.parent().unwrap_or(Path::new(".")).join(&gcks.secret_file);
+        let (ok, what) = match read_secret(&secret) {
+            Ok(_) => (true, format!("{}: the secret shared with the key server {}", secret.display(), gcks.address)),
+            Err(error) => (false, error.to_string()),
+        };
+        findings.push(Finding { ok, what });
+    }
+    findings.extend(interfaces(file));
+    findings.extend(machine(file));
+    findings
+}
+
+fn interfaces(file: &File) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |ok, what: String| findings.push(Finding { ok, what });
     let black = &file.black;
     match interface_index(&black.interface).and_then(|_| addresses(&black.interface)) {
         Err(error) => add(false, format!("black.interface {}: {error}", black.interface)),
-        Ok(all) => match black_address(&all, black.address, file.discovery.group.is_ipv4(), None) {
+        Ok(all) => match black_address(&all, black.address, file.is_black_ipv4(), None) {
             Some(address) => add(true, format!("black address {address} on {}", black.interface)),
             None => {
                 let why = duplicates(&all).map(|why| format!(": {why}")).unwrap_or_default();
-                let family = if file.discovery.group.is_ipv4() { "IPv4" } else { "IPv6" };
+                let family = if file.is_black_ipv4() { "IPv4" } else { "IPv6" };
                 let wanted = black.address.map_or(format!("{family} address"), |address| format!("address {address}"));
                 add(false, format!("black.interface {} has no usable {wanted} yet{why}", black.interface));
             }
@@ -69,12 +105,13 @@ pub fn check(path: &Path) -> Vec<Finding> {
     if file.red.interfaces.is_empty() {
         add(true, "red.interfaces: none; this router protects no LAN".into());
     }
-    let key = settings.resolve(&file.device.private_key);
-    match is_open(&key) {
-        Ok(true) => add(false, format!("{}: readable by others; chmod 600 it", key.display())),
-        Ok(false) => {}
-        Err(error) => add(false, format!("{}: {error}", key.display())),
-    }
+    findings
+}
+
+/// What the kernel has and we may.
+fn machine(file: &File) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut add = |ok, what: String| findings.push(Finding { ok, what });
     let Probe { tun, kernel, net_admin, net_raw } = muster_dataplane::probe();
     let esp = match (file.dataplane.backend.as_str(), kernel) {
         ("kernel", kernel) => ("the kernel's ESP", kernel),

@@ -32,12 +32,27 @@ pub(crate) enum Request {
     Status,
     Members,
     Neighbors,
-    Sas { show_keys: bool },
+    Sas {
+        show_keys: bool,
+    },
     Routes,
     Events,
     Rekey,
     Reload,
     Leave,
+    /// Of a key server, as all that follow.
+    Clients,
+    Groups,
+    Vpns,
+    Push {
+        group: Option<String>,
+    },
+    Exclude {
+        clients: Vec<String>,
+    },
+    Admit {
+        clients: Vec<String>,
+    },
 }
 
 /// A request and where its answer goes.
@@ -120,6 +135,8 @@ struct Call {
 struct Params {
     show_keys: bool,
     follow: bool,
+    group: Option<String>,
+    clients: Vec<String>,
 }
 
 async fn serve_connection(
@@ -217,6 +234,12 @@ fn request_of(call: &Call) -> Option<Request> {
         "rekey" => Request::Rekey,
         "reload" => Request::Reload,
         "leave" => Request::Leave,
+        "clients" => Request::Clients,
+        "groups" => Request::Groups,
+        "vpns" => Request::Vpns,
+        "push" => Request::Push { group: call.params.group.clone() },
+        "exclude" => Request::Exclude { clients: call.params.clients.clone() },
+        "admit" => Request::Admit { clients: call.params.clients.clone() },
         _ => return None,
     })
 }

@@ -33,7 +33,10 @@ use crate::sockets::Sockets;
 use crate::trust::Bounds;
 use crate::watch::Watch;
 use outside::Outside;
-use starting::{own_prefixes, place_of, times_of};
+use starting::{place_of, times_of};
+
+pub(crate) use outside::Report;
+pub(crate) use starting::{first_address, own_prefixes};
 
 mod acting;
 mod answering;
@@ -44,9 +47,9 @@ mod scraping;
 mod starting;
 
 /// How often what no event announces is looked at: the data plane's health, the wall clock.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+pub(crate) const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// What the connections' tasks get to write their last lines.
-const LAST_WORDS: Duration = Duration::from_millis(50);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(50);
 /// Why a daemon did not start, or ended.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -294,13 +297,13 @@ impl Daemon {
     }
 }
 
-fn every(period: Duration) -> tokio::time::Interval {
+pub(crate) fn every(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval
 }
 
-async fn tick(interval: &mut Option<tokio::time::Interval>) {
+pub(crate) async fn tick(interval: &mut Option<tokio::time::Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
@@ -314,7 +317,7 @@ pub(crate) fn now() -> Time {
     Time(time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000)
 }
 
-fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     unix_millis() / 1000
 }
 
@@ -322,7 +325,7 @@ fn unix_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn io_error(what: &str) -> impl Fn(io::Error) -> RunError + use<> {
+pub(crate) fn io_error(what: &str) -> impl Fn(io::Error) -> RunError + use<> {
     let what = what.to_owned();
     move |error| RunError::Io { what: what.clone(), error }
 }

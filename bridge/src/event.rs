@@ -53,6 +53,16 @@ pub enum EventKind {
     RolledBack,
     /// The own certificate ends soon.
     Expiring,
+    /// Client and key server have shown each other who they are.
+    Connected,
+    /// They are connected no longer.
+    Disconnected,
+    /// A group of the key server has new keys.
+    Rekeyed,
+    /// A group of the key server is not received any longer.
+    Lost,
+    /// The key server could not keep, or make, what it was to.
+    Failed,
     /// The daemon ends.
     Stopped,
 }

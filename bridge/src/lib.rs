@@ -6,6 +6,7 @@
 mod addresses;
 mod alarm;
 mod announcements;
+mod centralised;
 mod check;
 pub mod control;
 mod daemon;
@@ -38,6 +39,7 @@ pub mod fuzzing {
     pub use crate::control::fuzz_request as request;
 }
 
+pub use centralised::{GcksFile, check_gcks, run_client, run_gcks};
 pub use check::{Finding, check};
 pub use daemon::{RunError, SetLevel, block, run, unblock};
 pub use engine::{Action, DeviceName, Engine, Port, Start, StartError};

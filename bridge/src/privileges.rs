@@ -4,10 +4,14 @@ use std::io;
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// Keeps NET_ADMIN (SAs, routes, rules) and NET_RAW (sockets of protocol 50) and gives everything else up, for this
-/// thread and those that it will start; no core dump will show a key.
+/// Keeps NET_ADMIN (SAs, routes, rules) and NET_RAW (sockets of protocol 50).
 pub(crate) fn drop_all_but_network() -> Result<(), caps::errors::CapsError> {
-    let keep = CapsHashSet::from([Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]);
+    keep_only(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW])
+}
+
+/// Gives everything else up, for this thread and those that it will start.
+pub(crate) fn keep_only(keep: &[Capability]) -> Result<(), caps::errors::CapsError> {
+    let keep: CapsHashSet = keep.iter().copied().collect();
     // First, for it needs CAP_SETPCAP, which goes with the rest. Without it the bounding set stays as it is.
     for capability in caps::read(None, CapSet::Bounding)?.difference(&keep) {
         let _ = caps::drop(None, CapSet::Bounding, *capability);

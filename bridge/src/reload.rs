@@ -75,7 +75,9 @@ struct Differences {
 fn differences(old: &Settings, new: &Settings) -> Differences {
     let mut found = Differences::default();
     let Settings {
-        path: _, file: File { device, black, discovery, red, group, dataplane, trust, log, metrics }, ..
+        path: _,
+        file: File { device, black, discovery, red, group, dataplane, trust, gcks: _, log, metrics },
+        ..
     } = new;
     let was = &old.file;
 

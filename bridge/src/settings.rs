@@ -13,6 +13,8 @@ use muster_dataplane::{BlockConfig, MOST_WORKERS};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::centralised::{default_doi, default_port};
+
 /// What is wrong with a configuration.
 #[derive(Debug, Error)]
 pub enum SettingsError {
@@ -91,6 +93,8 @@ sections! {
         #[serde(default)] dataplane: DataplaneSection,
         /// `[trust."ORG"]`
         #[serde(default)] trust: BTreeMap<String, TrustSection>,
+        /// `[gcks]`, with `group.mode = "centralised"` alone.
+        gcks: Option<GcksAt>,
         /// `[log]`
         #[serde(default)] log: LogSection,
         /// `[metrics]`
@@ -100,12 +104,12 @@ sections! {
     DeviceSection {
         /// Must be the certificate's.
         name: Option<String>,
-        /// Leaf, then intermediates.
-        certificate: PathBuf,
+        /// Leaf, then intermediates. Without a key server there must be one, and with it the next two.
+        #[serde(default)] certificate: PathBuf,
         /// PKCS#8.
-        private_key: PathBuf,
+        #[serde(default)] private_key: PathBuf,
         /// National roots.
-        trust_anchors: Vec<PathBuf>,
+        #[serde(default)] trust_anchors: Vec<PathBuf>,
         /// Revocation lists.
         #[serde(default)] crls: Vec<PathBuf>,
         /// The control socket.
@@ -124,6 +128,23 @@ sections! {
     TrustSection {
         /// Its red prefixes lie in these.
         prefixes: Vec<IpNet>,
+    }
+    /// Where the key server is, and what is shared with it.
+    GcksAt {
+        /// On black; its family is that of the black side.
+        address: IpAddr,
+        /// Its port.
+        #[serde(default = "default_port")] port: u16,
+        /// Our own port, if it is another: where a key server runs beside the client.
+        local_port: Option<u16>,
+        /// Domain of interpretation, of ISAKMP messages and payloads.
+        #[serde(default = "default_doi")] doi: u32,
+        /// Holds the shared secret; open to nobody but its owner.
+        secret_file: PathBuf,
+        /// Who the key server says that it is, if that is not its address.
+        identity: Option<String>,
+        /// Allows what is known to be weak.
+        #[serde(default)] legacy: bool,
     }
     /// `[metrics]`
     MetricsSection {
@@ -175,7 +196,7 @@ defaulted! {
         name: String = "coalition".into(),
         /// Black destination of the multicast ESP; see [`File::group_address`].
         address: Option<IpAddr> = None,
-        /// Only `agreement` so far.
+        /// `agreement`: all agree on one key; `centralised`: a key server (`[gcks]`) has all keys.
         mode: String = "agreement".into(),
         /// See SPEC.
         #[serde(with = "humantime_serde")] batch_window: Duration = Duration::from_millis(20),
@@ -242,6 +263,19 @@ impl File {
 }
 
 impl File {
+    /// Whether a key server has the keys.
+    pub fn is_centralised(&self) -> bool {
+        self.group.mode == "centralised"
+    }
+
+    /// Whether the black side is IPv4.
+    pub fn is_black_ipv4(&self) -> bool {
+        match &self.gcks {
+            Some(gcks) if self.is_centralised() => gcks.address.is_ipv4(),
+            _ => self.discovery.group.is_ipv4(),
+        }
+    }
+
     /// Black destination of the multicast ESP: as configured, or the default of the black side's family. The last two
     /// octets of both spell `mv`; site-local scope (RFC 4291 2.7), local scope (RFC 2365 6.1).
     pub fn group_address(&self) -> IpAddr {
@@ -320,8 +354,9 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if address == discovery.group {
         return value("group.address", "must differ from discovery.group".into());
     }
-    if file.black.address.is_some_and(|address| address.is_ipv4() != discovery.group.is_ipv4()) {
-        return value("black.address", "is not of the family of discovery.group".into());
+    if file.black.address.is_some_and(|address| address.is_ipv4() != file.is_black_ipv4()) {
+        let other = if file.is_centralised() { "gcks.address" } else { "discovery.group" };
+        return value("black.address", format!("is not of the family of {other}"));
     }
     if discovery.port == 0 || discovery.port == u16::MAX {
         return value("discovery.port", "must be 1 to 65534: key agreement uses the next".into());
@@ -379,9 +414,8 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if !matches!(file.red.membership.as_str(), "flood" | "dynamic") {
         return value("red.membership", "must be flood or dynamic".into());
     }
-    // What the interface names and this version does not do yet is refused, not ignored.
-    if group.mode != "agreement" {
-        return value("group.mode", "only \"agreement\" is there in this version".into());
+    if let Err((key, message)) = check_mode(file) {
+        return value(key, message);
     }
     if file.dataplane.backend.parse::<muster_dataplane::Backend>().is_err() {
         return value("dataplane.backend", "must be auto, kernel or userspace".into());
@@ -392,7 +426,49 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<String, SettingsError> {
+/// What is there in each mode, and what is not.
+fn check_mode(file: &File) -> Result<(), (&'static str, String)> {
+    let unnamed = |path: &PathBuf| path.as_os_str().is_empty();
+    match (file.group.mode.as_str(), &file.gcks) {
+        ("agreement", Some(_)) => Err(("gcks", "is for group.mode = \"centralised\" alone".into())),
+        ("agreement", None) => {
+            let device = &file.device;
+            let missing = [
+                ("device.certificate", unnamed(&device.certificate)),
+                ("device.private_key", unnamed(&device.private_key)),
+                ("device.trust_anchors", device.trust_anchors.is_empty()),
+            ];
+            let missing = missing.iter().find(|(_, is_missing)| *is_missing);
+            missing
+                .map_or(Ok(()), |(key, _)| Err((*key, "missing field: without a key server there must be one".into())))
+        }
+        ("centralised", None) => Err(("gcks", "is missing: the key server's address and secret_file".into())),
+        ("centralised", Some(gcks)) => check_gcks(file, gcks),
+        _ => Err(("group.mode", "must be agreement or centralised".into())),
+    }
+}
+
+fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> {
+    if gcks.address.is_multicast() || gcks.address.is_unspecified() {
+        return Err(("gcks.address", format!("{} is no key server's", gcks.address)));
+    }
+    if gcks.port == 0 || gcks.local_port == Some(0) {
+        return Err(("gcks.port", "is 0".into()));
+    }
+    if gcks.secret_file.as_os_str().is_empty() {
+        return Err(("gcks.secret_file", "is empty".into()));
+    }
+    if file.group.address.is_some() {
+        return Err(("group.address", "the key server says where each flow goes: leave it out".into()));
+    }
+    // What the interface names and this version does not do yet is refused, not ignored.
+    if file.metrics.is_some() {
+        return Err(("metrics", "only with group.mode = \"agreement\" in this version".into()));
+    }
+    Ok(())
+}
+
+pub(crate) fn read(path: &Path) -> Result<String, SettingsError> {
     const MAX_FILE: u64 = 1 << 20;
     let error = |error| SettingsError::Read { path: path.to_owned(), error };
     // Bounded as it is read: a pipe or a device has no length to ask for.
@@ -416,4 +492,45 @@ fn default_state_dir() -> PathBuf {
 fn default_multicast() -> Vec<IpNet> {
     // The texts are constants.
     ["ff1e::/16", "239.10.0.0/16"].iter().map(|net| net.parse().expect("a constant")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGREEMENT: &str = "[device]\ncertificate = \"a.pem\"\nprivate_key = \"a.key\"\ntrust_anchors = [\"ca.pem\"]\n\n[black]\ninterface = \"black0\"\n";
+    const CENTRALISED: &str = "[device]\n\n[black]\ninterface = \"black0\"\n\n[group]\nmode = \"centralised\"\n\n[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n";
+
+    fn parse(text: &str) -> Result<File, String> {
+        File::parse(Path::new("muster.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_mode_has_what_it_needs_and_nothing_of_the_other() {
+        let mesh = parse(AGREEMENT).unwrap();
+        assert!(!mesh.is_centralised() && !mesh.is_black_ipv4());
+        let client = parse(CENTRALISED).unwrap();
+        assert!(client.is_centralised() && client.is_black_ipv4(), "the key server's family");
+        let gcks = client.gcks.unwrap();
+        assert_eq!((gcks.port, gcks.doi, gcks.legacy), (848, 2, false));
+        for (text, was, is, names) in [
+            (AGREEMENT, "certificate = \"a.pem\"\n", "", "device.certificate"),
+            (AGREEMENT, "private_key = \"a.key\"\n", "", "device.private_key"),
+            (AGREEMENT, "trust_anchors = [\"ca.pem\"]\n", "", "device.trust_anchors"),
+            (AGREEMENT, "[black]", "[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"x\"\n\n[black]", "gcks: is for"),
+            (AGREEMENT, "[black]", "[group]\nmode = \"anarchy\"\n\n[black]", "group.mode"),
+            (CENTRALISED, "[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n", "", "gcks: is missing"),
+            (CENTRALISED, "secret_file = \"a.psk\"\n", "", "secret_file"),
+            (CENTRALISED, "a.psk", "", "gcks.secret_file"),
+            (CENTRALISED, "192.0.2.9", "224.0.0.1", "gcks.address"),
+            (CENTRALISED, "[gcks]", "[gcks]\nport = 0", "gcks.port"),
+            (CENTRALISED, "[group]", "[group]\naddress = \"ff05::6d76\"", "group.address"),
+            (CENTRALISED, "[group]", "[metrics]\nlisten = \"[::1]:9860\"\n\n[group]", "metrics"),
+            (CENTRALISED, "\"black0\"", "\"black0\"\naddress = \"2001:db8::1\"", "family of gcks.address"),
+        ] {
+            assert!(text.contains(was), "{was}");
+            let error = parse(&text.replacen(was, is, 1)).expect_err(is);
+            assert!(error.contains("muster.toml") && error.contains(names), "{is}: {error}");
+        }
+    }
 }

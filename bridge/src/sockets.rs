@@ -135,14 +135,14 @@ fn open_unicast(place: &Where<'_>, index: u32, port: u16) -> io::Result<UdpSocke
     into_tokio(unicast)
 }
 
-fn scoped(address: IpAddr, port: u16, index: u32) -> SocketAddr {
+pub(crate) fn scoped(address: IpAddr, port: u16, index: u32) -> SocketAddr {
     match address {
         IpAddr::V6(address) => SocketAddr::V6(SocketAddrV6::new(address, port, 0, index)),
         IpAddr::V4(_) => SocketAddr::new(address, port),
     }
 }
 
-fn open(place: &Where<'_>, index: u32) -> io::Result<Socket> {
+pub(crate) fn open(place: &Where<'_>, index: u32) -> io::Result<Socket> {
     let domain = if place.address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     socket.bind_device(Some(place.interface.as_bytes()))?;
@@ -168,7 +168,7 @@ fn open(place: &Where<'_>, index: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn into_tokio(socket: Socket) -> io::Result<UdpSocket> {
+pub(crate) fn into_tokio(socket: Socket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use muster_dataplane::{ALGORITHM, Counters, Direction, Dropped, GroupStatus, Listening};
+use muster_dataplane::{ALGORITHM, Counters, Dataplane, Direction, Dropped, GroupStatus, Listening};
 use muster_wire::MemberId;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -147,18 +147,19 @@ pub(crate) fn revocation_lists(engine: &Engine) -> Vec<List> {
     lists.map(|list| List { organisation: list.organisation.to_owned(), number: list.number }).collect()
 }
 
-pub(crate) fn dataplane(plane: &Plane) -> DataplaneStatus {
-    let Counters { rx_packets, tx_packets, dropped } = plane.dataplane().counters();
+/// `left`: own prefixes whose multicast another router carries.
+pub(crate) fn dataplane(plane: &dyn Dataplane, reason: &str, left: &[IpNet]) -> DataplaneStatus {
+    let Counters { rx_packets, tx_packets, dropped } = plane.counters();
     let Dropped { replay, auth, unknown_spi, spoofed, too_big, no_sa, malformed, ecn, io } = dropped;
     let dropped = json!({
         "replay": replay, "auth": auth, "unknown_spi": unknown_spi, "spoofed": spoofed, "too_big": too_big,
         "no_sa": no_sa, "malformed": malformed, "ecn": ecn, "io": io,
     });
     let Value::Object(dropped) = dropped else { unreachable!("an object literal") };
-    let sas = plane.dataplane().sas().len();
-    let stands_by = plane.left().to_vec();
-    let (backend, backend_reason) = (plane.dataplane().backend(), plane.reason().to_owned());
-    let listeners = plane.dataplane().listening().into_iter().map(listeners).collect();
+    let sas = plane.sas().len();
+    let stands_by = left.to_vec();
+    let (backend, backend_reason) = (plane.backend(), reason.to_owned());
+    let listeners = plane.listening().into_iter().map(listeners).collect();
     DataplaneStatus { backend, backend_reason, sas, rx_packets, tx_packets, dropped, stands_by, listeners }
 }
 
@@ -258,9 +259,9 @@ pub(crate) fn neighbors(engine: &Engine, now: muster_wire::Time) -> Vec<Neighbor
 }
 
 /// The security associations; with their keys only when asked for, and only where the operator allows it.
-pub(crate) fn sas(plane: &Plane, own: IpAddr, show_keys: bool) -> Value {
-    let keys = if show_keys { plane.dataplane().export_keys() } else { Vec::new() };
-    let lines = plane.dataplane().sas().into_iter().map(|sa| {
+pub(crate) fn sas(plane: &dyn Dataplane, own: IpAddr, show_keys: bool) -> Value {
+    let keys = if show_keys { plane.export_keys() } else { Vec::new() };
+    let lines = plane.sas().into_iter().map(|sa| {
         let mut line = json!({
             "direction": sa.direction.as_str(),
             "kind": sa.kind.as_str(),
@@ -277,6 +278,9 @@ pub(crate) fn sas(plane: &Plane, own: IpAddr, show_keys: bool) -> Value {
         });
         if let Some(receiver) = sa.receiver {
             line["receiver"] = json!(receiver.to_string());
+        }
+        if let Some(selector) = sa.selector {
+            line["selector"] = json!(selector.to_string());
         }
         if let Some(key) = keys.iter().find(|key| key.id.spi == sa.spi && key.id.destination == sa.destination) {
             line["algorithm"] = json!(ALGORITHM);

@@ -85,6 +85,11 @@ pub(crate) enum Command {
     },
     /// Order the daemon to leave the group and to end
     Leave(Socket),
+    /// The key server of centralised mode: run it, look at it, command it
+    Gcks {
+        #[command(subcommand)]
+        command: GcksCommand,
+    },
     /// Print what completes the command line in a shell
     #[command(hide = true)]
     Completions {
@@ -178,6 +183,82 @@ pub(crate) enum PkiCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GcksCommand {
+    /// Run the key server in the foreground; SIGHUP: read clients, groups and VPNs again
+    Run {
+        /// The key server's configuration (TOML)
+        #[arg(long, value_name = "FILE", default_value = "/etc/muster/gcks.toml")]
+        config: PathBuf,
+    },
+    /// Say what is wrong with a key server's configuration
+    Check {
+        /// The key server's configuration (TOML)
+        #[arg(long, value_name = "FILE", default_value = "/etc/muster/gcks.toml")]
+        config: PathBuf,
+    },
+    /// The key server at a glance
+    Status(GcksReadArgs),
+    /// Clients, and whether they are connected
+    Clients(GcksReadArgs),
+    /// Secure multicast groups, their members and flows
+    Groups(GcksReadArgs),
+    /// VPNs and their ends
+    Vpns(GcksReadArgs),
+    /// What has happened, one line each
+    Events {
+        #[command(flatten)]
+        args: GcksReadArgs,
+        /// Go on with what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Push new keys to a group, or to all
+    Push {
+        /// Which; without it all
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        #[command(flatten)]
+        socket: GcksSocket,
+    },
+    /// Read the configuration again, all of it or nothing; say what has changed
+    Reload(GcksSocket),
+    /// Take clients out of all groups and VPNs, and refuse them from now on
+    Exclude {
+        /// Which
+        #[arg(value_name = "NAME", required = true)]
+        clients: Vec<String>,
+        #[command(flatten)]
+        socket: GcksSocket,
+    },
+    /// Let excluded clients connect again
+    Admit {
+        /// Which
+        #[arg(value_name = "NAME", required = true)]
+        clients: Vec<String>,
+        #[command(flatten)]
+        socket: GcksSocket,
+    },
+}
+
+/// Of every command that talks to a key server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GcksSocket {
+    /// The key server's control socket
+    #[arg(long, value_name = "PATH", env = "MUSTER_GCKS_CONTROL", default_value = "/run/muster/gcks.sock")]
+    pub(crate) control: PathBuf,
+}
+
+/// Of every command that reads from a key server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GcksReadArgs {
+    #[command(flatten)]
+    pub(crate) socket: GcksSocket,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

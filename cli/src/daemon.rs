@@ -33,7 +33,10 @@ pub(crate) fn run(config: &Path) -> Result<(), Failure> {
     let (file, set_level) = load(config)?;
     // Fail closed before anything else; also when a certificate is missing.
     muster_bridge::block(&file)?;
-    Ok(muster_bridge::run(Settings::load(config)?, set_level)?)
+    match file.is_centralised() {
+        true => Ok(muster_bridge::run_client(config, file, set_level)?),
+        false => Ok(muster_bridge::run(Settings::load(config)?, set_level)?),
+    }
 }
 
 /// Has the daemon read its files again, and says what has changed.

@@ -1,12 +1,13 @@
 #![doc = env!("CARGO_PKG_DESCRIPTION")]
 //!
 //! The command line. Read `args.rs` for what there is, then the file of the command: `daemon.rs` (run, check, block),
-//! `client.rs`, `show.rs` and `top.rs` (what a running daemon holds), `pki.rs`, `demo/`, `manual.rs` (for a package).
+//! `client.rs`, `show.rs` and `top.rs` (what a running daemon holds), `pki.rs`, `gcks.rs` (a key server), `demo/`, `manual.rs` (for a package).
 
 mod args;
 mod client;
 mod daemon;
 mod demo;
+mod gcks;
 mod log;
 mod manual;
 mod output;
@@ -50,6 +51,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Rekey(socket) => client::order(&socket, "rekey"),
         Command::Reload { socket, config } => daemon::reload(socket, config.as_deref()),
         Command::Leave(socket) => client::order(&socket, "leave"),
+        Command::Gcks { command } => gcks::run(command),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),
     }

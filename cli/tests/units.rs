@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
-const UNITS: [&str; 2] = ["muster-block.service", "muster.service"];
+const UNITS: [&str; 3] = ["muster-block.service", "muster.service", "muster-gcks.service"];
 
 /// `None` with a line that says why, where there is no systemd.
 fn analyze(arguments: &[&str], folder: &Path) -> Option<Output> {
@@ -27,7 +27,9 @@ fn systemd_takes_the_units_and_finds_little_exposed() {
         let text = text.replace("/usr/bin/muster", env!("CARGO_BIN_EXE_muster"));
         fs::write(folder.path().join(unit), text).unwrap();
     }
-    let Some(verified) = analyze(&["verify", "./muster-block.service", "./muster.service"], folder.path()) else {
+    let Some(verified) =
+        analyze(&["verify", "./muster-block.service", "./muster.service", "./muster-gcks.service"], folder.path())
+    else {
         return;
     };
     let said = String::from_utf8_lossy(&verified.stderr).into_owned();

@@ -578,7 +578,7 @@ pub fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it").into()
 }
 
-fn run(command: &mut Command) -> Answer {
+pub(crate) fn run(command: &mut Command) -> Answer {
     let output = command.stdin(Stdio::null()).output().expect("the program runs");
     Answer {
         status: output.status.code().unwrap_or(-1),
@@ -593,7 +593,7 @@ pub fn is_kernel() -> bool {
 }
 
 /// The data plane of the daemons: MUSTER_BACKEND names another than that in user space.
-fn backend() -> String {
+pub(crate) fn backend() -> String {
     std::env::var("MUSTER_BACKEND").unwrap_or_else(|_| "userspace".into())
 }
 
@@ -607,7 +607,7 @@ fn sky() -> Option<Sky> {
 }
 
 /// The program: MUSTER_PROGRAM names one that is there; else it is built once for each run of the tests with the profile that they were built with.
-fn binary() -> &'static Path {
+pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(program) = std::env::var_os("MUSTER_PROGRAM") {

@@ -4,6 +4,7 @@
 //! `muster … --json`, and as an enemy does, on the black side.
 
 mod calm;
+mod central;
 mod control;
 mod datagram;
 mod lab;
@@ -12,6 +13,7 @@ mod traffic;
 mod tshark;
 
 pub use calm::{alone, say};
+pub use central::{Central, ISAKMP};
 pub use datagram::{Datagram, datagrams};
 pub use lab::{Answer, Family, Lab, PORTS, is_kernel, monotonic, muster};
 pub use muster_netlab::{skip, wait_until};

@@ -21,7 +21,7 @@ impl Daemon {
             Request::Sas { show_keys } if *show_keys && !self.settings.file.dataplane.allow_key_export => {
                 Err("keys are not shown: dataplane.allow_key_export is false in the configuration".into())
             }
-            Request::Sas { show_keys } => Ok(status::sas(&self.plane, self.address, *show_keys)),
+            Request::Sas { show_keys } => Ok(status::sas(self.plane.dataplane(), self.address, *show_keys)),
             Request::Routes => Ok(status::routes(&self.engine, &self.plane)),
             Request::Events => json(serde_json::to_value(self.outside.report.log.lines().collect::<Vec<_>>())),
             Request::Reload => self.reload().await.map(|changed| json!({ "changed": changed })),
@@ -34,6 +34,7 @@ impl Daemon {
                 self.leave();
                 Ok(json!({}))
             }
+            _ => Err("this daemon is no key server".into()),
         }
     }
 
@@ -54,7 +55,7 @@ impl Daemon {
             black_address: (!self.adrift).then_some(self.address),
             certificate: status::certificate(own.not_after, unix_seconds()),
             group: status::group(&self.engine, &self.settings.file.group.name, self.epoch_since),
-            dataplane: status::dataplane(&self.plane),
+            dataplane: status::dataplane(self.plane.dataplane(), self.plane.reason(), self.plane.left()),
             revocation_lists: status::revocation_lists(&self.engine),
             datagrams: status::datagrams(&self.engine),
         }

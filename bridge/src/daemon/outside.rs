@@ -69,7 +69,7 @@ impl Outside {
             scraped,
             scrape,
             metrics,
-            report: Report { log: EventLog::default(), followers, counts: BTreeMap::new() },
+            report: Report::new(followers),
             set_level,
             ledger: KeyLedger::new(),
             begun: Instant::now(),
@@ -101,14 +101,18 @@ impl Outside {
 }
 
 /// Where events go.
-pub(super) struct Report {
-    pub(super) log: EventLog,
-    pub(super) followers: broadcast::Sender<String>,
-    pub(super) counts: BTreeMap<EventKind, u64>,
+pub(crate) struct Report {
+    pub(crate) log: EventLog,
+    pub(crate) followers: broadcast::Sender<String>,
+    pub(crate) counts: BTreeMap<EventKind, u64>,
 }
 
 impl Report {
-    pub(super) fn add(&mut self, record: &Record) {
+    pub(crate) fn new(followers: broadcast::Sender<String>) -> Self {
+        Report { log: EventLog::default(), followers, counts: BTreeMap::new() }
+    }
+
+    pub(crate) fn add(&mut self, record: &Record) {
         let member = record.member.map(|member| member.to_string()).unwrap_or_default();
         let short = &member[..member.len().min(12)];
         // `?`: a detail may hold what others have said, and stays one line.

@@ -70,7 +70,7 @@ impl Daemon {
     }
 
     fn add_dataplane(&self, page: &mut Page) {
-        let plane = status::dataplane(&self.plane);
+        let plane = status::dataplane(self.plane.dataplane(), self.plane.reason(), self.plane.left());
         page.gauge("dataplane_sas", "Security associations in force", plane.sas as u64);
         let packets = [("in", plane.rx_packets), ("out", plane.tx_packets)];
         let packets = packets.map(|(direction, count)| (vec![("direction", direction.to_owned())], count));

@@ -144,7 +144,7 @@ pub(super) fn times_of(file: &File) -> (muster_discovery::Config, muster_keyagre
 }
 
 /// The own red prefixes: as configured, or those of the red interfaces.
-pub(super) fn own_prefixes(file: &File) -> Result<Vec<IpNet>, RunError> {
+pub(crate) fn own_prefixes(file: &File) -> Result<Vec<IpNet>, RunError> {
     let red = &file.red;
     if !red.prefixes.is_empty() {
         return Ok(red.prefixes.iter().map(IpNet::trunc).collect());
@@ -153,12 +153,12 @@ pub(super) fn own_prefixes(file: &File) -> Result<Vec<IpNet>, RunError> {
 }
 
 /// Waits for an address on black that duplicate address detection has let through; `None`: told to end before.
-pub(super) async fn first_address(
+pub(crate) async fn first_address(
     file: &File,
     watch: &Watch,
     signals: &mut Signals,
 ) -> Result<Option<IpAddr>, RunError> {
-    let (black, ipv4) = (&file.black, file.discovery.group.is_ipv4());
+    let (black, ipv4) = (&file.black, file.is_black_ipv4());
     let what = || io_error(&format!("black.interface {}", black.interface));
     let mut told = None;
     loop {

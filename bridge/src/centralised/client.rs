@@ -1,0 +1,239 @@
+//! A router as a client of the key server: one task that owns the machine, its sockets and the data plane.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use muster_dataplane::{Claim, KeyLedger, SaKind};
+use muster_fmke::member::{Event, Member};
+use tokio::net::UdpSocket;
+use tokio::sync::{broadcast, mpsc};
+use tracing::{debug, info, warn};
+
+use super::flows::Flows;
+use super::socket;
+use crate::addresses::interface_index;
+use crate::alarm::Alarm;
+use crate::control::{self, Asked};
+use crate::daemon::{HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, every, first_address, io_error, now, tick};
+use crate::event::{EventKind, Record};
+use crate::notifier::{Notifier, alive_interval};
+use crate::privileges::{forbid_core_dumps, keep_only};
+use crate::rollback::Rollback;
+use crate::settings::File;
+use crate::signals::{Signals, Told};
+use crate::watch::Watch;
+
+mod answering;
+mod following;
+mod listening;
+mod starting;
+
+use listening::readable;
+
+/// So many datagrams are taken from each socket before the loop turns to something else.
+const BURST: usize = 64;
+
+/// Runs the client in the foreground until it is told to end. The block, which is to stand before, stays.
+///
+/// # Errors
+/// What the configuration names cannot be used; the data plane has ended.
+pub fn run_client(config: &Path, file: File, set_level: SetLevel) -> Result<(), RunError> {
+    forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io_error("cannot start the event loop"))?;
+    runtime.block_on(async {
+        let mut outside = Outside::open(config, &file, set_level)?;
+        // Another address is another tunnel, and after a rollback nothing is used that was: it starts anew each time.
+        while let Some(address) = outside.next_address(&file).await? {
+            match Client::start(&file, address, outside)?.run().await? {
+                Some(again) => outside = again,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What stays when the client starts anew in the same process.
+struct Outside {
+    config: PathBuf,
+    signals: Signals,
+    watch: Watch,
+    rollback: Rollback,
+    notifier: Notifier,
+    asked: mpsc::Receiver<Asked>,
+    report: Report,
+    set_level: SetLevel,
+    ledger: KeyLedger,
+    begun: Instant,
+}
+
+struct Client {
+    outside: Outside,
+    file: File,
+    member: Member,
+    flows: Flows,
+    address: IpAddr,
+    /// Of black's interface: one that was made anew has another.
+    index: u32,
+    own_prefixes: Vec<IpNet>,
+    server: SocketAddr,
+    socket: UdpSocket,
+    /// For re-key messages, by where they come to.
+    listening: BTreeMap<(IpAddr, u16), UdpSocket>,
+    /// Where the last attempt to listen failed, so that it is told once.
+    deaf: bool,
+    buffer: Vec<u8>,
+    refused: u64,
+}
+
+/// Why the loop ends.
+enum End {
+    /// Told to.
+    Leave,
+    /// Another address, or a snapshot: what goes on is another client.
+    Anew,
+}
+
+impl Client {
+    async fn run(mut self) -> Result<Option<Outside>, RunError> {
+        let mut alarm = Alarm::new().map_err(io_error("timerfd"))?;
+        let mut housekeeping = every(HOUSEKEEPING);
+        let mut alive = alive_interval().map(every);
+        let mut more = false;
+        self.outside.notifier.ready();
+        let end = loop {
+            self.act();
+            let deadline = self.member.poll_timeout();
+            if more {
+                tokio::task::yield_now().await;
+            }
+            tokio::select! {
+                () = readable(&self.socket, &self.listening) => {}
+                () = std::future::ready(()), if more => {}
+                rung = alarm.ring(now(), deadline) => rung.map_err(io_error("timerfd"))?,
+                Some((request, answer)) = self.outside.asked.recv() => {
+                    let response = self.answer(&request);
+                    let leaves = response.is_ok() && request == control::Request::Leave;
+                    // Whoever asked may be gone.
+                    let _ = answer.send(response);
+                    if leaves {
+                        break End::Leave;
+                    }
+                }
+                changed = self.outside.watch.changed() => {
+                    changed.map_err(io_error("watching the interfaces"))?;
+                    if self.follow_addresses() {
+                        break End::Anew;
+                    }
+                }
+                noticed = self.outside.rollback.noticed() => {
+                    noticed.map_err(io_error("watching for a new VM generation"))?;
+                    warn!("this machine was rolled back to a snapshot, or copied: starting anew");
+                    self.tell(EventKind::RolledBack, String::new());
+                    return Ok(Some(self.outside));
+                }
+                told = self.outside.signals.next() => match told {
+                    Told::Reload => drop(self.reload()),
+                    Told::End => break End::Leave,
+                },
+                _ = housekeeping.tick() => self.keep_house()?,
+                () = tick(&mut alive) => self.outside.notifier.alive(),
+            }
+            more = self.take_datagrams();
+            if self.member.poll_timeout().is_some_and(|due| due <= now()) {
+                self.member.handle_timeout(now());
+            }
+        };
+        Ok(self.finish(end).await)
+    }
+
+    fn take_datagrams(&mut self) -> bool {
+        let Client { member, refused, buffer, .. } = self;
+        let at = now();
+        let mut take = |from: SocketAddr, bytes: &[u8]| {
+            if let Err(why) = member.handle_datagram(at, from, bytes, &()) {
+                *refused += 1;
+                debug!(%from, "refused: {why}");
+            }
+        };
+        let sockets = std::iter::once(&self.socket).chain(self.listening.values());
+        // Of each: it is no question of whether any has more.
+        let more: Vec<bool> = sockets.map(|socket| socket::receive(socket, buffer, BURST, &mut take)).collect();
+        more.contains(&true)
+    }
+
+    /// Does all that the machine wants done: first what is received and sent under, then what tells the key server so.
+    fn act(&mut self) {
+        while let Some(change) = self.member.poll_change() {
+            if let Err(why) = self.flows.apply(change) {
+                self.tell(EventKind::Refused, why.to_string());
+            }
+        }
+        self.listen();
+        while let Some(datagram) = self.member.poll_transmit() {
+            if let Err(why) = socket::send(&self.socket, datagram.to, &datagram.bytes) {
+                debug!(to = %datagram.to, "not sent: {why}");
+            }
+        }
+        while let Some(event) = self.member.poll_event() {
+            self.tell(kind_of(&event), event.to_string());
+        }
+        self.tell_status();
+    }
+
+    fn keep_house(&mut self) -> Result<(), RunError> {
+        if let Some(why) = self.flows.dataplane().failure() {
+            return Err(RunError::Ended(why));
+        }
+        for kind in [SaKind::Group, SaKind::Unicast] {
+            if self.flows.dataplane().wants_rekey(kind) {
+                warn!("a quarter of the sequence numbers of an SA are used up: have the key server renew it sooner");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes leave of the key server. The SAs go with the data plane.
+    async fn finish(mut self, end: End) -> Option<Outside> {
+        if let End::Anew = end {
+            return Some(self.outside);
+        }
+        self.outside.notifier.stopping();
+        self.member.close();
+        self.act();
+        self.tell(EventKind::Stopped, String::new());
+        info!("left the key server; the block stays");
+        tokio::time::sleep(LAST_WORDS).await;
+        None
+    }
+
+    fn tell_status(&mut self) {
+        let (sas, groups) = (self.member.sas(), self.listening.len());
+        let state = if self.member.is_connected() { "connected with" } else { "connecting with" };
+        let status = format!("{state} the key server {}: {groups} groups, {sas} SAs", self.server);
+        self.outside.notifier.status(status);
+    }
+
+    fn tell(&mut self, kind: EventKind, detail: String) {
+        self.outside.report.add(&Record { kind, member: None, epoch: 0, detail });
+    }
+}
+
+fn kind_of(event: &Event) -> EventKind {
+    match event {
+        Event::Connected => EventKind::Connected,
+        Event::Disconnected { .. } => EventKind::Disconnected,
+        Event::Refused => EventKind::Refused,
+        Event::Joined { .. } => EventKind::Join,
+        Event::Rekeyed { .. } => EventKind::Rekeyed,
+        Event::Left { .. } => EventKind::Leave,
+        Event::Lost { .. } => EventKind::Lost,
+    }
+}

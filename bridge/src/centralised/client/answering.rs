@@ -1,0 +1,96 @@
+//! What is asked at a client's control socket, and the answers.
+
+use serde_json::{Value, json};
+
+use super::{Client, EventKind};
+use crate::centralised::flows::member_of;
+use crate::control::Request;
+use crate::status;
+
+impl Client {
+    pub(super) fn answer(&mut self, request: &Request) -> Result<Value, String> {
+        match request {
+            Request::Status => self.status(),
+            Request::Sas { show_keys } if *show_keys && !self.file.dataplane.allow_key_export => {
+                Err("keys are not shown: dataplane.allow_key_export is false in the configuration".into())
+            }
+            Request::Sas { show_keys } => Ok(status::sas(self.flows.dataplane(), self.address, *show_keys)),
+            Request::Events => {
+                let lines: Vec<_> = self.outside.report.log.lines().collect();
+                serde_json::to_value(lines).map_err(|error| error.to_string())
+            }
+            Request::Reload => self.reload().map(|changed| json!({ "changed": changed })),
+            Request::Leave => Ok(json!({})),
+            Request::Members => Ok(self.members()),
+            Request::Neighbors => Ok(self.neighbors()),
+            Request::Routes => Ok(self.routes()),
+            Request::Rekey => Err("the key server changes keys: muster gcks push".into()),
+            _ => Err("this daemon is no key server".into()),
+        }
+    }
+
+    /// Ourselves: who else is a member the key server alone knows.
+    fn members(&self) -> Value {
+        json!([{
+            "name": self.file.device.name,
+            "organisation": null,
+            "member_id": member_of(self.address).to_string(),
+            "slot": null,
+            "address": self.address,
+            "is_transaction_manager": false,
+            "self": true,
+            "prefixes": self.own_prefixes,
+            "since_ms": null,
+        }])
+    }
+
+    /// The key server.
+    fn neighbors(&self) -> Value {
+        json!([{
+            "name": "key server",
+            "member_id": member_of(self.server.ip()).to_string(),
+            "address": self.server.ip(),
+            "state": if self.member.is_connected() { "up" } else { "suspect" },
+            "reason": null,
+            "last_hello_ms": null,
+            "hello_interval_ms": null,
+        }])
+    }
+
+    /// What red unicast goes to which router.
+    fn routes(&self) -> Value {
+        let unicast = self.flows.sent().filter(|flow| !flow.tunnel.1.is_multicast());
+        let routes = unicast.map(|flow| {
+            json!({ "prefix": flow.destination.0, "member": member_of(flow.tunnel.1).to_string(), "name": null })
+        });
+        Value::Array(routes.collect())
+    }
+
+    fn status(&self) -> Result<Value, String> {
+        let running = &self.flows.running;
+        let dataplane = status::dataplane(self.flows.dataplane(), &running.reason, &[]);
+        let groups =
+            self.member.listens_to().map(|(address, port)| json!({ "rekey_address": address, "rekey_port": port }));
+        Ok(json!({
+            "device": self.file.device.name,
+            "organisation": null,
+            "member_id": member_of(self.address).to_string(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_ms": self.outside.begun.elapsed().as_millis() as u64,
+            "state": if self.member.is_connected() { "connected" } else { "connecting" },
+            "black_address": self.address,
+            "gcks": self.server,
+            "group": {
+                "name": self.file.group.name,
+                "mode": "centralised",
+                // How often the key server has changed keys since the start.
+                "epoch": self.outside.report.counts.get(&EventKind::Rekeyed).copied().unwrap_or_default(),
+                "members": null,
+                "groups": groups.collect::<Vec<_>>(),
+                "flows": self.flows.sent().len(),
+            },
+            "dataplane": serde_json::to_value(dataplane).map_err(|error| error.to_string())?,
+            "datagrams": { "refused": self.refused },
+        }))
+    }
+}

@@ -1,0 +1,21 @@
+//! Centralised mode: keys from a key server (FMKE) instead of agreement among all.
+//!
+//! `settings` and `profiles` read the key server's configuration, `server` drives `muster_fmke::gcks`, `store` keeps what must
+//! outlive it; `client` drives `muster_fmke::member` on a router, and `flows` carries to the data plane what it is told.
+
+mod client;
+mod flows;
+mod phase1;
+mod profiles;
+mod secret;
+mod server;
+mod settings;
+mod socket;
+mod store;
+
+pub use client::run_client;
+pub use server::run_gcks;
+pub use settings::{GcksFile, check_gcks};
+
+pub(crate) use secret::read_secret;
+pub(crate) use settings::{default_doi, default_port};

@@ -1,0 +1,219 @@
+//! The key server as a daemon: one task that owns the machine, its store and its socket.
+//!
+//! ```text
+//!  UDP, time, control ──► Gcks ──► writes ──► Store (on the disk) ──► only then: UDP, events
+//! ```
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use muster_fmke::gcks::Event;
+use muster_wire::Time;
+use serde_json::Value;
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info};
+
+use super::settings::GcksSettings;
+use super::socket;
+use crate::alarm::Alarm;
+use crate::control::Asked;
+use crate::daemon::{LAST_WORDS, Report, RunError, SetLevel, every, io_error, now, tick};
+use crate::event::{EventKind, Record};
+use crate::notifier::{Notifier, alive_interval};
+use crate::privileges::forbid_core_dumps;
+use crate::rollback::Rollback;
+use crate::signals::{Signals, Told};
+
+mod answering;
+mod reloading;
+mod starting;
+#[cfg(test)]
+mod tests;
+
+use starting::Working;
+
+/// So many datagrams are answered by one transaction at most.
+const BURST: usize = 1024;
+/// After a transaction that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs the key server in the foreground until it is told to end.
+///
+/// # Errors
+/// A configuration, a store or a socket that cannot be.
+pub fn run_gcks(config: &Path, set_level: SetLevel) -> Result<(), RunError> {
+    forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
+    let settings = GcksSettings::load(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io_error("cannot start the event loop"))?;
+    runtime.block_on(async {
+        let signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
+        match Server::start(settings, signals, set_level).await? {
+            Some(server) => server.run().await,
+            None => Ok(()),
+        }
+    })
+}
+
+struct Server {
+    settings: GcksSettings,
+    set_level: SetLevel,
+    signals: Signals,
+    rollback: Rollback,
+    notifier: Notifier,
+    socket: UdpSocket,
+    buffer: Vec<u8>,
+    asked: mpsc::Receiver<Asked>,
+    report: Report,
+    begun: Instant,
+    /// `None` after a transaction that failed, until the store can be read again.
+    working: Option<Working>,
+    /// When that is tried.
+    retry: Time,
+    /// Answers to orders, given when what came of them is on the disk.
+    waiting: Vec<(oneshot::Sender<Result<Value, String>>, Value)>,
+    refused: u64,
+}
+
+impl Server {
+    async fn run(mut self) -> Result<(), RunError> {
+        let mut alarm = Alarm::new().map_err(io_error("timerfd"))?;
+        let mut alive = alive_interval().map(every);
+        let mut more = false;
+        self.notifier.ready();
+        loop {
+            self.settle();
+            self.tell_status();
+            let deadline = match &self.working {
+                Some(working) => working.machine.poll_timeout(),
+                None => Some(self.retry),
+            };
+            if more {
+                tokio::task::yield_now().await;
+            }
+            tokio::select! {
+                _ = self.socket.readable() => {}
+                () = std::future::ready(()), if more => {}
+                rung = alarm.ring(now(), deadline) => rung.map_err(io_error("timerfd"))?,
+                Some((request, answer)) = self.asked.recv() => self.answer(request, answer),
+                noticed = self.rollback.noticed() => {
+                    noticed.map_err(io_error("watching for a new VM generation"))?;
+                    self.start_anew();
+                }
+                told = self.signals.next() => match told {
+                    Told::Reload => drop(self.reload()),
+                    Told::End => return self.finish().await,
+                },
+                () = tick(&mut alive) => self.notifier.alive(),
+            }
+            more = self.take_datagrams();
+            self.handle_time();
+        }
+    }
+
+    /// Takes what has come; whether more waits.
+    fn take_datagrams(&mut self) -> bool {
+        let (working, known, refused, at) = (&mut self.working, &self.settings.known, &mut self.refused, now());
+        socket::receive(&self.socket, &mut self.buffer, BURST, |from, bytes| {
+            // Without a machine it is lost; clients say it again.
+            let Some(Working { machine, .. }) = working else { return };
+            if let Err(why) = machine.handle_datagram(at, from, bytes, known) {
+                *refused += 1;
+                debug!(%from, "refused: {why}");
+            }
+        })
+    }
+
+    fn handle_time(&mut self) {
+        let at = now();
+        match &mut self.working {
+            Some(Working { machine, .. }) if machine.poll_timeout().is_some_and(|due| due <= at) => {
+                machine.handle_timeout(at)
+            }
+            None if self.retry <= at => match Working::open(&self.settings) {
+                Ok(working) => {
+                    info!("the store can be used again");
+                    self.working = Some(working);
+                }
+                Err(why) => {
+                    error!("the store cannot be used: {why}");
+                    self.retry = at + RETRY;
+                }
+            },
+            _ => {}
+        }
+    }
+
+    /// What has come of all inputs goes to the disk at once, and only then out.
+    fn settle(&mut self) {
+        let Some(Working { machine, store }) = &mut self.working else { return self.refuse_waiting() };
+        let writes = machine.poll_writes();
+        if !writes.is_empty()
+            && let Err(why) = store.commit(&writes)
+        {
+            // The machine is ahead of the disk. No key that is not there leaves: all of it is forgotten.
+            error!("{why}; nothing of it was sent, and what is stored is read again");
+            self.working = None;
+            self.retry = now() + RETRY;
+            self.tell(EventKind::Failed, format!("the store: {why}"));
+            return self.refuse_waiting();
+        }
+        while let Some(datagram) = machine.poll_transmit() {
+            if let Err(why) = socket::send(&self.socket, datagram.to, &datagram.bytes) {
+                debug!(to = %datagram.to, "not sent: {why}");
+            }
+        }
+        let events: Vec<Event> = std::iter::from_fn(|| machine.poll_event()).collect();
+        for event in events {
+            self.tell(kind_of(&event), event.to_string());
+        }
+        for (answer, value) in self.waiting.drain(..) {
+            // Whoever asked may be gone.
+            let _ = answer.send(Ok(value));
+        }
+    }
+
+    fn refuse_waiting(&mut self) {
+        for (answer, _) in self.waiting.drain(..) {
+            let _ = answer.send(Err("the store cannot be written: see the log".into()));
+        }
+    }
+
+    async fn finish(mut self) -> Result<(), RunError> {
+        self.notifier.stopping();
+        self.tell(EventKind::Stopped, String::new());
+        info!("the key server ends; clients keep what they hold");
+        tokio::time::sleep(LAST_WORDS).await;
+        Ok(())
+    }
+
+    /// For the service manager.
+    fn tell_status(&mut self) {
+        let status = match &self.working {
+            Some(Working { machine, .. }) => {
+                let clients = &self.settings.profiles.clients;
+                let connected = clients.keys().filter(|client| machine.is_connected(client)).count();
+                format!("{connected} of {} clients are connected", clients.len())
+            }
+            None => "the store cannot be written".to_owned(),
+        };
+        self.notifier.status(status);
+    }
+
+    fn tell(&mut self, kind: EventKind, detail: String) {
+        self.report.add(&Record { kind, member: None, epoch: 0, detail });
+    }
+}
+
+fn kind_of(event: &Event) -> EventKind {
+    match event {
+        Event::Connected { .. } => EventKind::Connected,
+        Event::Closed { .. } => EventKind::Disconnected,
+        Event::Rekeyed { .. } => EventKind::Rekeyed,
+        Event::Excluded { .. } => EventKind::Excluded,
+        Event::Failed { .. } => EventKind::Failed,
+    }
+}

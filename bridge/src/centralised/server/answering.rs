@@ -1,0 +1,150 @@
+//! What is asked at the key server's control socket, and the answers.
+
+use muster_fmke::gcks::{Flow, Gcks};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::Server;
+use super::starting::Working;
+use crate::control::Request;
+use crate::daemon::now;
+
+impl Server {
+    /// An order is answered when what came of it is on the disk.
+    pub(super) fn answer(&mut self, request: Request, answer: oneshot::Sender<Result<Value, String>>) {
+        match self.respond(request) {
+            Ok((value, true)) => self.waiting.push((answer, value)),
+            // Whoever asked may be gone.
+            Ok((value, false)) => drop(answer.send(Ok(value))),
+            Err(why) => drop(answer.send(Err(why))),
+        }
+    }
+
+    /// The answer, and whether it is one to an order.
+    fn respond(&mut self, request: Request) -> Result<(Value, bool), String> {
+        if request == Request::Reload {
+            return self.reload().map(|changed| (json!({ "changed": changed }), true));
+        }
+        if request == Request::Events {
+            let lines: Vec<_> = self.report.log.lines().collect();
+            return serde_json::to_value(lines).map(|lines| (lines, false)).map_err(|error| error.to_string());
+        }
+        if request == Request::Status {
+            return Ok((self.status(), false));
+        }
+        let Some(Working { machine, .. }) = &mut self.working else {
+            return Err("the store cannot be written: see the log".into());
+        };
+        match request {
+            Request::Clients => Ok((clients(machine), false)),
+            Request::Groups => Ok((groups(machine), false)),
+            Request::Vpns => Ok((vpns(machine), false)),
+            Request::Push { group } => {
+                if let Some(name) = group.as_ref().filter(|name| !machine.profiles().groups.contains_key(*name)) {
+                    return Err(format!("there is no group {name:?}"));
+                }
+                machine.rekey(now(), group.as_deref());
+                Ok((json!({}), true))
+            }
+            Request::Exclude { clients } => {
+                check(machine, &clients)?;
+                info!(clients = clients.join(" "), "excluded by command");
+                machine.exclude(now(), &clients);
+                Ok((json!({}), true))
+            }
+            Request::Admit { clients } => {
+                check(machine, &clients)?;
+                info!(clients = clients.join(" "), "admitted by command");
+                clients.iter().for_each(|client| machine.admit(client));
+                Ok((json!({}), true))
+            }
+            _ => Err("this daemon is a key server".into()),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let (machine, profiles) = (self.working.as_ref().map(|working| &working.machine), &self.settings.profiles);
+        let connected = |machine: &Gcks| profiles.clients.keys().filter(|client| machine.is_connected(client)).count();
+        json!({
+            "device": "key server",
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_ms": self.begun.elapsed().as_millis() as u64,
+            "state": if machine.is_some() { "serving" } else { "failed" },
+            "black_address": self.settings.gcks.address,
+            "clients": profiles.clients.len(),
+            "connected": machine.map_or(0, connected),
+            "groups": profiles.groups.len(),
+            "vpns": profiles.vpns.len(),
+            "refused": self.refused,
+        })
+    }
+}
+
+/// All are known; else nothing is done.
+fn check(machine: &Gcks, clients: &[String]) -> Result<(), String> {
+    match clients.iter().find(|client| !machine.profiles().clients.contains_key(*client)) {
+        Some(stranger) => Err(format!("there is no client {stranger:?}")),
+        None => Ok(()),
+    }
+}
+
+fn clients(machine: &Gcks) -> Value {
+    let profiles = machine.profiles();
+    let lines = profiles.clients.iter().map(|(name, client)| {
+        let state = match () {
+            () if machine.is_excluded(name) => "excluded",
+            () if machine.is_connected(name) => "connected",
+            () => "away",
+        };
+        let groups: Vec<_> =
+            profiles.groups.iter().filter(|(_, group)| group.members.contains(name)).map(|(name, _)| name).collect();
+        let is_end = |ends: &[muster_fmke::gcks::End; 2]| ends.iter().any(|end| end.client == *name);
+        let vpns: Vec<_> = profiles.vpns.iter().filter(|(_, vpn)| is_end(&vpn.ends)).map(|(name, _)| name).collect();
+        json!({ "name": name, "address": client.address, "state": state, "groups": groups, "vpns": vpns })
+    });
+    Value::Array(lines.collect())
+}
+
+fn groups(machine: &Gcks) -> Value {
+    let lines = machine.profiles().groups.iter().map(|(name, group)| {
+        let (sas, age) = machine.group_sas(now(), name);
+        let flow = |Flow { senders, selector }: &Flow| {
+            json!({
+                "senders": senders,
+                "protocol": selector.protocol,
+                "source": selector.source.0,
+                "source_port": selector.source.1,
+                "group": selector.destination.0,
+                "port": selector.destination.1,
+                "outer": selector.outer,
+            })
+        };
+        json!({
+            "name": name,
+            "rekey": std::net::SocketAddr::from(group.rekey),
+            "members": group.members,
+            // Who holds its keys now.
+            "present": machine.members(name).collect::<Vec<_>>(),
+            "sas": sas,
+            "age_ms": age.as_millis() as u64,
+            "flows": group.flows.iter().map(flow).collect::<Vec<_>>(),
+        })
+    });
+    Value::Array(lines.collect())
+}
+
+fn vpns(machine: &Gcks) -> Value {
+    let lines = machine.profiles().vpns.iter().map(|(name, vpn)| {
+        let (sas, age) = machine.vpn_sas(now(), name);
+        let ends = vpn.ends.each_ref().map(|end| json!({ "client": end.client, "net": end.net, "port": end.port }));
+        json!({
+            "name": name,
+            "ends": ends,
+            "protocol": vpn.protocol,
+            "sas": sas,
+            "age_ms": age.as_millis() as u64,
+        })
+    });
+    Value::Array(lines.collect())
+}

@@ -1,0 +1,203 @@
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use muster_fmke::crypto::SecretBytes;
+use muster_fmke::isakmp::Identity;
+use muster_fmke::member::{Change, Member};
+use muster_fmke::phase1::{Credentials, Liveness};
+use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
+use tokio::sync::broadcast;
+
+use super::*;
+use crate::centralised::phase1::proposals;
+use crate::centralised::store::Store;
+use crate::control::Request;
+
+const SECRET: &str = "a secret of a test";
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// A disk that can be made to fail.
+#[derive(Debug)]
+struct Disk(InMemoryBackend, Arc<AtomicBool>);
+
+impl Disk {
+    fn works(&self) -> std::io::Result<()> {
+        match self.1.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err(std::io::Error::other("this disk is broken")),
+        }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.works().and_then(|()| self.0.set_len(len))
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.works().and_then(|()| self.0.sync_data())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.works().and_then(|()| self.0.write(offset, data))
+    }
+}
+
+/// A key server on the loopback interface whose configuration has one client and one group.
+fn server(folder: &Path) -> Server {
+    let path = folder.join("gcks.toml");
+    let text = format!(
+        "[gcks]\ninterface = \"lo\"\naddress = \"127.0.0.1\"\nport = 18480\nstate_dir = \"state\"\njoin_window = \"0s\"\n\n\
+         [clients.a]\naddress = \"{CLIENT}\"\nsecret = \"{SECRET}\"\n\n\
+         [groups.g]\nmembers = [\"a\"]\nrekey = \"239.1.1.1:18481\"\n\
+         flows = [{{ senders = [\"a\"], group = \"239.10.0.1\" }}]\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let settings = GcksSettings::load(&path).unwrap();
+    let (_, asked) = mpsc::channel(1);
+    Server {
+        socket: socket::unicast("lo", [127, 0, 0, 1].into(), 0, 1).unwrap(),
+        working: Some(Working::open(&settings).unwrap()),
+        settings,
+        set_level: Box::new(|_| {}),
+        signals: Signals::listen().unwrap(),
+        rollback: Rollback::watch().unwrap(),
+        notifier: Notifier::default(),
+        buffer: vec![0; socket::LONGEST],
+        asked,
+        report: Report::new(broadcast::channel(1).0),
+        begun: Instant::now(),
+        retry: Time(0),
+        waiting: Vec::new(),
+        refused: 0,
+    }
+}
+
+/// A client of it with a socket of its own, not at the address that its configuration says.
+struct Peer {
+    member: Member,
+    socket: UdpSocket,
+    /// For re-key messages.
+    listening: UdpSocket,
+    /// Datagrams that have come.
+    came: usize,
+}
+
+impl Peer {
+    fn of(server: &Server, seed: u8) -> Peer {
+        let settings = muster_fmke::member::Settings {
+            doi: 2,
+            address: CLIENT,
+            proposals: proposals(false),
+            credentials: Credentials { identity: Identity::Address(CLIENT), certificate: None },
+            server: muster_fmke::phase1::Server {
+                address: server.socket.local_addr().unwrap(),
+                secret: Some(SecretBytes::from(SECRET.as_bytes())),
+                identity: Some(Identity::Address([127, 0, 0, 1].into())),
+            },
+            liveness: Liveness::default(),
+        };
+        let member = Member::new(now(), settings, &SecretBytes::from(&[seed; 32][..]));
+        let listening = socket::listening("lo", CLIENT, ([239, 1, 1, 1].into(), 18_481)).unwrap();
+        Peer { member, socket: socket::unicast("lo", CLIENT, 0, 1).unwrap(), listening, came: 0 }
+    }
+
+    /// Takes and says all that there is; how many datagrams came.
+    fn turn(&mut self) -> usize {
+        let (mut came, mut buffer) = (0, vec![0; socket::LONGEST]);
+        let Peer { member, socket: own, listening, came: all } = self;
+        for socket in [&*own, listening] {
+            socket::receive(socket, &mut buffer, BURST, |from: SocketAddr, bytes| {
+                came += 1;
+                // Re-key messages may be of another time of this group.
+                let _ = member.handle_datagram(now(), from, bytes, &());
+            });
+        }
+        *all += came;
+        member.handle_timeout(now());
+        while let Some(datagram) = member.poll_transmit() {
+            socket::send(own, datagram.to, &datagram.bytes).unwrap();
+        }
+        came
+    }
+}
+
+async fn until(server: &mut Server, peer: &mut Peer, mut done: impl FnMut(&mut Server, &mut Peer) -> bool) {
+    let begun = Instant::now();
+    while !done(server, peer) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it does not come");
+        peer.turn();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        server.take_datagrams();
+        server.handle_time();
+        server.settle();
+    }
+}
+
+fn sends(peer: &mut Peer) -> bool {
+    std::iter::from_fn(|| peer.member.poll_change()).any(|change| matches!(change, Change::Send { .. }))
+}
+
+/// Nothing that comes of an input leaves before it is on the disk, not even to the one who asks at the control socket; and what
+/// the disk has is what goes on.
+#[tokio::test]
+async fn a_disk_that_fails_keeps_everything_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(folder.path());
+    let mut peer = Peer::of(&server, 1);
+    server.settle();
+    until(&mut server, &mut peer, |_, peer| sends(peer)).await;
+    until(&mut server, &mut peer, |server, _| {
+        server.working.as_ref().unwrap().machine.poll_timeout().is_none_or(|at| at > now() + Duration::from_secs(1))
+    })
+    .await;
+    while peer.turn() > 0 {}
+
+    let works = Arc::new(AtomicBool::new(true));
+    let broken = Store::on(Disk(InMemoryBackend::new(), works.clone())).unwrap();
+    let stored =
+        |store: &Store| store.load().unwrap().into_iter().map(|(key, value)| (key, value.to_vec())).collect::<Vec<_>>();
+    let before = stored(&server.working.as_ref().unwrap().store);
+    let real = std::mem::replace(&mut server.working.as_mut().unwrap().store, broken);
+    works.store(false, Ordering::SeqCst);
+    let (answer, mut answered) = oneshot::channel();
+    server.answer(Request::Push { group: None }, answer);
+    assert!(answered.try_recv().is_err(), "not before it is done");
+    server.settle();
+    assert!(answered.await.unwrap().is_err_and(|why| why.contains("store")), "it was not");
+    assert!(server.working.is_none());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(peer.turn(), 0, "nothing has left");
+    assert_eq!(stored(&real), before);
+
+    // The same with a disk that works, so that silence means something.
+    drop(real);
+    server.retry = now();
+    until(&mut server, &mut peer, |server, _| server.working.is_some()).await;
+    // The client's own SA of phase 1 is one that the server no longer knows; it begins anew.
+    drop(peer);
+    let mut peer = Peer::of(&server, 2);
+    until(&mut server, &mut peer, |_, peer| sends(peer)).await;
+    while peer.turn() > 0 {}
+    let (answer, mut answered) = oneshot::channel();
+    server.answer(Request::Push { group: None }, answer);
+    server.settle();
+    assert!(answered.try_recv().unwrap().is_ok());
+    let before = peer.came;
+    until(&mut server, &mut peer, |_, peer| peer.came > before).await;
+    let kinds: Vec<EventKind> = server.report.log.lines().map(|line| line.event).collect();
+    assert!(kinds.contains(&EventKind::Failed) && kinds.last() != Some(&EventKind::Failed), "{kinds:?}");
+}

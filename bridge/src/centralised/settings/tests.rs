@@ -1,0 +1,95 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use muster_fmke::phase1::Clients;
+
+use super::*;
+
+const GOOD: &str = r#"
+[gcks]
+interface = "black0"
+address = "192.0.2.9"
+
+[clients.a]
+address = "192.0.2.1"
+secret_file = "a.psk"
+
+[clients.b]
+address = "192.0.2.2"
+secret = "0123456789abcdef"
+
+[groups.one]
+members = ["a", "b"]
+rekey = "239.255.1.1:848"
+activation_delay = "1s"
+
+[[groups.one.flows]]
+senders = ["a"]
+source = "10.1.0.0/16"
+group = "239.10.0.1"
+protocol = "udp"
+port = 5000
+
+[vpns.ab]
+ends = [{ client = "a", net = "10.1.0.0/16" }, { client = "b", net = "10.2.0.0/16" }]
+"#;
+
+fn load(text: &str) -> Result<GcksSettings, String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("gcks.toml", text), ("a.psk", "fedcba9876543210")] {
+        fs::write(folder.path().join(name), text).unwrap();
+        fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    GcksSettings::load(&folder.path().join("gcks.toml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn everything_is_taken_as_it_stands() {
+    let settings = load(GOOD).unwrap();
+    let secret = |address: &str| settings.known.client(address.parse().unwrap()).unwrap().secret.unwrap().clone();
+    assert!(secret("192.0.2.1").matches(b"fedcba9876543210") && secret("192.0.2.2").matches(b"0123456789abcdef"));
+    assert!(settings.known.client([192, 0, 2, 3].into()).is_none());
+    let group = &settings.profiles.groups["one"];
+    assert_eq!((group.delays.activation, group.delays.deactivation), (1, 5));
+    let selector = group.flows[0].selector;
+    assert_eq!((selector.protocol, selector.source.1, selector.destination.1), (17, 0, 5000));
+    assert_eq!(selector.outer, selector.destination.0, "the address is preserved");
+    assert_eq!(settings.profiles.vpns["ab"].ends[1].client, "b");
+    let machine = settings.machine();
+    assert_eq!((machine.address, machine.doi), ("192.0.2.9:848".parse().unwrap(), 2));
+}
+
+#[test]
+fn an_error_names_the_file_and_the_key() {
+    for (was, is, names) in [
+        ("[clients.a]", "[clients.a]\ncolour = 1", &["line 7", "colour"][..]),
+        ("\"black0\"", "\"a/b\"", &["gcks.interface", "a/b"]),
+        ("address = \"192.0.2.9\"", "address = \"239.1.1.1\"", &["gcks.address"]),
+        ("address = \"192.0.2.9\"", "address = \"192.0.2.9\"\nport = 0", &["gcks.port"]),
+        ("address = \"192.0.2.9\"", "address = \"2001:db8::9\"", &["clients", "\"a\"", "family"]),
+        ("address = \"192.0.2.2\"", "address = \"192.0.2.1\"", &["clients", "192.0.2.1"]),
+        ("secret_file = \"a.psk\"", "secret_file = \"no.psk\"", &["no.psk", "No such file"]),
+        ("secret_file = \"a.psk\"", "", &["clients", "\"a\"", "secret_file"]),
+        ("secret = \"0123456789abcdef\"", "secret = \"short\"", &["16 to 1024"]),
+        ("[\"a\", \"b\"]", "[\"a\", \"c\"]", &["groups", "\"one\"", "\"c\""]),
+        ("\"1s\"", "\"1500ms\"", &["groups", "activation_delay", "whole seconds"]),
+        ("\"udp\"", "\"xyz\"", &["xyz"]),
+        ("10.2.0.0/16", "10.1.2.0/24", &["vpns", "\"ab\"", "overlap"]),
+    ] {
+        assert!(GOOD.contains(was), "{was}");
+        let error = load(&GOOD.replacen(was, is, 1)).err().expect(is);
+        assert!(error.contains("gcks.toml") || error.contains("no.psk"), "{error}");
+        assert!(names.iter().all(|name| error.contains(name)), "{is}: {error}");
+        assert!(!error.contains("0123456789abcdef"), "{error}");
+    }
+}
+
+#[test]
+fn a_secret_in_a_file_that_others_may_read_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gcks.toml");
+    let inline = GOOD.replace("secret_file = \"a.psk\"", "secret = \"fedcba9876543210\"");
+    fs::write(&path, inline).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(GcksSettings::load(&path).is_err_and(|error| error.to_string().contains("chmod 600")));
+}

@@ -1,0 +1,111 @@
+//! The key server: run it, look at it, command it.
+
+use std::path::Path;
+
+use muster_bridge::GcksFile;
+use serde_json::{Value, json};
+
+use crate::args::{GcksCommand, GcksReadArgs, GcksSocket, ReadArgs, Socket};
+use crate::output::{Failure, say};
+use crate::show::{self, lines, list, milliseconds, table, text};
+use crate::{client, daemon, log};
+
+pub(crate) fn run(command: GcksCommand) -> Result<(), Failure> {
+    match command {
+        GcksCommand::Run { config } => serve(&config),
+        GcksCommand::Check { config } => {
+            muster_bridge::check_gcks(&config)?;
+            say(format_args!("{}: understood", config.display()))
+        }
+        GcksCommand::Status(args) => read(&args, "status", status),
+        GcksCommand::Clients(args) => read(&args, "clients", clients),
+        GcksCommand::Groups(args) => read(&args, "groups", groups),
+        GcksCommand::Vpns(args) => read(&args, "vpns", vpns),
+        GcksCommand::Events { args, follow } => {
+            client::events(&ReadArgs { socket: at(args.socket), json: args.json }, follow)
+        }
+        GcksCommand::Push { group, socket } => order(socket, "push", json!({ "group": group })),
+        GcksCommand::Reload(socket) => daemon::reload(at(socket), None),
+        GcksCommand::Exclude { clients, socket } => order(socket, "exclude", json!({ "clients": clients })),
+        GcksCommand::Admit { clients, socket } => order(socket, "admit", json!({ "clients": clients })),
+    }
+}
+
+fn serve(config: &Path) -> Result<(), Failure> {
+    let set_level = log::start(&GcksFile::load(config)?.log)?;
+    Ok(muster_bridge::run_gcks(config, set_level)?)
+}
+
+fn at(socket: GcksSocket) -> Socket {
+    Socket { control: socket.control }
+}
+
+fn order(socket: GcksSocket, method: &str, params: Value) -> Result<(), Failure> {
+    client::call(&at(socket), method, params).map(drop)
+}
+
+fn read(args: &GcksReadArgs, method: &str, table: impl Fn(&Value) -> String) -> Result<(), Failure> {
+    let answer = client::call(&Socket { control: args.socket.control.clone() }, method, json!({}))?;
+    if args.json { say(answer) } else { say(table(&answer)) }
+}
+
+fn status(status: &Value) -> String {
+    list([
+        ("version", text(&status["version"])),
+        ("up", milliseconds(&status["uptime_ms"])),
+        ("state", text(&status["state"])),
+        ("address", text(&status["black_address"])),
+        ("clients", format!("{}, {} connected", text(&status["clients"]), text(&status["connected"]))),
+        ("groups", text(&status["groups"])),
+        ("vpns", text(&status["vpns"])),
+        ("refused", format!("{} datagrams", text(&status["refused"]))),
+    ])
+}
+
+fn clients(clients: &Value) -> String {
+    table(
+        &["NAME", "ADDRESS", "STATE", "GROUPS", "VPNS"],
+        lines(clients).map(|client| {
+            let (groups, vpns) = (words(&client["groups"]), words(&client["vpns"]));
+            vec![text(&client["name"]), text(&client["address"]), text(&client["state"]), groups, vpns]
+        }),
+    )
+}
+
+fn groups(groups: &Value) -> String {
+    table(
+        &["NAME", "REKEY", ">MEMBERS", ">PRESENT", ">SAS", ">AGE", "FLOWS"],
+        lines(groups).map(|group| {
+            let flows: Vec<String> = lines(&group["flows"]).map(flow).collect();
+            vec![
+                text(&group["name"]),
+                text(&group["rekey"]),
+                lines(&group["members"]).count().to_string(),
+                lines(&group["present"]).count().to_string(),
+                text(&group["sas"]),
+                milliseconds(&group["age_ms"]),
+                if flows.is_empty() { "-".into() } else { flows.join("; ") },
+            ]
+        }),
+    )
+}
+
+fn flow(flow: &Value) -> String {
+    format!("{} from {}", text(&flow["group"]), words(&flow["senders"]))
+}
+
+fn vpns(vpns: &Value) -> String {
+    let end = |end: &Value| format!("{} {}", text(&end["client"]), text(&end["net"]));
+    table(
+        &["NAME", "END", "OTHER END", ">SAS", ">AGE"],
+        lines(vpns).map(|vpn| {
+            let (one, other) = (end(&vpn["ends"][0]), end(&vpn["ends"][1]));
+            vec![text(&vpn["name"]), one, other, text(&vpn["sas"]), milliseconds(&vpn["age_ms"])]
+        }),
+    )
+}
+
+fn words(array: &Value) -> String {
+    let words: Vec<String> = lines(array).map(show::text).collect();
+    if words.is_empty() { "-".into() } else { words.join(" ") }
+}

@@ -1,0 +1,429 @@
+//! Centralised mode: a key server, its clients, and what they carry.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use muster_netns_tests::{Central, Family, skip, wait_until};
+
+/// A red group of either family.
+fn red_group(number: u8, ipv4: bool) -> SocketAddr {
+    let text = if ipv4 { format!("239.10.0.{number}:5000") } else { format!("[ff1e::{number:x}]:5000") };
+    text.parse().expect("an address")
+}
+
+/// Where a group's re-key messages go on black.
+fn rekey(family: Family, number: u8) -> SocketAddr {
+    let text = match family {
+        Family::V4 => format!("239.255.1.{number}:848"),
+        Family::V6 => format!("[ff05::1:{number:x}]:848"),
+    };
+    text.parse().expect("an address")
+}
+
+/// A group of these clients, of which the first sends one flow of each family of red.
+fn group(lab: &Central, name: &str, number: u8, members: &[usize]) -> String {
+    let names: Vec<String> = members.iter().map(|member| format!("\"{}\"", lab.name(*member))).collect();
+    let (sender, members) = (&names[0], names.join(", "));
+    let rekey = rekey(lab.family, number);
+    let mut text = format!(
+        "[groups.{name}]\nmembers = [{members}]\nrekey = \"{rekey}\"\nactivation_delay = \"1s\"\ndeactivation_delay = \"2s\"\n\n"
+    );
+    for ipv4 in [false, true] {
+        let red = red_group(number, ipv4).ip();
+        // Black is of one family: what is of the other has a group of its own there.
+        let outer = if ipv4 == (lab.family == Family::V4) { red } else { crate::rekey(lab.family, number + 100).ip() };
+        text += &format!(
+            "[[groups.{name}.flows]]\nsenders = [{sender}]\ngroup = \"{red}\"\nprotocol = \"udp\"\nouter = \"{outer}\"\n\n"
+        );
+    }
+    text
+}
+
+#[test]
+fn a_key_server_and_two_clients() {
+    if skip("a_key_server_and_two_clients") {
+        return;
+    }
+    let mut lab = Central::new(Family::V6, 2);
+    lab.configure_gcks(&group(&lab, "one", 1, &[0, 1]));
+    lab.start_gcks();
+    (0..2).for_each(|client| lab.start(client));
+    lab.wait_for_connected(&[0, 1]);
+    lab.wait(Duration::from_secs(10), "SAs", || {
+        !lab.sends(0, "group").is_empty() && !lab.receives(1, "group").is_empty()
+    });
+    for ipv4 in [false, true] {
+        lab.carry(0, &[1], &[], red_group(1, ipv4), 100);
+    }
+    lab.assert_black_is_sound();
+}
+
+/// Unicast between what lies behind two clients, of either family.
+fn vpn(lab: &Central, number: usize, ends: [usize; 2]) -> String {
+    let mut text = String::new();
+    for ipv4 in [false, true] {
+        let end = |client: usize| {
+            let plan = &lab.coalition.routers()[client].plan;
+            let net = if ipv4 { plan.red_v4().to_string() } else { plan.red_v6().to_string() };
+            format!("{{ client = \"{}\", net = \"{net}\" }}", lab.name(client))
+        };
+        let (one, other, family) = (end(ends[0]), end(ends[1]), if ipv4 { "v4" } else { "v6" });
+        text += &format!(
+            "[vpns.{number}-{family}]\nends = [{one}, {other}]\nactivation_delay = \"1s\"\ndeactivation_delay = \"2s\"\n\n"
+        );
+    }
+    text
+}
+
+const HUB: usize = 0;
+
+/// Figure 7 of the paper that the centralised mode comes from: a hub and two sites of clients; three groups that the hub sends
+/// to, one for each site and one for both; three VPNs, from the hub to each site and between the sites.
+struct Figure {
+    lab: Central,
+    /// The clients of each site.
+    sites: [Vec<usize>; 2],
+}
+
+impl Figure {
+    fn new(family: Family, each: usize) -> Figure {
+        let lab = Central::new(family, 1 + 2 * each);
+        let sites: [Vec<usize>; 2] = [(1..=each).collect(), (each + 1..=2 * each).collect()];
+        let mut figure = Figure { lab, sites };
+        let vpns = [[HUB, 1], [HUB, each + 1], [1, each + 1]];
+        let mut profiles: String = (1..=3)
+            .map(|number| group(&figure.lab, ["one", "two", "both"][number - 1], number as u8, &figure.members(number)))
+            .collect();
+        profiles.extend(vpns.iter().enumerate().map(|(number, ends)| vpn(&figure.lab, number + 1, *ends)));
+        figure.lab.configure_gcks(&profiles);
+        figure.lab.start_gcks();
+        let all = figure.all();
+        all.iter().for_each(|client| figure.lab.start(*client));
+        figure.lab.wait_for_connected(&all);
+        figure
+    }
+
+    fn all(&self) -> Vec<usize> {
+        [vec![HUB], self.sites.concat()].concat()
+    }
+
+    /// The hub, and who receives a group.
+    fn members(&self, group: usize) -> Vec<usize> {
+        [vec![HUB], self.receivers(group)].concat()
+    }
+
+    fn receivers(&self, group: usize) -> Vec<usize> {
+        match group {
+            1 | 2 => self.sites[group - 1].clone(),
+            _ => self.sites.concat(),
+        }
+    }
+
+    /// Each group reaches its members, and nobody else.
+    fn carry_all(&self, without: &[usize]) {
+        for number in 1..=3 {
+            let (to, outside): (Vec<usize>, Vec<usize>) = self
+                .sites
+                .concat()
+                .into_iter()
+                .partition(|client| self.receivers(number).contains(client) && !without.contains(client));
+            for ipv4 in [false, true] {
+                self.lab.carry(HUB, &to, &outside, red_group(number as u8, ipv4), 50);
+            }
+        }
+    }
+}
+
+fn groups_and_vpns(family: Family, each: usize) {
+    let figure = Figure::new(family, each);
+    figure.carry_all(&[]);
+    let first = [HUB, 1, each + 1];
+    for from in first {
+        for to in first.into_iter().filter(|to| *to != from) {
+            for ipv4 in [false, true] {
+                figure.lab.carry(from, &[to], &[], figure.lab.host(to, ipv4), 20);
+            }
+        }
+    }
+    // Between two that no VPN joins nothing goes, in whatever way.
+    let (sender, receivers) = figure.lab.flow(HUB, &[2], figure.lab.host(2, false), 20);
+    sender.finish();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(receivers[0].unique(), 0);
+    figure.lab.assert_black_is_sound();
+}
+
+#[test]
+fn groups_reach_their_members_and_vpns_their_ends_over_ipv6() {
+    if !skip("groups_reach_their_members_and_vpns_their_ends_over_ipv6") {
+        groups_and_vpns(Family::V6, 5);
+    }
+}
+
+#[test]
+fn groups_reach_their_members_and_vpns_their_ends_over_ipv4() {
+    if !skip("groups_reach_their_members_and_vpns_their_ends_over_ipv4") {
+        groups_and_vpns(Family::V4, 2);
+    }
+}
+
+/// The key server dies and comes back in the middle of it all: what is carried goes on, and the next keys reach everybody.
+#[test]
+fn a_key_server_that_dies_stops_no_traffic() {
+    if skip("a_key_server_that_dies_stops_no_traffic") {
+        return;
+    }
+    let mut figure = Figure::new(Family::V6, 2);
+    figure.carry_all(&[]);
+    let receivers = figure.receivers(3);
+    let (sender, counts) = figure.lab.flow(HUB, &receivers, red_group(3, false), 1 << 20);
+    figure.lab.kill_gcks();
+    let at = sender.sent();
+    figure.lab.wait(Duration::from_secs(5), "traffic without a key server", || sender.sent() > at + 1000);
+    let before = figure.lab.sends(HUB, "group");
+    figure.lab.start_gcks();
+    figure.lab.wait(Duration::from_secs(5), "the key server", || figure.lab.call_gcks("groups").is_some());
+    figure.lab.order(&["push"]);
+    figure.lab.wait(Duration::from_secs(60), "other keys of the groups", || {
+        let now = figure.lab.sends(HUB, "group");
+        now.iter().filter(|spi| !before.contains(spi)).count() == 6
+    });
+    let at = sender.sent();
+    figure.lab.wait(Duration::from_secs(5), "traffic under the new keys", || sender.sent() > at + 500);
+    let sent = sender.stop();
+    for (client, count) in receivers.iter().zip(&counts) {
+        let what = format!("all of the flow at {}", figure.lab.name(*client));
+        figure.lab.wait(Duration::from_secs(5), &what, || count.unique() == sent);
+        assert_eq!(count.tally().duplicates, 0);
+    }
+    figure.carry_all(&[]);
+    figure.lab.assert_black_is_sound();
+}
+
+/// Who is excluded receives nothing more once the new keys are in use, and cannot come back before it is admitted.
+#[test]
+fn who_is_excluded_receives_nothing_more() {
+    if skip("who_is_excluded_receives_nothing_more") {
+        return;
+    }
+    let figure = Figure::new(Family::V6, 2);
+    figure.carry_all(&[]);
+    let before = figure.lab.sends(HUB, "group");
+    let name = figure.lab.name(1);
+    figure.lab.order(&["exclude", &name]);
+    // Its two groups have one flow of each family.
+    figure.lab.wait(Duration::from_secs(10), "keys that it does not have", || {
+        let now = figure.lab.sends(HUB, "group");
+        now.iter().filter(|spi| !before.contains(spi)).count() == 4
+    });
+    figure.carry_all(&[1]);
+    let clients = figure.lab.call_gcks("clients").expect("it answers");
+    let of = |clients: &serde_json::Value| {
+        clients.as_array().into_iter().flatten().find(|one| one["name"] == name).map(|one| one["state"].clone())
+    };
+    assert_eq!(of(&clients), Some("excluded".into()));
+    figure.lab.order(&["admit", &name]);
+    figure.lab.wait_for_connected(&[1]);
+    figure.carry_all(&[]);
+    figure.lab.assert_black_is_sound();
+}
+
+/// Who was killed has lost what it counted: it sends under keys that were never used. Who ends in order takes leave, and what
+/// its LAN sends then goes nowhere.
+#[test]
+fn who_comes_back_has_other_keys_and_who_leaves_sends_nothing() {
+    if skip("who_comes_back_has_other_keys_and_who_leaves_sends_nothing") {
+        return;
+    }
+    let mut figure = Figure::new(Family::V6, 2);
+    figure.carry_all(&[]);
+    for client in [HUB, 1] {
+        let all = |figure: &Figure| [figure.lab.sends(client, "group"), figure.lab.sends(client, "unicast")].concat();
+        let before = all(&figure);
+        figure.lab.kill(client);
+        figure.lab.start(client);
+        figure.lab.wait_for_connected(&[client]);
+        figure.lab.wait(Duration::from_secs(10), "SAs", || all(&figure).len() == before.len());
+        let after = all(&figure);
+        assert!(after.iter().all(|spi| !before.contains(spi)), "{before:x?} {after:x?}");
+        figure.carry_all(&[]);
+        figure.lab.carry(HUB, &[1], &[], figure.lab.host(1, false), 20);
+    }
+    figure.lab.terminate(1);
+    let state = || {
+        let clients = figure.lab.call_gcks("clients")?;
+        let name = figure.lab.name(1);
+        clients.as_array()?.iter().find(|one| one["name"] == name).map(|one| one["state"].clone())
+    };
+    figure.lab.wait(Duration::from_secs(2), "its leave", || state() == Some("away".into()));
+    for destination in [red_group(1, false), figure.lab.host(HUB, false), figure.lab.host(HUB, true)] {
+        let (sender, _) = figure.lab.flow(1, &[], destination, 20);
+        sender.finish();
+    }
+    figure.lab.assert_black_is_sound();
+}
+
+/// The key server dies again and again, at any moment of changes that go on all the time. In the end all have what they are to
+/// have.
+#[test]
+fn a_key_server_may_die_at_any_moment() {
+    if skip("a_key_server_may_die_at_any_moment") {
+        return;
+    }
+    let mut figure = Figure::new(Family::V6, 2);
+    let name = figure.lab.name(2);
+    for round in 0..12u64 {
+        // Whether it was still done does not matter.
+        let order: &[&str] = match round % 3 {
+            0 => &["push"],
+            1 => &["exclude", &name],
+            _ => &["admit", &name],
+        };
+        figure.lab.ask_gcks(order);
+        std::thread::sleep(Duration::from_millis(round * 37 % 150));
+        figure.lab.kill_gcks();
+        figure.lab.start_gcks();
+        let log = || figure.lab.log("gcks");
+        assert!(wait_until(Duration::from_secs(5), || figure.lab.call_gcks("groups").is_some()), "{}", log());
+    }
+    figure.lab.order(&["admit", &name]);
+    let all = figure.all();
+    figure.lab.wait(Duration::from_secs(90), "all clients", || {
+        let clients = figure.lab.call_gcks("clients").unwrap_or_default();
+        clients.as_array().is_some_and(|all| all.iter().all(|one| one["state"] == "connected"))
+    });
+    figure.lab.wait_for_connected(&all);
+    figure.carry_all(&[]);
+    figure.lab.assert_black_is_sound();
+}
+
+/// The configuration is read again: a group gets a member and loses one; what is wrong changes nothing.
+#[test]
+fn a_group_changes_its_members() {
+    if skip("a_group_changes_its_members") {
+        return;
+    }
+    let mut lab = Central::with_gcks_at(Family::V6, 3, HUB);
+    let profiles = |lab: &Central, members: &[usize]| lab.configure_gcks(&group(lab, "one", 1, members));
+    profiles(&lab, &[0, 1]);
+    lab.start_gcks();
+    (0..3).for_each(|client| lab.start(client));
+    lab.wait_for_connected(&[0, 1, 2]);
+    lab.carry(HUB, &[1], &[2], red_group(1, false), 50);
+    profiles(&lab, &[0, 1, 2]);
+    lab.hang_up_gcks();
+    lab.carry(HUB, &[1, 2], &[], red_group(1, false), 50);
+    let before = lab.sends(HUB, "group");
+    profiles(&lab, &[0, 2]);
+    lab.hang_up_gcks();
+    lab.wait(Duration::from_secs(10), "keys without it", || {
+        let now = lab.sends(HUB, "group");
+        now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
+    });
+    lab.carry(HUB, &[2], &[1], red_group(1, false), 50);
+    lab.configure_gcks("[groups.one]\nmembers = [\"nobody\"]\nrekey = \"[ff05::1]:848\"\n");
+    lab.hang_up_gcks();
+    lab.wait(Duration::from_secs(5), "a refusal", || lab.log("gcks").contains("nobody"));
+    lab.carry(HUB, &[2], &[1], red_group(1, false), 50);
+    lab.assert_black_is_sound();
+}
+
+/// What operators see.
+#[test]
+fn commands_tell_what_there_is() {
+    if skip("commands_tell_what_there_is") {
+        return;
+    }
+    let mut lab = Central::new(Family::V4, 3);
+    lab.configure_gcks(&(group(&lab, "one", 1, &[0, 1, 2]) + &vpn(&lab, 1, [0, 1])));
+    // A secret that is not the one.
+    let right = std::fs::read_to_string(lab.path(&format!("{}.psk", lab.name(2)))).expect("it is there");
+    lab.start_gcks();
+    assert!(wait_until(Duration::from_secs(5), || lab.call_gcks("status").is_some()), "{}", lab.log("gcks"));
+    lab.write_private(&format!("{}.psk", lab.name(2)), "not the secret that they share\n");
+    (0..3).for_each(|client| lab.start(client));
+    lab.wait_for_connected(&[0, 1]);
+    lab.carry(0, &[1], &[2], red_group(1, true), 20);
+    lab.carry(0, &[1], &[], lab.host(1, true), 20);
+    let status = lab.call(2, "status").expect("it answers");
+    assert_eq!((&status["state"], &status["dataplane"]["sas"]), (&"connecting".into(), &0.into()), "{status}");
+
+    let told = |answer: muster_netns_tests::Answer| {
+        assert_eq!(answer.status, 0, "{answer:?}");
+        answer.stdout
+    };
+    let (one, two) = (lab.name(0), lab.name(1));
+    let clients = told(lab.ask_gcks(&["clients"]));
+    assert!(clients.lines().any(|line| line.contains(&one) && line.contains("connected")), "{clients}");
+    assert!(clients.lines().any(|line| line.contains(&lab.name(2)) && line.contains("away")), "{clients}");
+    let groups = lab.ask_gcks(&["groups", "--json"]).json();
+    assert_eq!(
+        (&groups[0]["name"], groups[0]["present"].as_array().map(Vec::len)),
+        (&"one".into(), Some(2)),
+        "{groups}"
+    );
+    assert!(told(lab.ask_gcks(&["groups"])).contains("239.10.0.1"));
+    assert!(told(lab.ask_gcks(&["vpns"])).contains(&two));
+    assert!(told(lab.ask_gcks(&["status"])).contains("3, 2 connected"));
+    assert!(told(lab.ask_gcks(&["events"])).contains("connected"));
+    for wrong in [&["push", "--group", "none"][..], &["exclude", "nobody"], &["admit", &one, "nobody"]] {
+        let answer = lab.ask_gcks(wrong);
+        assert!(answer.status == 1 && answer.stderr.contains("there is no"), "{answer:?}");
+    }
+    for command in ["status", "members", "neighbors", "routes", "sas", "events"] {
+        let (text, json) = (told(lab.ask(0, &[command])), told(lab.ask(0, &[command, "--json"])));
+        assert!(!text.is_empty() && !json.is_empty(), "{command}");
+    }
+    let status = lab.ask(0, &["status", "--json"]).json();
+    assert_eq!((&status["state"], &status["group"]["mode"]), (&"connected".into(), &"centralised".into()), "{status}");
+    // Two flows; two VPNs, both ways, whose keys are made anew as the second end comes.
+    lab.wait(Duration::from_secs(10), "its SAs alone", || {
+        let unicast = (lab.sends(0, "unicast").len(), lab.receives(0, "unicast").len());
+        (lab.sends(0, "group").len(), unicast) == (2, (2, 2))
+    });
+    assert!(lab.ask(0, &["rekey"]).stderr.contains("muster gcks push"));
+    for secret in [right.as_str(), "not the secret that they share"] {
+        for log in ["gcks".to_owned(), lab.name(2)] {
+            assert!(!lab.log(&log).contains(secret.trim()), "{log}");
+        }
+    }
+    let answer = lab.ask(0, &["leave"]);
+    assert_eq!(answer.status, 0, "{answer:?}");
+    lab.assert_black_is_sound();
+}
+
+/// A client that loses its address is nobody to the key server; when it has it again it begins anew, with other keys.
+#[test]
+fn an_address_that_goes_and_comes_back_is_a_new_beginning() {
+    if skip("an_address_that_goes_and_comes_back_is_a_new_beginning") {
+        return;
+    }
+    for family in Family::BOTH {
+        let mut lab = Central::new(family, 2);
+        lab.configure_gcks(&group(&lab, "one", 1, &[0, 1]));
+        lab.start_gcks();
+        (0..2).for_each(|client| lab.start(client));
+        lab.wait_for_connected(&[0, 1]);
+        lab.carry(HUB, &[1], &[], red_group(1, false), 20);
+        let before = lab.sends(HUB, "group");
+        let plan = &lab.coalition.routers()[HUB].plan;
+        let address: ipnet::IpNet = match family {
+            Family::V4 => plan.black_v4().into(),
+            Family::V6 => plan.black_v6().into(),
+        };
+        let router = &lab.coalition.routers()[HUB].namespace;
+        router.remove_address(muster_netlab::BLACK_DEVICE, address).expect("it goes");
+        if family == Family::V4 {
+            lab.wait(Duration::from_secs(5), "no client", || {
+                lab.call(HUB, "status").is_none_or(|answer| answer.is_null())
+            });
+        }
+        router.add_address(muster_netlab::BLACK_DEVICE, address).expect("it comes back");
+        lab.wait(Duration::from_secs(20), "other SAs", || {
+            let now = lab.sends(HUB, "group");
+            now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
+        });
+        lab.carry(HUB, &[1], &[], red_group(1, false), 20);
+        lab.assert_black_is_sound();
+    }
+}
