@@ -55,8 +55,8 @@ fn who_is_excluded_loses_the_group_and_the_others_do_not() {
     }
 }
 
-/// Killed between any two inputs, when what it had stored was not sent yet, the key server comes back with its groups, and the
-/// clients stay in.
+/// Killed at a re-key, when what it had stored was not sent yet, the key server comes back with its groups, and the clients stay
+/// in.
 #[test]
 fn a_key_server_that_is_killed_comes_back() {
     for seed in SEEDS {

@@ -1,4 +1,4 @@
-//! AES Key Wrap (RFC 3394) under keys of 256 bits: how a key of the hierarchy is given to those who hold the one above.
+//! AES Key Wrap (RFC 3394) under keys of 256 bits: a key for who holds another one.
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap};
 

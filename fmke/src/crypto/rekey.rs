@@ -122,6 +122,7 @@ impl RekeySigner {
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         match &self.0 {
             Private::EcdsaP256(key) => {
+                // SHA-256 has the length that P-256 signs.
                 let signature: p256::ecdsa::Signature =
                     key.sign_prehash(&HashAlgorithm::Sha256.digest(&[PREFIX, message])).expect("a hash of its length");
                 signature.to_bytes().to_vec()

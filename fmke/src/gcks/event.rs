@@ -45,19 +45,6 @@ pub enum Event {
     },
 }
 
-impl Event {
-    /// Its kind, as the interface names it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Event::Connected { .. } => "connected",
-            Event::Closed { .. } => "closed",
-            Event::Rekeyed { .. } => "rekeyed",
-            Event::Excluded { .. } => "excluded",
-            Event::Failed { .. } => "failed",
-        }
-    }
-}
-
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

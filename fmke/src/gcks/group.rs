@@ -23,7 +23,7 @@ pub(super) const AFTERLIFE: Duration = Duration::from_secs(60);
 /// Re-key SAs whose ends are told, at most. A member that is further behind connects again.
 const MOST_PREVIOUS: usize = 32;
 
-/// The state of one group. All of it is in the store.
+/// The state of one group. Keys, members and messages are in the store; of what is wished for, only that members began anew.
 pub(super) struct GroupState {
     pub(super) tree: KeyTree,
     /// Where each member sits.

@@ -37,21 +37,6 @@ pub enum Event {
     },
 }
 
-impl Event {
-    /// Its kind, as the interface names it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Event::Connected => "connected",
-            Event::Disconnected { .. } => "disconnected",
-            Event::Refused => "refused",
-            Event::Joined { .. } => "joined",
-            Event::Rekeyed { .. } => "rekeyed",
-            Event::Left { .. } => "left",
-            Event::Lost { .. } => "lost",
-        }
-    }
-}
-
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
