@@ -73,6 +73,20 @@ fn a_key_server_that_is_killed_comes_back() {
     }
 }
 
+/// Killed long after a re-key, when the re-key SA before is forgotten, it finds in its store what that names.
+#[test]
+fn a_key_server_that_is_killed_later_comes_back_too() {
+    let mut world = World::figure_7(2, Weather::CALM);
+    world.settle();
+    world.rekey();
+    for _ in 0..3 {
+        world.run(50 * SECOND);
+        world.kill(world.profiles());
+    }
+    world.run(60 * SECOND);
+    world.settle();
+}
+
 #[test]
 fn a_client_that_begins_anew_never_sends_under_a_key_it_sent_under() {
     for (seed, weather) in SEEDS.flat_map(|seed| [(seed, Weather::CALM), (seed, Weather::FOUL)]) {

@@ -140,8 +140,11 @@ impl GroupState {
         profile: &Group,
         ctx: &mut Context<'_>,
     ) -> Result<Outcome, TreeError> {
-        for (rekey, _) in self.previous.extract_if(.., |(_, until)| *until <= now) {
-            rekey.forget(name, ctx);
+        let forgotten: Vec<(Rekey, Time)> = self.previous.extract_if(.., |(_, until)| *until <= now).collect();
+        if !forgotten.is_empty() {
+            forgotten.iter().for_each(|(rekey, _)| rekey.forget(name, ctx));
+            // It names its re-key SAs: what it names must be there.
+            ctx.writes.push(Write::group(name, self, &ctx.calendar));
         }
         let is_old = !self.places.is_empty() && self.renewal(profile) <= now;
         let mut outcome = match is_old || self.due.is_some_and(|due| due <= now) {
