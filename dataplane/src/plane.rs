@@ -74,7 +74,15 @@ pub trait Dataplane: Send + Sync {
     /// As for [`set_outbound`](Self::set_outbound); a selector that cannot be, or is not of the SA's kind.
     fn set_flow(&self, flow: FlowId, selector: Selector, sa: Sa) -> Result<(), Error>;
 
-    /// Sends nothing more on the SA of this flow. What it was for goes on the next flow that is for it, or nowhere.
+    /// Sends nothing more on the SA of this flow, if it has one, and drops what `selector` is for, which thus goes on no other
+    /// flow, whose SA may be for other routers (RFC 4301 4.4.1: what is to be protected and has no SA is not sent). An SA
+    /// takes the place of that ([`set_flow`](Self::set_flow)).
+    ///
+    /// # Errors
+    /// A selector that cannot be; those of a kernel that refuses.
+    fn stop_flow(&self, flow: FlowId, selector: Selector) -> Result<(), Error>;
+
+    /// Forgets this flow. What it was for goes on the next flow that is for it, or nowhere.
     ///
     /// # Errors
     /// Only those of a kernel that refuses.

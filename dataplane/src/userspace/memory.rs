@@ -88,6 +88,10 @@ impl Dataplane for Memory {
         self.sad.set_flow(flow, selector, sa)
     }
 
+    fn stop_flow(&self, flow: FlowId, selector: Selector) -> Result<(), Error> {
+        self.sad.stop_flow(flow, selector)
+    }
+
     fn clear_flow(&self, flow: FlowId) -> Result<(), Error> {
         self.sad.clear_flow(flow);
         Ok(())
@@ -224,7 +228,20 @@ mod tests {
         assert_eq!(flows.iter().map(|flow| flow.0).collect::<Vec<_>>(), [10, 20, 30, 40, 50]);
         assert_eq!((flows[2].1, flows[2].2, flows[3].1), (SaKind::Group, group, SaKind::Unicast));
         assert_eq!(a.export_keys().len(), 5);
-        // Without the first one the third takes its packets.
+        // Without an SA the first one still keeps the third from its packets, and from nothing else.
+        let before = a.counters().dropped.no_sa;
+        a.stop_flow(FlowId(10), to_port(5001, group)).unwrap();
+        assert_eq!([5001, 5002, 5003].map(|port| to("239.1.1.1", port)), [None, Some(2), Some(3)]);
+        assert_eq!((a.counters().dropped.no_sa, a.sas().len(), a.export_keys().len()), (before + 1, 4, 4));
+        flow(both, 10, 6, "239.1.1.1", to_port(5001, group));
+        assert_eq!(to("239.1.1.1", 5001), Some(6));
+        // It comes before all of the mesh's ways, too; and what cannot be changes nothing.
+        a.set_outbound(sa(7, "239.1.1.1", None)).unwrap();
+        a.stop_flow(FlowId(10), to_port(5001, group)).unwrap();
+        assert!(a.stop_flow(FlowId(10), selector(HERE, "ff1e::1/128")).is_err());
+        assert_eq!(to("239.1.1.1", 5001), None);
+        a.clear_outbound().unwrap();
+        // Forgotten, it leaves its packets to the third.
         a.clear_flow(FlowId(10)).unwrap();
         a.clear_flow(FlowId(11)).unwrap();
         assert_eq!(to("239.1.1.1", 5001), Some(3));

@@ -193,6 +193,12 @@ impl Dataplane for Userspace {
         Ok(())
     }
 
+    fn stop_flow(&self, flow: FlowId, selector: Selector) -> Result<(), Error> {
+        self.sad.stop_flow(flow, selector)?;
+        self.learned.set_flows(self.sad.flow_destinations());
+        Ok(())
+    }
+
     fn clear_flow(&self, flow: FlowId) -> Result<(), Error> {
         self.sad.clear_flow(flow);
         self.learned.set_flows(self.sad.flow_destinations());

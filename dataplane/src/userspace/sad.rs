@@ -177,11 +177,12 @@ impl Sad {
             return None; // A flow that was set up before it was left to another.
         }
         let outbound = self.outbound.load();
-        let sender = outbound.by_flow(packet, &inner).or_else(|| match way {
-            Way::Group => outbound.group.as_ref(),
-            Way::Router(member) => outbound.unicast.get(&member),
-            Way::Nowhere | Way::Noise => None,
-        });
+        let sender = match (outbound.flow_of(packet, &inner), way) {
+            (Some(flow), _) => flow.sender.as_ref(),
+            (None, Way::Group) => outbound.group.as_ref(),
+            (None, Way::Router(member)) => outbound.unicast.get(&member),
+            (None, Way::Nowhere | Way::Noise) => None,
+        };
         let Some((Sender { sa, destination }, sequence)) =
             sender.and_then(|sender| Some((sender, sender.sa.next_sequence()?)))
         else {
@@ -315,7 +316,14 @@ impl Sad {
         if sa.kind == SaKind::Group {
             self.remove(&[sa.id()]);
         }
-        self.change_senders(|senders| senders.set_flow(flow, selector, sa));
+        self.change_senders(|senders| senders.set_flow(flow, selector, Some(sa)));
+        Ok(())
+    }
+
+    pub(crate) fn stop_flow(&self, flow: FlowId, selector: Selector) -> Result<(), Error> {
+        selector.check()?;
+        let _changing = self.change();
+        self.change_senders(|senders| senders.set_flow(flow, selector, None));
         Ok(())
     }
 

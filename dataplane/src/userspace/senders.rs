@@ -28,12 +28,12 @@ pub(super) struct Sender {
     pub(super) destination: IpAddr,
 }
 
-/// Packets that have an SA of their own.
+/// Packets that have an SA of their own, or none: then they are dropped.
 #[derive(Clone)]
-struct Flow {
+pub(super) struct Flow {
     id: FlowId,
     selector: Selector,
-    sender: Sender,
+    pub(super) sender: Option<Sender>,
 }
 
 impl Sender {
@@ -48,8 +48,8 @@ impl Sender {
 
 impl Senders {
     /// In the place of the flow with this number, if there is one.
-    pub(super) fn set_flow(&mut self, id: FlowId, selector: Selector, sa: Sa) {
-        let flow = Flow { id, selector, sender: Sender::new(sa) };
+    pub(super) fn set_flow(&mut self, id: FlowId, selector: Selector, sa: Option<Sa>) {
+        let flow = Flow { id, selector, sender: sa.map(Sender::new) };
         match self.place_of(id) {
             Ok(at) => self.flows[at] = flow,
             Err(at) => self.flows.insert(at, flow),
@@ -66,18 +66,15 @@ impl Senders {
         self.flows.binary_search_by_key(&id, |flow| flow.id)
     }
 
-    /// The first flow that is for this packet, on an SA that is for its destination.
-    fn flow_of(&self, packet: &[u8], inner: &Inner) -> Option<&Flow> {
+    /// The first flow that is for this packet. What is for more than multicast is for unicast alone (`Sa::check`).
+    pub(super) fn flow_of(&self, packet: &[u8], inner: &Inner) -> Option<&Flow> {
         // In the mesh there are none, and nothing more is looked at.
         self.flows.first()?;
-        let kind = if inner.destination.is_multicast() { SaKind::Group } else { SaKind::Unicast };
+        let is_multicast = inner.destination.is_multicast();
         let next = NextLayer::of(packet.get(..inner.len)?);
-        self.flows.iter().find(|flow| flow.sender.sa.record.kind == kind && flow.selector.matches(inner, &next))
-    }
-
-    /// On what flow's SA this packet goes.
-    pub(super) fn by_flow(&self, packet: &[u8], inner: &Inner) -> Option<&Sender> {
-        self.flow_of(packet, inner).map(|flow| &flow.sender)
+        self.flows
+            .iter()
+            .find(|flow| flow.selector.is_multicast() == is_multicast && flow.selector.matches(inner, &next))
     }
 
     /// Whether a flow takes this packet that would not take its fragments.
@@ -87,12 +84,14 @@ impl Senders {
 
     /// Where unicast flows go, and who sends on them.
     pub(super) fn flow_destinations(&self) -> BTreeMap<IpNet, MemberId> {
-        let unicast = self.flows.iter().filter(|flow| flow.sender.sa.record.kind == SaKind::Unicast);
-        unicast.map(|flow| (flow.selector.destination.trunc(), flow.sender.sa.record.sender)).collect()
+        let on_sas =
+            self.flows.iter().filter_map(|flow| Some((flow.selector.destination, &flow.sender.as_ref()?.sa.record)));
+        let unicast = on_sas.filter(|(_, sa)| sa.kind == SaKind::Unicast);
+        unicast.map(|(destination, sa)| (destination.trunc(), sa.sender)).collect()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Sender> {
-        let flows = self.flows.iter().map(|flow| &flow.sender);
+        let flows = self.flows.iter().filter_map(|flow| flow.sender.as_ref());
         self.group.iter().chain(flows).chain(self.unicast.values())
     }
 
@@ -101,7 +100,10 @@ impl Senders {
         let to = |(member, sender): (&MemberId, &Sender)| SaStatus { receiver: Some(*member), ..sender.status() };
         let mut unicast: Vec<SaStatus> = self.unicast.iter().map(to).collect();
         unicast.sort_by_key(|sa| (sa.destination, sa.spi));
-        let flows = self.flows.iter().map(|flow| SaStatus { flow: Some(flow.id), ..flow.sender.status() });
+        let flows = self.flows.iter().filter_map(|flow| {
+            let sender = flow.sender.as_ref()?;
+            Some(SaStatus { flow: Some(flow.id), ..sender.status() })
+        });
         self.group.iter().map(Sender::status).chain(flows).chain(unicast).collect()
     }
 }

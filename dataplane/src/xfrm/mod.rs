@@ -145,6 +145,7 @@ impl Kernel {
             member,
             sas: BTreeMap::new(),
             senders: Senders::default(),
+            stopped: BTreeMap::new(),
             routes: BTreeMap::new(),
             policies: BTreeMap::new(),
             reqids: HashMap::new(),
@@ -172,11 +173,12 @@ impl Kernel {
 
     /// Brings the kernel's policies to what is wanted.
     fn follow(&self, state: &mut State) -> Result<(), Error> {
-        let wanted = policies(&self.policies.load(), &state.routes, &state.senders, &state.sas, state.black);
+        let State { routes, senders, stopped, sas, black, .. } = state;
+        let wanted = policies(&self.policies.load(), routes, senders, stopped, sas, *black);
         let gone = state.policies.keys().filter(|key| !wanted.contains_key(key));
-        let set = wanted.iter().filter(|(key, template)| state.policies.get(key) != Some(template));
+        let set = wanted.iter().filter(|(key, action)| state.policies.get(key) != Some(action));
         let requests: Vec<Request> = set
-            .map(|(key, template)| Request::set_policy(key, template, state.if_id))
+            .map(|(key, action)| Request::set_policy(key, action, state.if_id))
             .chain(gone.map(|key| Request::delete_policy(key, state.if_id)))
             .collect();
         let receivers = state.senders.values().map(|id| id.destination);
@@ -219,6 +221,9 @@ impl Kernel {
         let Sa { kind, epoch, sender, selector, key, .. } = sa;
         let user = Some(user);
         state.sas.insert(id, Entry { place, kind, epoch, sender, user, selector, source, key });
+        if let Some(User::Flow(flow)) = user {
+            state.stopped.remove(&flow);
+        }
         let before = user.and_then(|user| state.senders.insert(user, id)).filter(|before| *before != id);
         // Its policies now name the new one; packets that were routed before that are still on their way.
         let at = Instant::now() + RETIRED_FOR;
@@ -338,7 +343,16 @@ impl Dataplane for Kernel {
         set
     }
 
+    fn stop_flow(&self, flow: FlowId, selector: Selector) -> Result<(), Error> {
+        selector.check()?;
+        self.state().stopped.insert(flow, selector);
+        let stopped = self.stop_sending(User::Flow(flow));
+        self.lead_flows(&self.state());
+        stopped
+    }
+
     fn clear_flow(&self, flow: FlowId) -> Result<(), Error> {
+        self.state().stopped.remove(&flow);
         let stopped = self.stop_sending(User::Flow(flow));
         self.lead_flows(&self.state());
         stopped

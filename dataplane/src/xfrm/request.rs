@@ -72,6 +72,15 @@ pub(super) enum PolicyDirection {
     Forward,
 }
 
+/// What becomes of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PolicyAction {
+    /// `None`: they are dropped.
+    pub(super) template: Option<Template>,
+    /// Of a flow: how many come before it.
+    pub(super) rank: Option<u16>,
+}
+
 /// By which SAs: the tunnel's ends and the number that SA and policy share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Template {
@@ -79,8 +88,6 @@ pub(super) struct Template {
     pub(super) ends: Option<(IpAddr, IpAddr)>,
     pub(super) ipv4: bool,
     pub(super) reqid: u32,
-    /// Of a flow: how many come before it.
-    pub(super) rank: Option<u16>,
 }
 
 impl Request {
@@ -160,20 +167,23 @@ impl Request {
         Self::new(XFRM_MSG_DELSA, 0, &fixed, What::RemoveSa(id))
     }
 
-    /// Adds a policy, or gives one that stands another template.
-    pub(super) fn set_policy(key: &PolicyKey, template: &Template, if_id: u32) -> Self {
+    /// Adds a policy, or gives one that stands another action.
+    pub(super) fn set_policy(key: &PolicyKey, PolicyAction { template, rank }: &PolicyAction, if_id: u32) -> Self {
         let fixed = UserPolicyInfo {
             selector: key.selector(),
             lifetime_cfg: unlimited(),
-            priority: template.rank.map_or_else(|| key.priority(), |rank| 1 + u32::from(rank)),
+            priority: rank.map_or_else(|| key.priority(), |rank| 1 + u32::from(rank)),
             direction: key.way.direction(),
-            action: XFRM_POLICY_ALLOW,
+            action: if template.is_some() { XFRM_POLICY_ALLOW } else { XFRM_POLICY_BLOCK },
             ..UserPolicyInfo::default()
         };
         let what = format!("setting the policy {}", key.selector);
-        Self::new(XFRM_MSG_UPDPOLICY, NLM_F_CREATE | NLM_F_REPLACE, &fixed, what)
-            .with(XFRMA_TMPL, &[&template.bytes()])
-            .with(XFRMA_IF_ID, &[&if_id.to_ne_bytes()])
+        let request = Self::new(XFRM_MSG_UPDPOLICY, NLM_F_CREATE | NLM_F_REPLACE, &fixed, what);
+        let request = match template {
+            Some(template) => request.with(XFRMA_TMPL, &[&template.bytes()]),
+            None => request,
+        };
+        request.with(XFRMA_IF_ID, &[&if_id.to_ne_bytes()])
     }
 
     /// Removes a policy.

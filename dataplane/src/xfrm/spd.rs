@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
-use super::request::{Place, PolicyDirection, PolicyKey, Template};
+use super::request::{Place, PolicyAction, PolicyDirection, PolicyKey, Template};
 use crate::bypass::from_own;
 use crate::policy::Policy;
 use crate::{FlowId, SaId, SaKey, SaKind, Selector};
@@ -54,33 +54,31 @@ pub(super) type Senders = BTreeMap<User, SaId>;
 
 /// All policies that the kernel is to have: out, from the own prefixes alone, to the group under its SA and to each
 /// router's prefixes under that router's; in, to the own prefixes and the red groups, from under an SA of ours. Which
-/// inner source each sender may use the packet filter says: there may be two with one prefix.
+/// inner source each sender may use the packet filter says: there may be two with one prefix. Of a flow in `stopped` nothing
+/// leaves.
 pub(super) fn policies(
     policy: &Policy,
     routes: &BTreeMap<MemberId, Vec<IpNet>>,
     senders: &Senders,
+    stopped: &BTreeMap<FlowId, Selector>,
     sas: &BTreeMap<SaId, Entry>,
     black: IpAddr,
-) -> BTreeMap<PolicyKey, Template> {
+) -> BTreeMap<PolicyKey, PolicyAction> {
     let ipv4 = black.is_ipv4();
-    let template = |id: &SaId| {
-        let ends = Some((black, id.destination));
-        sas.get(id).map(|sa| Template { ends, ipv4, reqid: sa.place.reqid, rank: None })
-    };
+    let action = |ends, reqid| PolicyAction { template: Some(Template { ends, ipv4, reqid }), rank: None };
+    let template = |id: &SaId| sas.get(id).map(|sa| action(Some((black, id.destination)), sa.place.reqid));
     let own: Vec<IpNet> = policy.own.iter().map(IpNet::trunc).collect();
     let groups: Vec<IpNet> = policy.groups.iter().map(IpNet::trunc).collect();
     let mut wanted = BTreeMap::new();
-    let mut add = |way, source: IpNet, destination: IpNet, template| {
+    let mut add = |way, source: IpNet, destination: IpNet, action| {
         if source.addr().is_ipv4() == destination.addr().is_ipv4() {
-            wanted.insert(PolicyKey { way, selector: Selector::new(source, destination) }, template);
+            wanted.insert(PolicyKey { way, selector: Selector::new(source, destination) }, action);
         }
     };
     let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
     for destination in own.iter().chain(&groups) {
         for way in [PolicyDirection::In, PolicyDirection::Forward] {
-            everything
-                .iter()
-                .for_each(|any| add(way, *any, *destination, Template { ends: None, ipv4, reqid: 0, rank: None }));
+            everything.iter().for_each(|any| add(way, *any, *destination, action(None, 0)));
         }
     }
     let is_left = |own: &IpNet| policy.left_to_another.iter().any(|left| left.trunc().contains(own));
@@ -96,18 +94,20 @@ pub(super) fn policies(
             prefixes.iter().for_each(|prefix| add(PolicyDirection::Out, *source, prefix.trunc(), template));
         }
     }
+    let flow_of = |(user, id): (&User, &SaId)| match user {
+        User::Flow(flow) => Some((*flow, (sas.get(id)?.selector?, template(id)?.template))),
+        _ => None,
+    };
+    let mut flows: BTreeMap<FlowId, (Selector, Option<Template>)> = senders.iter().filter_map(flow_of).collect();
+    flows.extend(stopped.iter().map(|(flow, selector)| (*flow, (*selector, None))));
     // The first comes last: of two with one selector it is the one that counts.
-    let flows: Vec<&SaId> =
-        senders.iter().filter(|(user, _)| matches!(user, User::Flow(_))).map(|(_, id)| id).collect();
-    for (rank, id) in flows.into_iter().enumerate().rev() {
-        let (Some(template), Some(Entry { selector: Some(selector), kind, .. })) = (template(id), sas.get(id)) else {
-            continue;
-        };
-        let template = Template { rank: Some(u16::try_from(rank).unwrap_or(u16::MAX)), ..template };
-        let sources: Vec<IpNet> = own.iter().filter(|own| *kind == SaKind::Unicast || !is_left(own)).copied().collect();
+    for (rank, (selector, template)) in flows.into_values().enumerate().rev() {
+        let action = PolicyAction { template, rank: Some(u16::try_from(rank).unwrap_or(u16::MAX)) };
+        let is_unicast = !selector.is_multicast();
+        let sources: Vec<IpNet> = own.iter().filter(|own| is_unicast || !is_left(own)).copied().collect();
         for selector in selector.without_multicast().iter().flat_map(|selector| from_own(selector, &sources)) {
             let selector = Selector { destination: selector.destination.trunc(), ..selector };
-            wanted.insert(PolicyKey { way: PolicyDirection::Out, selector }, template);
+            wanted.insert(PolicyKey { way: PolicyDirection::Out, selector }, action);
         }
     }
     wanted
@@ -163,11 +163,11 @@ pub(super) mod tests {
             groups: nets(&["ff1e::/16", "239.10.0.0/16"]),
             ..Policy::default()
         };
-        let wanted = policies(&policy, &routes, &senders, &sas, "fd00::c".parse().unwrap());
+        let wanted = policies(&policy, &routes, &senders, &BTreeMap::new(), &sas, "fd00::c".parse().unwrap());
         let out = |source: &str, destination: &str| {
             let [source, destination] = [source, destination].map(|net| net.parse().unwrap());
             let selector = Selector::new(source, destination);
-            wanted.get(&PolicyKey { way: PolicyDirection::Out, selector }).map(|template| template.reqid)
+            wanted.get(&PolicyKey { way: PolicyDirection::Out, selector }).map(|action| action.template.unwrap().reqid)
         };
         assert_eq!(out("2001:db8:c::/64", "ff1e::/16"), Some(10));
         assert_eq!(out("2001:db8:d::/64", "ff1e::/16"), None, "another router carries its multicast");
@@ -200,21 +200,25 @@ pub(super) mod tests {
         let sas = BTreeMap::from(sas);
         let policy = Policy { own: nets(&["10.1.0.0/16", "10.7.0.0/16"]), ..Policy::default() };
         let policy = Policy { left_to_another: nets(&["10.7.0.0/16"]), ..policy };
-        let wanted = policies(&policy, &BTreeMap::new(), &senders, &sas, "192.0.2.9".parse().unwrap());
+        // Of two that have none, one is for what another one with an SA is for.
+        let port_6 = Selector { protocol: Some(17), destination_port: Some(6), ..group };
+        let stopped = BTreeMap::from([(FlowId(6), port_6), (FlowId(10), group)]);
+        let wanted = policies(&policy, &BTreeMap::new(), &senders, &stopped, &sas, "192.0.2.9".parse().unwrap());
         let out = |selector: Selector| {
             let found = wanted.get(&PolicyKey { way: PolicyDirection::Out, selector });
-            found.map(|template| (template.reqid, template.rank.unwrap()))
+            found.map(|action| (action.template.map_or(0, |template| template.reqid), action.rank.unwrap()))
         };
         let mut found = wanted.keys().filter(|key| key.way == PolicyDirection::Out).count();
         let ours = |net: &str, selector: Selector| Selector { source: net.parse().unwrap(), ..selector };
         let port = Selector { protocol: Some(17), destination_port: Some(5), ..group };
         assert_eq!(out(ours("10.1.0.0/16", port)), Some((11, 0)));
         assert_eq!(out(ours("10.7.0.0/16", port)), None, "another router carries its multicast");
-        assert_eq!(out(ours("10.1.0.0/16", group)), Some((13, 2)), "the first of two");
-        found -= 2;
+        assert_eq!(out(ours("10.1.0.0/16", port_6)), Some((0, 1)), "without an SA");
+        assert_eq!(out(ours("10.1.0.0/16", group)), Some((13, 3)), "the first of three");
+        found -= 3;
         for source in ["10.1.0.0/16", "10.7.0.0/16"] {
             for part in ["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "240.0.0.0/4"] {
-                assert_eq!(out(selector(source, part)), Some((10, 1)), "{part}");
+                assert_eq!(out(selector(source, part)), Some((10, 2)), "{part}");
                 found -= 1;
             }
         }

@@ -11,13 +11,13 @@ use muster_wire::MemberId;
 use super::device::Device;
 use super::dump::each_sa;
 use super::filter::Filter;
-use super::request::{PolicyKey, Progress, Template};
+use super::request::{PolicyAction, PolicyKey, Progress};
 use super::spd::{Carries, Entry, Senders};
 use super::statistics::Statistics;
 use super::way_out::WayOut;
 use super::{FIRST_REQID, Member};
 use crate::netlink::batch::{BatchSocket, Request};
-use crate::{Direction, Error, REKEY_AT, SaId, SaKind};
+use crate::{Direction, Error, FlowId, REKEY_AT, SaId, SaKind, Selector};
 
 /// What the kernel was told.
 pub(super) struct State {
@@ -34,8 +34,10 @@ pub(super) struct State {
     pub(super) member: Member,
     pub(super) sas: BTreeMap<SaId, Entry>,
     pub(super) senders: Senders,
+    /// Flows that are to have SAs and have none.
+    pub(super) stopped: BTreeMap<FlowId, Selector>,
     pub(super) routes: BTreeMap<MemberId, Vec<IpNet>>,
-    pub(super) policies: BTreeMap<PolicyKey, Template>,
+    pub(super) policies: BTreeMap<PolicyKey, PolicyAction>,
     pub(super) reqids: HashMap<Carries, u32>,
     pub(super) next_reqid: u32,
     /// Outbound SAs before the ones in use, which packets may still be on their way under; when they go.

@@ -57,9 +57,8 @@ fn parse(text: &str) -> Dropped {
             "XfrmInStateProtoError" => &mut dropped.auth,
             "XfrmInNoStates" => &mut dropped.unknown_spi,
             "XfrmInTmplMismatch" | "XfrmInNoPols" | "XfrmInPolBlock" | "XfrmInStateMismatch" => &mut dropped.spoofed,
-            "XfrmOutNoStates" | "XfrmOutPolBlock" | "XfrmOutStateSeqError" | "XfrmOutStateExpired" => {
-                &mut dropped.no_sa
-            }
+            // Not XfrmOutPolBlock: what policies of ours stop the interface counts.
+            "XfrmOutNoStates" | "XfrmOutStateSeqError" | "XfrmOutStateExpired" => &mut dropped.no_sa,
             "XfrmInHdrError" | "XfrmInStateModeError" => &mut dropped.malformed,
             "XfrmInError"
             | "XfrmInBufferError"

@@ -409,6 +409,71 @@ fn what_an_sa_is_not_for_is_not_delivered() {
     }
 }
 
+/// What a flow without an SA is for goes on no wider flow, whose SA others have, until the flow is forgotten.
+#[test]
+fn a_flow_that_stops_leaves_nothing_to_a_wider_one() {
+    if lab::skip() {
+        return;
+    }
+    for black_ipv4 in [false, true] {
+        let net = Net::new(black_ipv4);
+        let capture = Capture::new(&net.routers[A], "black");
+        let unsent = || net.planes[A].counters().dropped.no_sa;
+        let group = if black_ipv4 { "239.10.0.1" } else { "ff1e::1" };
+        let narrow = to_port(5001, to_group(group));
+        net.multicast(A, (1, 1), group, narrow, &[B]);
+        net.multicast(A, (2, 2), group, to_group(group), &[C]);
+        let from = net.host(A, group, 5000);
+        let [at_b, at_c] = [B, C].map(|place| [5001, 5002].map(|port| net.host(place, group, port)));
+        arrives(&from, &at_b[0], group, 5001);
+        arrives(&from, &at_c[1], group, 5002);
+        net.planes[A].stop_flow(FlowId(1), narrow).unwrap();
+        from.send_to(MARKER, (group, 5001)).unwrap();
+        until("it is counted", || unsent() == 1);
+        arrives(&from, &at_c[1], group, 5002);
+        assert!([&at_b[0], &at_c[0]].iter().all(|socket| receive(socket).is_none()));
+        // Another SA, and the flow goes on; forgotten, it leaves its packets to the other one.
+        net.multicast(A, (1, 3), group, narrow, &[B]);
+        arrives(&from, &at_b[0], group, 5001);
+        assert_eq!(receive(&at_c[0]), None);
+        net.planes[A].clear_flow(FlowId(1)).unwrap();
+        arrives(&from, &at_c[0], group, 5001);
+
+        // Unicast: the wider flow's SA is C's.
+        let family = usize::from(black_ipv4);
+        let [a, b] = [A, B].map(|place| PLACES[place].prefixes[family]);
+        let narrow = selector(a, b);
+        net.unicast(A, B, (3, 4), narrow);
+        net.unicast(A, C, (4, 5), selector(a, ["2001:db8::/32", "10.0.0.0/8"][family]));
+        let host = address(PLACES[B].host[family]);
+        let from = udp(&net.hosts[A], &at(address(PLACES[A].host[family]), 6000));
+        let to = udp(&net.hosts[B], &at(host, 5000));
+        until("it arrives", || {
+            let _ = from.send_to(MARKER, at(host, 5000));
+            receive(&to).is_some()
+        });
+        while receive(&to).is_some() {}
+        let before = unsent();
+        let astray = || {
+            let sas = net.planes[A].sas();
+            sas.iter().filter(|sa| sa.flow == Some(FlowId(4))).map(|sa| sa.packets).sum::<u64>()
+        };
+        net.planes[A].stop_flow(FlowId(3), narrow).unwrap();
+        // Its route goes, too, and until then the other one's is not looked at.
+        until("five are counted", || {
+            let _ = from.send_to(MARKER, at(host, 5000));
+            unsent() >= before + 5
+        });
+        assert_eq!((receive(&to), astray()), (None, 0));
+        net.planes[A].clear_flow(FlowId(3)).unwrap();
+        until("it goes to C", || {
+            let _ = from.send_to(MARKER, at(host, 5000));
+            astray() > 0
+        });
+        assert!(!clear_text(&capture.frames()));
+    }
+}
+
 /// A router on black is in the group that others send ESP to; what comes there in clear goes no further, and what red sends
 /// in clear does not get there.
 #[test]
