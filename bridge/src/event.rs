@@ -61,6 +61,8 @@ pub enum EventKind {
     Rekeyed,
     /// A group of the key server is not received any longer.
     Lost,
+    /// What goes unprotected by the key server's policy, from now on; `nothing`: nothing does.
+    Bypass,
     /// The key server could not keep, or make, what it was to.
     Failed,
     /// The daemon ends.

@@ -145,6 +145,8 @@ sections! {
         identity: Option<String>,
         /// Allows what is known to be weak.
         #[serde(default)] legacy: bool,
+        /// What the key server may have sent to these unprotected: by itself it has nothing sent so.
+        #[serde(default)] allow_bypass: Vec<IpNet>,
     }
     /// `[metrics]`
     MetricsSection {
@@ -458,6 +460,9 @@ fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> 
     if gcks.secret_file.as_os_str().is_empty() {
         return Err(("gcks.secret_file", "is empty".into()));
     }
+    if gcks.allow_bypass.iter().any(|net| net.addr().is_multicast()) {
+        return Err(("gcks.allow_bypass", "holds a network that is multicast, which never goes unprotected".into()));
+    }
     if file.group.address.is_some() {
         return Err(("group.address", "the key server says where each flow goes: leave it out".into()));
     }
@@ -513,6 +518,7 @@ mod tests {
         assert!(client.is_centralised() && client.is_black_ipv4(), "the key server's family");
         let gcks = client.gcks.unwrap();
         assert_eq!((gcks.port, gcks.doi, gcks.legacy), (848, 2, false));
+        assert!(gcks.allow_bypass.is_empty(), "nothing by default");
         for (text, was, is, names) in [
             (AGREEMENT, "certificate = \"a.pem\"\n", "", "device.certificate"),
             (AGREEMENT, "private_key = \"a.key\"\n", "", "device.private_key"),
@@ -524,6 +530,7 @@ mod tests {
             (CENTRALISED, "a.psk", "", "gcks.secret_file"),
             (CENTRALISED, "192.0.2.9", "224.0.0.1", "gcks.address"),
             (CENTRALISED, "[gcks]", "[gcks]\nport = 0", "gcks.port"),
+            (CENTRALISED, "[gcks]", "[gcks]\nallow_bypass = [\"ff1e::/16\"]", "gcks.allow_bypass"),
             (CENTRALISED, "[group]", "[group]\naddress = \"ff05::6d76\"", "group.address"),
             (CENTRALISED, "[group]", "[metrics]\nlisten = \"[::1]:9860\"\n\n[group]", "metrics"),
             (CENTRALISED, "\"black0\"", "\"black0\"\naddress = \"2001:db8::1\"", "family of gcks.address"),

@@ -64,10 +64,12 @@ fn status(status: &Value) -> String {
 
 fn clients(clients: &Value) -> String {
     table(
-        &["NAME", "ADDRESS", "STATE", "GROUPS", "VPNS"],
+        &["NAME", "ADDRESS", "STATE", "GROUPS", "VPNS", "UNPROTECTED"],
         lines(clients).map(|client| {
             let (groups, vpns) = (words(&client["groups"]), words(&client["vpns"]));
-            vec![text(&client["name"]), text(&client["address"]), text(&client["state"]), groups, vpns]
+            let bypass: Vec<String> = lines(&client["bypass"]).map(text).collect();
+            let bypass = if bypass.is_empty() { "-".into() } else { bypass.join("; ") };
+            vec![text(&client["name"]), text(&client["address"]), text(&client["state"]), groups, vpns, bypass]
         }),
     )
 }

@@ -43,7 +43,7 @@ pub(crate) fn status(status: &Value) -> String {
     let lists: Vec<String> = lines(&status["revocation_lists"])
         .map(|list| format!("{} {}", text(&list["organisation"]), text(&list["number"])))
         .collect();
-    list([
+    let rows = [
         ("device", format!("{} ({})", text(&status["device"]), text(&status["organisation"]))),
         ("member id", short(&status["member_id"])),
         ("version", text(&status["version"])),
@@ -65,7 +65,26 @@ pub(crate) fn status(status: &Value) -> String {
         ("stands by", stands_by(plane)),
         ("listened to", listeners(plane)),
         ("revocations", if lists.is_empty() { "no lists".into() } else { lists.join(", ") }),
-    ])
+    ];
+    // Of the client of a key server alone.
+    let bypass = &status["bypass"];
+    let of_a_client = bypass.is_object().then(|| {
+        let without: Vec<String> = lines(&group["stopped"]).map(text).collect();
+        [("without SAs", or_nothing(&without)), ("unprotected", unprotected(bypass))]
+    });
+    list(rows.into_iter().chain(of_a_client.into_iter().flatten()))
+}
+
+/// What goes to black as it is, and what the key server would have go so.
+fn unprotected(bypass: &Value) -> String {
+    let granted: Vec<String> = lines(&bypass["granted"]).map(text).collect();
+    let refused = lines(&bypass["refused"]);
+    let refused = refused.map(|one| format!("; refused {}: {}", text(&one["selector"]), text(&one["reason"])));
+    or_nothing(&granted) + &refused.collect::<String>()
+}
+
+fn or_nothing(words: &[String]) -> String {
+    if words.is_empty() { "nothing".into() } else { words.join(", ") }
 }
 
 fn until(certificate: &Value) -> String {

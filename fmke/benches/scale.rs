@@ -221,7 +221,16 @@ fn profiles(clients: u32) -> Profiles {
     };
     Profiles {
         clients: (0..clients)
-            .map(|number| (name(number), gcks::Client { address: address(number), credential: Credential::default() }))
+            .map(|number| {
+                (
+                    name(number),
+                    gcks::Client {
+                        address: address(number),
+                        credential: Credential::default(),
+                        bypass: BTreeSet::new(),
+                    },
+                )
+            })
             .collect(),
         groups: [("all".to_owned(), all)].into(),
         vpns: BTreeMap::new(),

@@ -4,7 +4,8 @@ mod world;
 
 use std::time::Duration;
 
-use muster_fmke::gcks::{Credential, Event};
+use muster_fmke::gcks::{Credential, Event, Profiles};
+use muster_fmke::isakmp::TrafficSelector;
 use world::{Weather, World};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -176,4 +177,73 @@ fn who_bears_the_name_with_another_credential_is_another_client() {
     world.cut_off("site-1", false);
     world.restart("site-1");
     world.settle();
+}
+
+/// Web servers on black that site 1 may reach as they are.
+fn web(destination: &str) -> TrafficSelector {
+    let source = ("10.1.0.0/16".parse().unwrap(), 0);
+    TrafficSelector { protocol: 6, source, destination: (destination.parse().unwrap(), 443) }
+}
+
+/// What is laid down for traffic is told with every change, to those who were away when they are back, and by a key server that
+/// was. `World` looks that each client follows what there is in the end.
+#[test]
+fn what_may_go_unprotected_is_told_and_taken_back() {
+    for (seed, weather) in (0..10).flat_map(|seed| [(seed, Weather::CALM), (seed, Weather::FOUL)]) {
+        let mut world = World::figure_7(seed, weather);
+        world.settle();
+        let with = |world: &World, bypass: &[TrafficSelector]| {
+            let mut profiles = world.profiles();
+            profiles.clients.get_mut("site-1").unwrap().bypass = bypass.iter().copied().collect();
+            profiles.check().unwrap();
+            profiles
+        };
+        let [one, other] = ["198.51.100.0/24", "203.0.113.0/24"].map(web);
+        world.configure(with(&world, &[one]));
+        world.settle();
+        // Taken back while the client is away.
+        world.cut_off("site-1", true);
+        world.configure(with(&world, &[]));
+        world.run(60 * SECOND);
+        assert_eq!(world.bypass("site-1"), [one].into(), "it stands while the key server is silent");
+        world.cut_off("site-1", false);
+        world.settle();
+        assert!(world.bypass("site-1").is_empty());
+        // While the key server is; and a client that begins anew hears it at once.
+        world.kill(with(&world, &[one, other]));
+        world.run(60 * SECOND);
+        world.settle();
+        assert_eq!(world.bypass("site-1"), [one, other].into());
+        world.kill(with(&world, &[other]));
+        world.restart("site-1");
+        world.settle();
+        assert_eq!(world.bypass("site-1"), [other].into());
+        assert!(world.bypass("hub").is_empty());
+    }
+}
+
+#[test]
+fn what_is_to_be_protected_cannot_go_unprotected() {
+    let world = World::figure_7(0, Weather::CALM);
+    let check = |bypass: TrafficSelector| {
+        let mut profiles: Profiles = world.profiles();
+        profiles.clients.get_mut("site-1").unwrap().bypass = [bypass].into();
+        profiles.check().map_err(|error| error.to_string())
+    };
+    check(web("198.51.100.0/24")).unwrap();
+    // An exception: of the VPN to site 2 one port of one host.
+    check(web("10.2.0.7/32")).unwrap();
+    let all = TrafficSelector { protocol: 0, destination: ("0.0.0.0/0".parse().unwrap(), 0), ..web("0.0.0.0/0") };
+    let vpn = TrafficSelector { protocol: 0, destination: ("10.2.0.0/16".parse().unwrap(), 0), ..web("0.0.0.0/0") };
+    for (wrong, names) in [
+        (all, "for the same packets"),
+        (vpn, "for the same packets"),
+        (web("0.0.0.0/0"), "for the same packets"),
+        (web("239.1.1.1/32"), "multicast"),
+        (web("2001:db8::/32"), "other family"),
+        (TrafficSelector { protocol: 1, ..web("198.51.100.0/24") }, "ports"),
+    ] {
+        let error = check(wrong).unwrap_err();
+        assert!(error.contains("client \"site-1\"") && error.contains(names), "{error}");
+    }
 }

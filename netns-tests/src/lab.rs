@@ -602,7 +602,7 @@ fn hello_line(interval: Duration) -> String {
 }
 
 /// What lies between the routers: MUSTER_SKY, where the kernel has netem.
-fn sky() -> Option<Sky> {
+pub(crate) fn sky() -> Option<Sky> {
     std::env::var("MUSTER_SKY").ok().map(|name| name.parse().expect("MUSTER_SKY"))
 }
 

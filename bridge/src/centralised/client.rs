@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, info, warn};
 
-use super::flows::Flows;
+use super::flows::{Flows, NotCarried};
 use super::socket;
 use crate::addresses::interface_index;
 use crate::alarm::Alarm;
@@ -172,9 +172,7 @@ impl Client {
     /// Does all that the machine wants done: first what is received and sent under, then what tells the key server so.
     fn act(&mut self) {
         while let Some(change) = self.member.poll_change() {
-            if let Err(why) = self.flows.apply(change) {
-                self.tell(EventKind::Refused, why.to_string());
-            }
+            self.change_bypass(|flows| flows.apply(change));
         }
         self.listen();
         while let Some(datagram) = self.member.poll_transmit() {
@@ -186,6 +184,24 @@ impl Client {
             self.tell(kind_of(&event), event.to_string());
         }
         self.tell_status();
+    }
+
+    /// Does something by which other traffic may go unprotected, and tells what has become of it.
+    fn change_bypass(&mut self, change: impl FnOnce(&mut Flows) -> Result<(), NotCarried>) {
+        let of = |flows: &Flows| (flows.bypass.granted().to_vec(), flows.bypass.refused().to_vec());
+        let (granted, refused) = of(&self.flows);
+        if let Err(why) = change(&mut self.flows) {
+            self.tell(EventKind::Refused, why.to_string());
+        }
+        let (granted_now, refused_now) = of(&self.flows);
+        for (selector, why) in refused_now.iter().filter(|one| !refused.contains(one)) {
+            self.tell(EventKind::Refused, format!("{selector} unprotected: {why}"));
+        }
+        if granted_now != granted {
+            let list: Vec<String> = granted_now.iter().map(ToString::to_string).collect();
+            let told = if list.is_empty() { "nothing".to_owned() } else { list.join(", ") };
+            self.tell(EventKind::Bypass, told);
+        }
     }
 
     fn keep_house(&mut self) -> Result<(), RunError> {

@@ -6,9 +6,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use muster_dataplane::{Dataplane, FlowId, Running, Sa, SaId, SaKey, SaKind, Selector};
 use muster_fmke::crypto::SecretBytes;
-use muster_fmke::member::{Change, FlowKey};
+use muster_fmke::isakmp::TrafficSelector;
+use muster_fmke::member::{Change, FlowKey, MOST_SPD_ENTRIES, Spd};
 use muster_wire::MemberId;
 use thiserror::Error;
+
+use super::bypass::Bypass;
 
 /// Of a [`FlowId`], what tells flows of one rank apart: more than a client holds SAs.
 const SERIAL_BITS: u32 = 14;
@@ -19,6 +22,11 @@ pub(super) struct Flows {
     /// Red groups that are carried here, whatever the key server says.
     multicast: Vec<IpNet>,
     numbers: BTreeMap<FlowKey, FlowId>,
+    /// What is to go under SAs alone, as the key server said last; `None`: it has said nothing yet.
+    protect: Option<BTreeSet<TrafficSelector>>,
+    /// What of that has none, and so goes nowhere, by no wider flow either.
+    stopped: BTreeMap<TrafficSelector, FlowId>,
+    pub(super) bypass: Bypass,
 }
 
 /// Why something is not carried.
@@ -35,8 +43,10 @@ pub(super) enum NotCarried {
 }
 
 impl Flows {
-    pub(super) fn new(running: Running, multicast: Vec<IpNet>) -> Self {
-        Flows { running, multicast, numbers: BTreeMap::new() }
+    /// `allowed`: what may go unprotected, if the key server says so.
+    pub(super) fn new(running: Running, multicast: Vec<IpNet>, allowed: Vec<IpNet>) -> Self {
+        let (numbers, stopped) = (BTreeMap::new(), BTreeMap::new());
+        Flows { running, multicast, numbers, protect: None, stopped, bypass: Bypass::new(allowed) }
     }
 
     pub(super) fn dataplane(&self) -> &dyn Dataplane {
@@ -48,10 +58,15 @@ impl Flows {
         self.numbers.keys()
     }
 
+    /// What is to be protected and has no SA.
+    pub(super) fn stopped(&self) -> impl ExactSizeIterator<Item = &TrafficSelector> {
+        self.stopped.keys()
+    }
+
     /// Does what the client's machine says.
     ///
     /// # Errors
-    /// It is not done; of a flow that is sent, nothing is sent then.
+    /// It is not done; of a flow that is sent, nothing is sent then; of what was to go unprotected, nothing goes so.
     pub(super) fn apply(&mut self, change: Change) -> Result<(), NotCarried> {
         match change {
             Change::Receive { flow, spi, key } => {
@@ -60,20 +75,70 @@ impl Flows {
             }
             Change::Send { flow, spi, key } => {
                 self.check(&flow)?;
+                let sa = sa(&flow, spi, &key)?;
                 let number = self.number(flow).ok_or(NotCarried::Many)?;
-                let set = self.dataplane().set_flow(number, selector(&flow), sa(&flow, spi, &key)?);
+                let set = self.dataplane().set_flow(number, selector(&flow.selector()), sa);
                 // Else it would go on under the key before, which others may have that are out now.
                 set.or_else(|error| self.stop(&flow).and(Err(error)))?;
                 Ok(())
             }
             Change::Stop { flow } => Ok(self.stop(&flow)?),
             Change::Forget { destination, spi } => Ok(self.dataplane().remove_inbound(&[SaId { destination, spi }])?),
+            Change::Follow(Spd { bypass, protect }) => {
+                let protected = self.protect(protect.clone());
+                let crosses = self.bypass.ask(bypass, &protect, self.running.dataplane.as_ref());
+                Ok(protected.and(crosses)?)
+            }
         }
     }
 
+    /// Other prefixes may be reached unprotected.
+    ///
+    /// # Errors
+    /// The data plane's: nothing goes unprotected then.
+    pub(super) fn allow(&mut self, allowed: Vec<IpNet>) -> Result<(), muster_dataplane::Error> {
+        let none = BTreeSet::new();
+        self.bypass.allow(allowed, self.protect.as_ref().unwrap_or(&none), self.running.dataplane.as_ref())
+    }
+
+    /// What has no SA goes nowhere from now on, and what need not have one is forgotten.
+    fn protect(&mut self, protect: BTreeSet<TrafficSelector>) -> Result<(), muster_dataplane::Error> {
+        let forgotten: Vec<TrafficSelector> =
+            self.stopped.keys().filter(|stopped| !protect.contains(stopped)).copied().collect();
+        let sent: BTreeSet<TrafficSelector> = self.numbers.keys().map(FlowKey::selector).collect();
+        let is_new = |wanted: &&TrafficSelector| !self.stopped.contains_key(wanted) && !sent.contains(wanted);
+        let new: Vec<TrafficSelector> = protect.iter().filter(is_new).copied().collect();
+        self.protect = Some(protect);
+        let mut done = Ok(());
+        for wanted in new {
+            // As many as there may be have numbers.
+            let Some(number) = self.free_number(&wanted) else { continue };
+            done = done.and(self.leave_without(wanted, number));
+        }
+        for gone in forgotten {
+            let number = self.stopped.remove(&gone);
+            done = done.and(number.map_or(Ok(()), |number| self.dataplane().clear_flow(number)));
+        }
+        done
+    }
+
+    /// Of a flow that was sent nothing is sent any more: by no other one either, as long as it is to be protected.
     fn stop(&mut self, flow: &FlowKey) -> Result<(), muster_dataplane::Error> {
         // What was refused has none.
-        self.numbers.remove(flow).map_or(Ok(()), |number| self.dataplane().clear_flow(number))
+        let Some(number) = self.numbers.remove(flow) else { return Ok(()) };
+        let wanted = flow.selector();
+        let is_sent = self.numbers.keys().any(|other| other.selector() == wanted);
+        // A key server that has not said yet what is to be protected would have it so.
+        let stays = self.protect.as_ref().map_or(self.stopped.len() < MOST_SPD_ENTRIES, |all| all.contains(&wanted));
+        match stays && !is_sent {
+            true => self.leave_without(wanted, number),
+            false => self.dataplane().clear_flow(number),
+        }
+    }
+
+    fn leave_without(&mut self, wanted: TrafficSelector, number: FlowId) -> Result<(), muster_dataplane::Error> {
+        self.stopped.insert(wanted, number);
+        self.dataplane().stop_flow(number, selector(&wanted))
     }
 
     fn check(&self, flow: &FlowKey) -> Result<(), NotCarried> {
@@ -85,36 +150,45 @@ impl Flows {
         }
     }
 
-    /// The number of a flow, which stays its own for as long as it is sent.
+    /// The number of a flow, which stays its own for as long as it is sent; first that of what was there without an SA.
     fn number(&mut self, flow: FlowKey) -> Option<FlowId> {
         if let Some(number) = self.numbers.get(&flow) {
             return Some(*number);
         }
-        let first = rank(&flow) << SERIAL_BITS;
-        let taken: BTreeSet<u32> = self.numbers.values().map(|number| number.0).collect();
-        let number = FlowId((first..first + (1 << SERIAL_BITS)).find(|number| !taken.contains(number))?);
+        let wanted = flow.selector();
+        let number = self.stopped.remove(&wanted).or_else(|| self.free_number(&wanted))?;
         self.numbers.insert(flow, number);
         Some(number)
+    }
+
+    /// One that no other flow has.
+    fn free_number(&self, wanted: &TrafficSelector) -> Option<FlowId> {
+        let first = rank(wanted) << SERIAL_BITS;
+        let all = self.numbers.values().chain(self.stopped.values()).map(|number| number.0);
+        let taken: BTreeSet<u32> = all.filter(|number| number >> SERIAL_BITS == rank(wanted)).collect();
+        (first..first + (1 << SERIAL_BITS)).find(|number| !taken.contains(number)).map(FlowId)
     }
 }
 
 /// The more specific flow has the lower one: by its destination first, then its source, then protocol and ports. The key
 /// server names no order.
-fn rank(flow: &FlowKey) -> u32 {
+fn rank(wanted: &TrafficSelector) -> u32 {
     let open = |net: IpNet| u32::from(net.max_prefix_len() - net.prefix_len());
-    let any = [flow.protocol == 0, flow.destination.1 == 0, flow.source.1 == 0].into_iter().map(u32::from).sum::<u32>();
+    let any =
+        [wanted.protocol == 0, wanted.destination.1 == 0, wanted.source.1 == 0].into_iter().map(u32::from).sum::<u32>();
     // At most 128, 128 and 3.
-    open(flow.destination.0) << 10 | open(flow.source.0) << 2 | any
+    open(wanted.destination.0) << 10 | open(wanted.source.0) << 2 | any
 }
 
-fn selector(flow: &FlowKey) -> Selector {
+/// As the data plane has it.
+pub(super) fn selector(wanted: &TrafficSelector) -> Selector {
     let port = |port: u16| (port != 0).then_some(port);
     Selector {
-        source: flow.source.0,
-        destination: flow.destination.0,
-        protocol: (flow.protocol != 0).then_some(flow.protocol),
-        source_port: port(flow.source.1),
-        destination_port: port(flow.destination.1),
+        source: wanted.source.0,
+        destination: wanted.destination.0,
+        protocol: (wanted.protocol != 0).then_some(wanted.protocol),
+        source_port: port(wanted.source.1),
+        destination_port: port(wanted.destination.1),
     }
 }
 
@@ -128,7 +202,7 @@ fn sa(flow: &FlowKey, spi: u32, key: &SecretBytes) -> Result<Sa, NotCarried> {
         destination,
         epoch: 0,
         sender: member_of(source),
-        selector: Some(selector(flow)),
+        selector: Some(selector(&flow.selector())),
         key: SaKey::new(octets),
     })
 }
@@ -173,7 +247,7 @@ mod tests {
     fn flows() -> Flows {
         let dataplane = Memory::new(vec![net("239.10.0.0/16")], vec![net("10.1.0.0/16")], KeyLedger::new());
         let running = Running { dataplane: Box::new(dataplane), reason: String::new() };
-        Flows::new(running, vec![net("239.10.0.0/16")])
+        Flows::new(running, vec![net("239.10.0.0/16")], Vec::new())
     }
 
     /// SPIs of one direction, of outbound ones in the order of their flows.
@@ -234,5 +308,66 @@ mod tests {
         flows.apply(send(one, 301)).unwrap();
         assert!(flows.apply(send(one, 300)).is_err());
         assert_eq!((spis(&flows, Direction::Out), flows.sent().len()), (vec![], 0));
+        assert_eq!(stopped(&flows), [one.selector()]);
+    }
+
+    fn follow(flows: &mut Flows, protect: &[FlowKey]) {
+        let protect = protect.iter().map(FlowKey::selector).collect();
+        flows.apply(Change::Follow(Spd { protect, ..Spd::default() })).unwrap();
+    }
+
+    fn stopped(flows: &Flows) -> Vec<TrafficSelector> {
+        flows.stopped().copied().collect()
+    }
+
+    #[test]
+    fn what_is_to_be_protected_goes_under_its_sa_or_not_at_all() {
+        let mut flows = flows();
+        let (narrow, wide) = (flow("10.1.0.0/16", "10.2.3.0/24", 0, 0), flow("10.1.0.0/16", "10.0.0.0/8", 0, 0));
+        follow(&mut flows, &[narrow, wide]);
+        assert_eq!(stopped(&flows).len(), 2);
+        flows.apply(send(wide, 300)).unwrap();
+        assert_eq!(stopped(&flows), [narrow.selector()]);
+        flows.apply(send(narrow, 301)).unwrap();
+        assert_eq!((stopped(&flows), spis(&flows, Direction::Out)), (vec![], vec![301, 300]));
+        for spi in [302, 303] {
+            flows.apply(Change::Stop { flow: narrow }).unwrap();
+            assert_eq!((stopped(&flows), spis(&flows, Direction::Out)), (vec![narrow.selector()], vec![300]));
+            flows.apply(send(narrow, spi)).unwrap();
+            assert_eq!((stopped(&flows), spis(&flows, Direction::Out)), (vec![], vec![spi, 300]));
+        }
+        // No longer laid down, before it stops or after.
+        follow(&mut flows, &[wide]);
+        flows.apply(Change::Stop { flow: narrow }).unwrap();
+        assert_eq!(stopped(&flows), []);
+        flows.apply(Change::Stop { flow: wide }).unwrap();
+        assert_eq!(stopped(&flows), [wide.selector()]);
+        follow(&mut flows, &[]);
+        assert_eq!(stopped(&flows), []);
+    }
+
+    #[test]
+    fn a_key_server_that_says_nothing_of_it_has_all_protected() {
+        let mut flows = flows();
+        let one = flow("10.1.0.0/16", "10.2.0.0/16", 0, 0);
+        flows.apply(send(one, 300)).unwrap();
+        flows.apply(Change::Stop { flow: one }).unwrap();
+        assert_eq!(stopped(&flows), [one.selector()]);
+        follow(&mut flows, &[]);
+        assert_eq!(stopped(&flows), []);
+    }
+
+    #[test]
+    fn of_two_flows_for_the_same_packets_the_last_leaves_them_without_an_sa() {
+        let mut flows = flows();
+        let one = flow("10.1.0.0/16", "10.2.0.0/16", 0, 0);
+        let other = FlowKey { tunnel: (SENDER.parse().unwrap(), "192.0.2.3".parse().unwrap()), ..one };
+        follow(&mut flows, &[one]);
+        flows.apply(send(one, 300)).unwrap();
+        flows.apply(send(other, 301)).unwrap();
+        flows.apply(Change::Stop { flow: one }).unwrap();
+        assert_eq!((stopped(&flows), spis(&flows, Direction::Out)), (vec![], vec![301]));
+        flows.apply(Change::Stop { flow: other }).unwrap();
+        assert_eq!((stopped(&flows), spis(&flows, Direction::Out)), (vec![one.selector()], vec![]));
     }
 }

@@ -1,8 +1,10 @@
 //! Centralised mode: keys from a key server (FMKE) instead of agreement among all.
 //!
 //! `settings` and `profiles` read the key server's configuration, `server` drives `muster_fmke::gcks`, `store` keeps what must
-//! outlive it; `client` drives `muster_fmke::member` on a router, and `flows` carries to the data plane what it is told.
+//! outlive it; `client` drives `muster_fmke::member` on a router, and `flows` carries to the data plane what it is told,
+//! and `bypass` as much of what is to go unprotected as the router's operator allows.
 
+mod bypass;
 mod client;
 mod flows;
 mod phase1;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use muster_fmke::gcks::{Client, Credential, End, Flow, FlowSelector, Group, Vpn};
-use muster_fmke::isakmp::Delays;
+use muster_fmke::isakmp::{Delays, TrafficSelector};
 use serde::Deserialize;
 
 use super::secret::Inline;
@@ -24,6 +24,25 @@ pub(crate) struct ClientSection {
     pub(crate) secret_file: Option<PathBuf>,
     /// Who it says that it is, if that is not its address.
     pub(crate) identity: Option<String>,
+    /// What its LAN sends unprotected.
+    #[serde(default)]
+    bypass: Vec<BypassSection>,
+}
+
+/// `[[clients.NAME.bypass]]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BypassSection {
+    /// Of red; without it anything of the destination's family, of which the router lets out what is its own.
+    source: Option<IpNet>,
+    #[serde(default)]
+    source_port: u16,
+    /// Beyond black.
+    destination: IpNet,
+    #[serde(default)]
+    port: u16,
+    #[serde(default)]
+    protocol: Protocol,
 }
 
 /// `[groups.NAME]`
@@ -124,8 +143,28 @@ impl TryFrom<Named> for Protocol {
 impl ClientSection {
     pub(super) fn client(&self) -> Client {
         // What it shows is read with its secret (`settings.rs`).
-        Client { address: self.address, credential: Credential::default() }
+        Client {
+            address: self.address,
+            credential: Credential::default(),
+            bypass: self.bypass.iter().map(BypassSection::selector).collect(),
+        }
     }
+}
+
+impl BypassSection {
+    fn selector(&self) -> TrafficSelector {
+        TrafficSelector {
+            protocol: self.protocol.0,
+            source: (self.source.map_or(everywhere(self.destination.addr()), |net| net.trunc()), self.source_port),
+            destination: (self.destination.trunc(), self.port),
+        }
+    }
+}
+
+/// All addresses of this one's family.
+fn everywhere(of: IpAddr) -> IpNet {
+    let any = if of.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    IpNet::new_assert(any, 0)
 }
 
 impl GroupSection {
@@ -146,8 +185,7 @@ impl GroupSection {
 
 impl FlowSection {
     fn flow(&self) -> Flow {
-        let any = if self.group.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-        let source = self.source.map_or(IpNet::new_assert(any, 0), |net| net.trunc());
+        let source = self.source.map_or(everywhere(self.group), |net| net.trunc());
         let selector = FlowSelector {
             protocol: self.protocol.0,
             source: (source, self.source_port),

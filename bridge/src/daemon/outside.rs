@@ -117,8 +117,8 @@ impl Report {
         let short = &member[..member.len().min(12)];
         // `?`: a detail may hold what others have said, and stays one line.
         match record.kind {
-            // What an operator has to do something about.
-            EventKind::Refused => {
+            // What an operator has to do something about, or to know.
+            EventKind::Refused | EventKind::Bypass => {
                 warn!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail);
             }
             _ => info!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail),

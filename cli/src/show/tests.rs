@@ -70,3 +70,13 @@ fn keys_show_only_when_asked_for() {
     assert!(!sas(&answer, false).contains("c0ffee"));
     assert!(sas(&answer, true).contains("c0ffee") && sas(&answer, true).contains("0x000000ff"));
 }
+
+#[test]
+fn what_goes_unprotected_and_what_was_refused() {
+    assert!(!status(&json!({})).contains("unprotected"), "of clients of a key server alone");
+    let shown = status(&json!({"bypass": {"granted": [], "refused": []}, "group": {"stopped": []}}));
+    assert!(shown.contains("unprotected    nothing") && shown.contains("without SAs    nothing"), "{shown}");
+    let bypass = json!({"granted": ["a", "b"], "refused": [{"selector": "c", "reason": "no"}]});
+    let shown = status(&json!({"bypass": bypass, "group": {"stopped": ["d"]}}));
+    assert!(shown.contains("a, b; refused c: no") && shown.contains("without SAs    d"), "{shown}");
+}

@@ -162,6 +162,7 @@ impl Gcks {
         for client in before.clients.keys().filter(is_other) {
             self.replaced(now, client);
         }
+        self.tell_spds(now, &before);
         for (name, vpn) in &before.vpns {
             let is_same = |other: &Vpn| before.digest_of_vpn(vpn) == profiles.digest_of_vpn(other);
             if !profiles.vpns.get(name).is_some_and(is_same) {
@@ -195,6 +196,18 @@ impl Gcks {
             }
         }
         self.handle_timeout(now);
+    }
+
+    /// Those who are connected hear what has changed in what they are to protect.
+    fn tell_spds(&mut self, now: Time, before: &Profiles) {
+        let profiles = self.profiles.clone();
+        let connected: Vec<String> = self.sessions.keys().cloned().collect();
+        let were = before.spds(connected.iter().map(String::as_str));
+        for (client, spd) in profiles.spds(connected.iter().map(String::as_str)) {
+            if were.get(client) != Some(&spd) {
+                self.push(now, client, &spd.pushes());
+            }
+        }
     }
 
     /// A client is no longer, or another router bears its name: what the one before knows is not to be used any longer.
@@ -355,6 +368,11 @@ impl Gcks {
         let gone: Vec<u32> = self.gone.keys().copied().collect();
         for delete in delete_teks(self.doi, &gone) {
             self.push(now, &name, &[Push { deletes: vec![delete], ..Push::default() }]);
+        }
+        // Before any SA: what has one is not to go on another's until it comes.
+        let spd = self.profiles.spd_of(&name);
+        if !(began_anew && spd.is_empty()) {
+            self.push(now, &name, &spd.pushes());
         }
         let profiles = self.profiles.clone();
         for (group, _) in profiles.groups_of(&name) {

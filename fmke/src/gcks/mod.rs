@@ -11,6 +11,7 @@ mod profile;
 mod rekey;
 mod restore;
 mod session;
+mod spd;
 mod store;
 mod tek;
 mod view;

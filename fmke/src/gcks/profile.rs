@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::crypto::HashAlgorithm;
-use crate::isakmp::Delays;
+use crate::isakmp::{Delays, TrafficSelector};
 use crate::lkh::MAX_MEMBERS;
 
 /// A name is a key of the store and a word of the log: at most so many octets.
@@ -33,6 +33,8 @@ pub struct Client {
     pub address: IpAddr,
     /// How it shows who it is. A client that shows it in another way is another one, whatever its name.
     pub credential: Credential,
+    /// What its LAN sends unprotected: unicast, which its own operator must allow, too.
+    pub bypass: BTreeSet<TrafficSelector>,
 }
 
 /// A digest of the secret or the identity that a client shows. Says nothing of it in a log.
@@ -140,7 +142,8 @@ impl Profiles {
     ///
     /// # Errors
     /// The first thing that does not: a client, a group or a VPN that names a client that there is not, two clients with one
-    /// address, a flow's destination that is no group, families that do not go together, a lifetime of nothing.
+    /// address, a flow's destination that is no group, families that do not go together, a lifetime of nothing, a bypass for
+    /// what is to be protected.
     pub fn check(&self) -> Result<(), ProfileError> {
         let mut addresses = BTreeMap::new();
         for (name, client) in &self.clients {
@@ -162,7 +165,7 @@ impl Profiles {
             let error = |message: String| ProfileError { section: "vpn", name: name.clone(), message };
             check_name(name).and_then(|()| self.check_vpn(vpn)).map_err(error)?;
         }
-        Ok(())
+        self.check_spds().map_err(|(name, message)| ProfileError { section: "client", name, message })
     }
 
     /// The groups of a client.
@@ -270,7 +273,7 @@ fn check_lifetimes(lifetime: Duration, delays: Delays) -> Result<(), String> {
 }
 
 /// TCP, UDP, SCTP, DCCP, UDP-Lite: those with ports (RFC 4301 4.4.1.1).
-fn check_ports(protocol: u8, ports: [u16; 2]) -> Result<(), String> {
+pub(super) fn check_ports(protocol: u8, ports: [u16; 2]) -> Result<(), String> {
     match ports == [0, 0] || matches!(protocol, 6 | 17 | 33 | 132 | 136) {
         true => Ok(()),
         false => Err(format!("ports, but the protocol {protocol} has none")),

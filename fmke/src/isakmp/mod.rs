@@ -17,6 +17,7 @@ mod policy;
 mod proposal;
 mod rekey_sa;
 mod sequence;
+mod spd;
 mod traffic_sa;
 
 pub use attribute::{Attribute, AttributeValue, attributes};
@@ -33,6 +34,8 @@ pub use policy::{Delays, Policy};
 pub use proposal::{Transform, phase1_attribute, write_proposal};
 pub use rekey_sa::{RekeySa, kek_attribute};
 pub use sequence::{Range, number, ranges};
+pub(crate) use spd::{LONGEST_ENTRY, PROTO_SPD};
+pub use spd::{SpdAction, SpdPart, TrafficSelector};
 pub use traffic_sa::{PreservedAddress, TrafficSa};
 
 /// Payload types: RFC 2408 3.1, RFC 6407 5, the draft's 7.0, and IKE fragmentation.

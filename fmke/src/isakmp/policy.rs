@@ -1,12 +1,14 @@
 //! The SA payload of phases 2 and 3: what the SAs are (RFC 6407 5.2, draft 7.6).
 //!
-//! SAK, GAP and SAT payloads stand within the SA payload, one after the other, and are written in this order.
+//! SAK, GAP and SAT payloads stand within the SA payload, one after the other, and are written in this order. A SAT payload is
+//! an SA of ESP, or, with a private Protocol-ID, what is to be protected at all.
 
 use super::attribute::{Attribute, attributes, only};
 use super::bytes::{Malformed, Reader, expect};
 use super::chain::{Chain, within};
 use super::kind;
 use super::rekey_sa::RekeySa;
+use super::spd::{PROTO_SPD, SpdPart};
 use super::traffic_sa::TrafficSa;
 
 /// Attributes of a GAP payload (RFC 6407 5.4).
@@ -24,6 +26,8 @@ pub struct Policy {
     pub delays: Option<Delays>,
     /// SAs of ESP.
     pub traffic: Vec<TrafficSa>,
+    /// What is to be protected, and what is not.
+    pub spd: Option<SpdPart>,
 }
 
 /// ATD and DTD in seconds, both from the receipt of the message on (RFC 5374 4.2.1, RFC 6407 5.4.1); the second should be
@@ -37,9 +41,9 @@ pub struct Delays {
 }
 
 impl Policy {
-    /// Whether no SA is in it.
+    /// Whether no SAK and no SAT is in it.
     pub fn is_empty(&self) -> bool {
-        self.rekey.is_empty() && self.traffic.is_empty()
+        self.rekey.is_empty() && self.traffic.is_empty() && self.spd.is_none()
     }
 
     /// The body of the SA payload.
@@ -54,6 +58,9 @@ impl Policy {
         for sa in &self.traffic {
             inside.add(kind::SAT, &sa.to_body());
         }
+        if let Some(spd) = &self.spd {
+            inside.add(kind::SAT, &spd.to_body());
+        }
         let mut body = doi.to_be_bytes().to_vec();
         // Situation; SA Attribute Next Payload, two octets as in the figure (the draft's text says one); RESERVED2.
         body.extend_from_slice(&[0, 0, 0, 0, 0, inside.first(), 0, 0]);
@@ -64,7 +71,7 @@ impl Policy {
     /// Reads it.
     ///
     /// # Errors
-    /// Another DOI, a situation, another payload within, none, more than 64; and as each of them says.
+    /// Another DOI, a situation, another payload within, none, more than 64, two SPDs; and as each of them says.
     pub fn parse(body: &[u8], doi: u32) -> Result<Self, Malformed> {
         let mut reader = Reader::new(body);
         expect("DOI", reader.u32()?, doi)?;
@@ -77,7 +84,11 @@ impl Policy {
         for raw in within(first, reader.rest(), &[kind::SAK, kind::GAP, kind::SAT])? {
             match raw.kind {
                 kind::SAK => policy.rekey.push(RekeySa::parse(raw.body)?),
-                kind::SAT => policy.traffic.push(TrafficSa::parse(raw.body)?),
+                kind::SAT => match raw.body.split_first() {
+                    Some((&PROTO_SPD, _)) if policy.spd.is_some() => return Err(Malformed::Conflict("SPD")),
+                    Some((&PROTO_SPD, spd)) => policy.spd = Some(SpdPart::parse(spd)?),
+                    _ => policy.traffic.push(TrafficSa::parse(raw.body)?),
+                },
                 _ if policy.delays.is_some() => return Err(Malformed::Conflict("GAP")),
                 _ => policy.delays = Some(Delays::parse(raw.body)?),
             }

@@ -6,7 +6,9 @@ use muster_wire::Time;
 use rand_core::Rng;
 
 use crate::crypto::rekey::{RekeyAlgorithm, RekeyVerifier};
-use crate::isakmp::{Header, KeyDownload, Malformed, Range, RekeySa, kek_attribute, kek_key, key_type, kind, number};
+use crate::isakmp::{
+    Header, KeyDownload, Malformed, PROTO_SPD, Range, RekeySa, kek_attribute, kek_key, key_type, kind, number,
+};
 use crate::lkh::{Download, Joins, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, MemberPath, PathError, Update};
 use crate::push::{
     LKH_CHAINED, LKH_VERSION, NackDue, NackTimer, Opened, Push, PushError, RekeyKeys, SILENCE, Taken, Window,
@@ -117,6 +119,10 @@ impl GroupView {
             return Ok(Vec::new());
         }
         let (number, push) = Push::parse(&payloads, doi)?;
+        // It is one client's, so that all of a group are not told what one is to do.
+        if push.policy.spd.is_some() {
+            return Err(field("Protocol-ID", PROTO_SPD.into()).into());
+        }
         if !self.window.wants(number) {
             return Err(PushError::Number(number));
         }

@@ -18,7 +18,7 @@ use crate::isakmp::{Delays, Delete, HEADER_LEN, Header, Malformed, exchange, key
 use crate::phase1::{
     self, Authority, Closed, Credentials, Datagram, Initiator, Liveness, Message, Proposals, Refused, SaId, Server,
 };
-use crate::push::{Push, PushError};
+use crate::push::{Push, PushError, Spd};
 
 /// Octets of key and salt (RFC 4106 8.1).
 const KEY_LEN: usize = 36;
@@ -50,6 +50,8 @@ pub struct Member {
     /// By where their re-key messages come to.
     groups: BTreeMap<(IpAddr, u16), GroupView>,
     traffic: Traffic,
+    /// What it was told last of what is to be protected.
+    spd: Option<Spd>,
     rng: ChaCha20Rng,
     out: VecDeque<Datagram>,
     changes: VecDeque<Change>,
@@ -69,6 +71,7 @@ impl Member {
             session: None,
             groups: BTreeMap::new(),
             traffic: Traffic::default(),
+            spd: None,
             rng: ChaCha20Rng::from_seed(*octets),
             out: VecDeque::new(),
             changes: VecDeque::new(),
@@ -248,6 +251,13 @@ impl Member {
                     }
                 }
             }
+        }
+        if let (Some(part), Some(session)) = (&push.policy.spd, &mut self.session)
+            && let Some(spd) = session.spd.take(part)?
+            && self.spd.as_ref() != Some(&spd)
+        {
+            self.spd = Some(spd.clone());
+            self.changes.push_back(Change::Follow(spd));
         }
         let delays = push.policy.delays.unwrap_or(NO_DELAYS);
         for sa in &push.policy.traffic {

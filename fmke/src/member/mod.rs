@@ -11,3 +11,5 @@ mod traffic;
 pub use event::Event;
 pub use machine::{Member, Settings};
 pub use traffic::{Change, FlowKey};
+
+pub use crate::push::{MOST_SPD_ENTRIES, Spd};

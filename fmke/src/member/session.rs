@@ -6,7 +6,7 @@ use muster_wire::Time;
 
 use crate::isakmp::{Chain, kind};
 use crate::phase1::SaId;
-use crate::push::{Push, PushError, Taken, Window};
+use crate::push::{Gathering, Push, PushError, Taken, Window};
 
 /// "the member sends periodically acknowledgement messages": one for all that comes within so long.
 const DELAY: Duration = Duration::from_millis(50);
@@ -14,13 +14,15 @@ const DELAY: Duration = Duration::from_millis(50);
 pub(super) struct Session {
     pub(super) sa: SaId,
     window: Window<Push>,
+    /// What is told of traffic, in parts.
+    pub(super) spd: Gathering,
     /// When the next acknowledgement goes.
     due: Option<Time>,
 }
 
 impl Session {
     pub(super) fn new(sa: SaId) -> Self {
-        Session { sa, window: Window::new(1), due: None }
+        Session { sa, window: Window::new(1), spd: Gathering::default(), due: None }
     }
 
     /// A message, found authentic: what it says, with what had waited for it, in order; and whether it was not here before.

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use muster_wire::Time;
 
 use crate::crypto::SecretBytes;
-use crate::isakmp::{Delays, TrafficSa};
+use crate::isakmp::{Delays, TrafficSa, TrafficSelector};
+use crate::push::Spd;
 
 /// SAs that a member holds, at most: what a key server that has gone mad can make it keep.
 const MOST_SAS: usize = 4096;
@@ -46,7 +47,7 @@ pub enum Change {
         /// Key and salt.
         key: SecretBytes,
     },
-    /// Send nothing more of the flow.
+    /// Send nothing more of the flow: there is no SA for it any longer.
     Stop {
         /// Which.
         flow: FlowKey,
@@ -58,6 +59,8 @@ pub enum Change {
         /// Its SPI.
         spi: u32,
     },
+    /// Protect this, SA or no SA, and let that go unprotected which the operator allows. It counts until another comes.
+    Follow(Spd),
 }
 
 /// Which way a member uses an SA: it sends under those whose tunnel begins at its own address.
@@ -88,6 +91,12 @@ struct Held {
 }
 
 impl FlowKey {
+    /// Which packets it is for.
+    pub fn selector(&self) -> TrafficSelector {
+        let FlowKey { protocol, source, destination, .. } = *self;
+        TrafficSelector { protocol, source, destination }
+    }
+
     fn of(sa: &TrafficSa) -> Self {
         let TrafficSa { protocol, source, destination, tunnel, .. } = *sa;
         FlowKey { protocol, source, destination, tunnel }
@@ -209,6 +218,7 @@ mod tests {
             Change::Send { spi, key, .. } => format!("send {spi} {}", key.as_bytes()[0]),
             Change::Stop { .. } => "stop".into(),
             Change::Forget { spi, .. } => format!("forget {spi}"),
+            Change::Follow(_) => "follow".into(),
         };
         changes.iter().map(text).collect()
     }

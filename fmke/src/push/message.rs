@@ -4,7 +4,7 @@ use crate::isakmp::{Chain, Delete, KeyDownload, KeyPacket, Malformed, Policy, Ra
 
 /// Octets of SA and KD payloads that one message is filled with: with the rest of it, and IPv6 and UDP around it, it passes
 /// where 1280 do.
-const FILL: usize = 1000;
+pub(super) const FILL: usize = 1000;
 
 /// SAs that come, with their keys, and SAs that go. **Secret.**
 #[derive(Default)]
@@ -106,6 +106,7 @@ impl Filling {
         policy.rekey.append(&mut more.policy.rekey);
         policy.traffic.append(&mut more.policy.traffic);
         policy.delays = more.policy.delays.or(policy.delays);
+        policy.spd = more.policy.spd.or(policy.spd.take());
         keys.packets.append(&mut more.keys.packets);
     }
 

@@ -4,6 +4,7 @@ mod message;
 mod multicast;
 mod nack;
 mod rekey_sa;
+mod spd;
 mod unicast;
 mod window;
 
@@ -18,6 +19,8 @@ pub(crate) use message::{Filling, Push};
 pub(crate) use multicast::MulticastSender;
 pub(crate) use nack::{Due as NackDue, NackTimer};
 pub(crate) use rekey_sa::{Opened, RekeyKeys};
+pub(crate) use spd::Gathering;
+pub use spd::{MOST_SPD_ENTRIES, Spd};
 pub(crate) use unicast::{Due as UnicastDue, UnicastSender};
 pub(crate) use window::{Taken, Window};
 

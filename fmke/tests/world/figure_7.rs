@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_fmke::gcks::{Client, Credential, End, Flow, FlowSelector, Group, Profiles, Vpn};
 use muster_fmke::isakmp::Delays;
-use muster_fmke::member::FlowKey;
+use muster_fmke::member::{FlowKey, Spd};
 
 use super::{Weather, World};
 
@@ -17,8 +17,19 @@ impl World {
         World::new(seed, weather, profiles())
     }
 
+    /// What a client is to do with what its LAN sends: also where somebody is excluded and there are no SAs.
+    pub(crate) fn laid_down(&self, name: &str) -> Spd {
+        let sent = self.flows(name, |_| true).into_iter().filter(|(_, is_sent)| *is_sent);
+        let protect = sent.map(|(flow, _)| flow.selector()).collect();
+        Spd { bypass: self.profiles.clients[name].bypass.clone(), protect }
+    }
+
     /// What a client is to hold by the profiles: (flow, whether it sends it).
     pub(crate) fn expected(&self, name: &str) -> BTreeSet<(FlowKey, bool)> {
+        self.flows(name, |vpn| !vpn.ends.iter().any(|end| self.excluded.contains(&end.client)))
+    }
+
+    fn flows(&self, name: &str, is_open: impl Fn(&Vpn) -> bool) -> BTreeSet<(FlowKey, bool)> {
         let mut flows = BTreeSet::new();
         let address = |client: &str| self.profiles.clients[client].address;
         for group in self.profiles.groups.values().filter(|group| group.members.contains(name)) {
@@ -31,8 +42,7 @@ impl World {
                 }
             }
         }
-        let is_open = |vpn: &&Vpn| !vpn.ends.iter().any(|end| self.excluded.contains(&end.client));
-        for vpn in self.profiles.vpns.values().filter(is_open) {
+        for vpn in self.profiles.vpns.values().filter(|vpn| is_open(vpn)) {
             for (from, to) in [(&vpn.ends[0], &vpn.ends[1]), (&vpn.ends[1], &vpn.ends[0])] {
                 if from.client == name || to.client == name {
                     let (source, destination) = ((from.net, from.port), (to.net, to.port));
@@ -54,7 +64,8 @@ fn profiles() -> Profiles {
     ];
     let mut profiles = Profiles::default();
     for (name, address, _) in routers {
-        let client = Client { address: address.parse().unwrap(), credential: Credential::default() };
+        let client =
+            Client { address: address.parse().unwrap(), credential: Credential::default(), bypass: BTreeSet::new() };
         profiles.clients.insert(name.into(), client);
     }
     for (number, sites) in [vec!["site-1"], vec!["site-2"], vec!["site-1", "site-2"]].into_iter().enumerate() {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::crypto::rekey::RekeyAlgorithm;
 use muster_fmke::gcks::{self, Event, Gcks, Profiles};
-use muster_fmke::isakmp::Identity;
-use muster_fmke::member::{self, Change, FlowKey, Member};
+use muster_fmke::isakmp::{Identity, TrafficSelector};
+use muster_fmke::member::{self, Change, FlowKey, Member, Spd};
 use muster_fmke::phase1::{
     Authority, CertificateError, Client, Clients, Credentials, Datagram, Limits, Liveness, Proposals, Server,
 };
@@ -79,6 +79,8 @@ pub(crate) struct Router {
     /// By SPI: the flow and the key.
     receives: BTreeMap<u32, (FlowKey, Vec<u8>)>,
     sends: BTreeMap<FlowKey, (u32, Vec<u8>)>,
+    /// What it is to protect, and what not.
+    spd: Spd,
     /// All keys it was ever told.
     keys: BTreeSet<Vec<u8>>,
     /// All keys it ever sent under.
@@ -133,6 +135,7 @@ impl World {
             address,
             receives: BTreeMap::new(),
             sends: BTreeMap::new(),
+            spd: Spd::default(),
             keys: BTreeSet::new(),
             sent_under: BTreeSet::new(),
         };
@@ -359,6 +362,11 @@ impl World {
         self.serve();
     }
 
+    /// What a client may let go unprotected.
+    pub(crate) fn bypass(&self, name: &str) -> BTreeSet<TrafficSelector> {
+        self.clients[name].spd.bypass.clone()
+    }
+
     pub(crate) fn sends(&self, name: &str) -> BTreeSet<Vec<u8>> {
         self.clients[name].sends.values().map(|(_, key)| key.clone()).collect()
     }
@@ -378,6 +386,9 @@ impl World {
         for (name, router) in self.clients.iter().filter(|(name, _)| !self.excluded.contains(*name)) {
             if self.held(name) != self.expected(name) {
                 return Some(format!("{name} holds {:?} instead of {:?}", self.held(name), self.expected(name)));
+            }
+            if router.spd != self.laid_down(name) {
+                return Some(format!("{name} follows {:?} instead of {:?}", router.spd, self.laid_down(name)));
             }
             for (flow, (spi, key)) in &router.sends {
                 let receivers = self.clients.iter().filter(|(other, _)| {
@@ -418,11 +429,14 @@ impl Router {
             Change::Send { flow, spi, key } => {
                 let key = key.as_bytes().to_vec();
                 self.keys.insert(key.clone());
+                // Else what it is for could have gone on a wider flow until now.
+                assert!(self.spd.protect.contains(&flow.selector()), "an SA for what is not to be protected");
                 assert!(self.sent_under.insert(key.clone()), "a key is sent under from its beginning twice");
                 self.sends.insert(flow, (spi, key));
             }
             Change::Stop { flow } => drop(self.sends.remove(&flow)),
             Change::Forget { spi, .. } => drop(self.receives.remove(&spi)),
+            Change::Follow(spd) => self.spd = spd,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Client, EventKind};
-use crate::centralised::flows::member_of;
+use crate::centralised::flows::{member_of, selector};
 use crate::control::Request;
 use crate::status;
 
@@ -66,6 +66,15 @@ impl Client {
         Value::Array(routes.collect())
     }
 
+    /// What goes unprotected, and what the key server would have go so.
+    fn bypass(&self) -> Value {
+        let bypass = &self.flows.bypass;
+        let granted: Vec<String> = bypass.granted().iter().map(ToString::to_string).collect();
+        let refused = bypass.refused().iter();
+        let refused = refused.map(|(selector, why)| json!({ "selector": selector.to_string(), "reason": why }));
+        json!({ "granted": granted, "refused": refused.collect::<Vec<_>>() })
+    }
+
     fn status(&self) -> Result<Value, String> {
         let running = &self.flows.running;
         let dataplane = status::dataplane(self.flows.dataplane(), &running.reason, &[]);
@@ -88,7 +97,10 @@ impl Client {
                 "members": null,
                 "groups": groups.collect::<Vec<_>>(),
                 "flows": self.flows.sent().len(),
+                // What is to be protected, and has no SA now.
+                "stopped": self.flows.stopped().map(|one| selector(one).to_string()).collect::<Vec<_>>(),
             },
+            "bypass": self.bypass(),
             "dataplane": serde_json::to_value(dataplane).map_err(|error| error.to_string())?,
             "datagrams": { "refused": self.refused },
         }))

@@ -40,7 +40,7 @@ impl Client {
         }
     }
 
-    /// The log's level follows; all else takes a restart, and is refused.
+    /// The log's level and what may go unprotected follow; all else takes a restart, and is refused.
     pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         let outcome = self.read_again();
         match &outcome {
@@ -52,12 +52,19 @@ impl Client {
 
     fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
         let new = File::load(&self.outside.config).map_err(|error| error.to_string())?;
-        let same = File { log: self.file.log.clone(), ..new.clone() };
+        let allowed = |file: &File| file.gcks.as_ref().map(|gcks| gcks.allow_bypass.clone()).unwrap_or_default();
+        let mut same = File { log: self.file.log.clone(), ..new.clone() };
+        same.gcks.iter_mut().for_each(|gcks| gcks.allow_bypass = allowed(&self.file));
         if same != self.file {
-            return Err("more than [log] has changed: that takes a restart".into());
+            return Err("more than [log] and gcks.allow_bypass has changed: that takes a restart".into());
         }
-        let changed = if new.log.level == self.file.log.level { Vec::new() } else { vec!["log.level"] };
+        let mut changed = Vec::new();
+        changed.extend((new.log.level != self.file.log.level).then_some("log.level"));
         (self.outside.set_level)(&new.log.level);
+        if allowed(&new) != allowed(&self.file) {
+            changed.push("gcks.allow_bypass");
+            self.change_bypass(|flows| Ok(flows.allow(allowed(&new))?));
+        }
         self.file = new;
         Ok(changed)
     }

@@ -120,7 +120,7 @@ impl Client {
             outside,
             file: file.clone(),
             member,
-            flows: Flows::new(running, file.red.multicast.clone()),
+            flows: Flows::new(running, file.red.multicast.clone(), wanted.allow_bypass.clone()),
             address,
             index,
             own_prefixes: own,

@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::Server;
 use super::starting::Working;
+use crate::centralised::flows::selector;
 use crate::control::Request;
 use crate::daemon::now;
 
@@ -101,7 +102,8 @@ fn clients(machine: &Gcks) -> Value {
             profiles.groups.iter().filter(|(_, group)| group.members.contains(name)).map(|(name, _)| name).collect();
         let is_end = |ends: &[muster_fmke::gcks::End; 2]| ends.iter().any(|end| end.client == *name);
         let vpns: Vec<_> = profiles.vpns.iter().filter(|(_, vpn)| is_end(&vpn.ends)).map(|(name, _)| name).collect();
-        json!({ "name": name, "address": client.address, "state": state, "groups": groups, "vpns": vpns })
+        let bypass: Vec<_> = client.bypass.iter().map(|one| selector(one).to_string()).collect();
+        json!({ "name": name, "address": client.address, "state": state, "groups": groups, "vpns": vpns, "bypass": bypass })
     });
     Value::Array(lines.collect())
 }

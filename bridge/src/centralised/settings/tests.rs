@@ -13,6 +13,7 @@ address = "192.0.2.9"
 [clients.a]
 address = "192.0.2.1"
 secret_file = "a.psk"
+bypass = [{ destination = "198.51.100.0/24", protocol = "tcp", port = 443 }]
 
 [clients.b]
 address = "192.0.2.2"
@@ -55,6 +56,10 @@ fn everything_is_taken_as_it_stands() {
     assert_eq!((selector.protocol, selector.source.1, selector.destination.1), (17, 0, 5000));
     assert_eq!(selector.outer, selector.destination.0, "the address is preserved");
     assert_eq!(settings.profiles.vpns["ab"].ends[1].client, "b");
+    let bypass: Vec<_> = settings.profiles.clients["a"].bypass.iter().collect();
+    assert_eq!((bypass.len(), bypass[0].protocol, bypass[0].destination.1), (1, 6, 443));
+    assert_eq!((bypass[0].source.0.to_string(), bypass[0].source.1), ("0.0.0.0/0".to_owned(), 0));
+    assert!(settings.profiles.clients["b"].bypass.is_empty());
     let machine = settings.machine();
     assert_eq!((machine.address, machine.doi), ("192.0.2.9:848".parse().unwrap(), 2));
 }
@@ -75,6 +80,9 @@ fn an_error_names_the_file_and_the_key() {
         ("\"1s\"", "\"1500ms\"", &["groups", "activation_delay", "whole seconds"]),
         ("\"udp\"", "\"xyz\"", &["xyz"]),
         ("10.2.0.0/16", "10.1.2.0/24", &["vpns", "\"ab\"", "overlap"]),
+        ("198.51.100.0/24", "239.1.1.1/32", &["clients", "\"a\"", "multicast"]),
+        ("198.51.100.0/24", "10.0.0.0/8", &["clients", "\"a\"", "the same packets"]),
+        ("port = 443", "ports = 443", &["ports"]),
     ] {
         assert!(GOOD.contains(was), "{was}");
         let error = load(&GOOD.replacen(was, is, 1)).err().expect(is);

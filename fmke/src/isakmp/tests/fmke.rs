@@ -143,7 +143,76 @@ fn policy() -> Policy {
                 preserved: PreservedAddress::None,
             },
         ],
+        spd: None,
     }
+}
+
+/// An SA payload with nothing but what is protected and what is not.
+const SPD: &str = "
+    00000002 00000000               # 0: DOI, Situation
+    0010 0000                       # 8: SA Attribute Next Payload: SAT; RESERVED2
+    00 00 005a                      # 12: SAT
+    80 03                           # 16: Protocol-ID: SPD; Flags: first, last
+    01 06                           # 18: BYPASS, TCP
+    04 0000 08 0a010000 ffff0000    # 20: SRC ID
+    04 01bb 08 c6336400 ffffff00    # 32: DST ID
+    02 00                           # 44: PROTECT, any protocol
+    06 0000 20 20010db8000100000000000000000000 ffffffffffff00000000000000000000
+    05 0000 10 ff1e0000000000000000000000000001";
+
+#[test]
+fn a_policy_for_traffic_stands_in_a_sat_of_its_own() {
+    let body = hex(SPD);
+    let net = |text: &str| text.parse().unwrap();
+    let bypass =
+        TrafficSelector { protocol: 6, source: (net("10.1.0.0/16"), 0), destination: (net("198.51.100.0/24"), 443) };
+    let protect =
+        TrafficSelector { protocol: 0, source: (net("2001:db8:1::/48"), 0), destination: (net("ff1e::1/128"), 0) };
+    let entries = vec![(bypass, SpdAction::Bypass), (protect, SpdAction::Protect)];
+    let policy = Policy { spd: Some(SpdPart { is_first: true, is_last: true, entries }), ..Policy::default() };
+    assert_eq!(Policy::parse(&body, DOI), Ok(policy.clone()));
+    assert_eq!(policy.to_body(DOI), body);
+    let wrong = |at: usize, octet: u8| Policy::parse(&with(&body, at, octet), DOI).unwrap_err();
+    assert_eq!(wrong(16, 127), field("Protocol-ID", 127));
+    assert_eq!(wrong(17, 4), field("Flags", 4));
+    assert_eq!((wrong(18, 0), wrong(18, 3)), (field("Action", 0), field("Action", 3)));
+    assert_eq!(wrong(20, 11), field("SRC ID Type", 11));
+    // It may say nothing, once.
+    let none = hex("00000002 00000000 0010 0000 00 00 0006 80 03");
+    let read = Policy::parse(&none, DOI).unwrap().spd.unwrap();
+    assert!(read.is_first && read.is_last && read.entries.is_empty());
+    let twice = hex("00000002 00000000 0010 0000 10 00 0006 80 01 00 00 0006 80 02");
+    assert_eq!(Policy::parse(&twice, DOI), Err(Malformed::Conflict("SPD")));
+    for len in 17..body.len() {
+        let mut cut = body[..len].to_vec();
+        cut[15] = (len - 12) as u8;
+        // Between two entries it is a shorter list.
+        assert_eq!(Policy::parse(&cut, DOI).is_ok(), [18, 44].contains(&len), "{len}");
+    }
+}
+
+#[test]
+fn selectors_are_compared_by_the_packets_that_they_are_for() {
+    let selector = |source: &str, destination: &str, protocol, port| TrafficSelector {
+        protocol,
+        source: (source.parse().unwrap(), 0),
+        destination: (destination.parse().unwrap(), port),
+    };
+    let wide = selector("10.0.0.0/8", "0.0.0.0/0", 0, 0);
+    for (other, overlaps, is_exception) in [
+        (wide, true, false),
+        (selector("10.1.0.0/16", "10.2.0.0/16", 17, 53), true, true),
+        (selector("0.0.0.0/0", "10.2.0.0/16", 0, 0), true, false),
+        (selector("192.0.2.0/24", "10.2.0.0/16", 0, 0), false, false),
+        (selector("::/0", "::/0", 0, 0), false, false),
+    ] {
+        assert_eq!((other.overlaps(&wide), wide.overlaps(&other)), (overlaps, overlaps), "{other:?}");
+        assert_eq!(other.is_exception_of(&wide), is_exception, "{other:?}");
+    }
+    let [tcp, udp, port] = [(6, 0), (17, 0), (6, 80)].map(|(protocol, port)| selector("::/0", "::/0", protocol, port));
+    assert!(!tcp.overlaps(&udp) && port.overlaps(&tcp) && port.is_exception_of(&tcp) && !tcp.is_exception_of(&port));
+    let other_port = selector("::/0", "::/0", 6, 81);
+    assert!(!port.overlaps(&other_port) && !port.is_exception_of(&other_port));
 }
 
 #[test]

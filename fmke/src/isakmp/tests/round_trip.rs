@@ -89,12 +89,25 @@ fn traffic_sa() -> impl Strategy<Value = TrafficSa> {
     )
 }
 
+fn spd_part() -> impl Strategy<Value = SpdPart> {
+    let ends = any::<bool>().prop_flat_map(|v4| ((net(v4), any::<u16>()), (net(v4), any::<u16>())));
+    let action = prop_oneof![Just(SpdAction::Bypass), Just(SpdAction::Protect)];
+    let entry = (any::<u8>(), ends, action).prop_map(|(protocol, (source, destination), action)| {
+        (TrafficSelector { protocol, source, destination }, action)
+    });
+    (any::<(bool, bool)>(), vec(entry, 0..20)).prop_map(|((is_first, is_last), entries)| SpdPart {
+        is_first,
+        is_last,
+        entries,
+    })
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     let delays = proptest::option::of(
         any::<(u16, u16)>().prop_map(|(activation, deactivation)| Delays { activation, deactivation }),
     );
-    (vec(rekey_sa(), 0..3), delays, vec(traffic_sa(), 0..5))
-        .prop_map(|(rekey, delays, traffic)| Policy { rekey, delays, traffic })
+    (vec(rekey_sa(), 0..3), delays, vec(traffic_sa(), 0..5), proptest::option::of(spd_part()))
+        .prop_map(|(rekey, delays, traffic, spd)| Policy { rekey, delays, traffic, spd })
         .prop_filter("an SA", |policy| !policy.is_empty())
 }
 
