@@ -101,3 +101,45 @@ fn a_secret_in_a_file_that_others_may_read_is_refused() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(GcksSettings::load(&path).is_err_and(|error| error.to_string().contains("chmod 600")));
 }
+
+/// What the package installs, with those lines in force that `wanted` says.
+fn sample(wanted: impl Fn(&str) -> bool) -> String {
+    let text = fs::read_to_string("../packaging/gcks.toml").unwrap();
+    let line = |line: &str| match line.strip_prefix('#').filter(|setting| !setting.starts_with(' ')) {
+        Some(setting) if wanted(setting) => format!("{setting}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn the_sample_says_what_holds_without_it() {
+    const NO_DEFAULT: [&str; 14] = [
+        "interface",
+        "address",
+        "identity",
+        "secret",
+        "secret_file",
+        "destination",
+        "source",
+        "members",
+        "rekey",
+        "senders",
+        "group",
+        "outer",
+        "client",
+        "net",
+    ];
+    let key = |setting: &str| setting.split(' ').next().unwrap_or_default().to_owned();
+    let file = |wanted: &dyn Fn(&str) -> bool| toml::from_str::<GcksFile>(&sample(wanted)).unwrap();
+    let all = file(&|_| true);
+    let defaults = file(&|setting| setting.starts_with('[') || NO_DEFAULT.contains(&key(setting).as_str()));
+    assert_eq!((all.gcks, all.log), (defaults.gcks, defaults.log));
+    assert_eq!((all.groups, all.vpns), (defaults.groups, defaults.vpns));
+    let clients =
+        |clients: &BTreeMap<String, ClientSection>| clients.values().map(ClientSection::client).collect::<Vec<_>>();
+    assert_eq!(clients(&all.clients), clients(&defaults.clients));
+    let settings = load(&sample(|_| true).replace("hub.psk", "a.psk")).unwrap();
+    let Profiles { clients, groups, vpns } = &settings.profiles;
+    assert_eq!((clients.len(), groups.len(), vpns.len(), clients["hub"].bypass.len()), (2, 1, 1, 1));
+}
