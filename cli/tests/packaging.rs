@@ -124,7 +124,7 @@ fn assert_every_key_is_in(text: &str, least: usize, error_of: impl Fn(&str) -> S
         let header = line.strip_prefix('[')?.trim_matches(['[', ']']);
         let named = |section: &&str| ["clients", "groups", "vpns", "trust"].contains(section);
         let parts: Vec<&str> = header.split('.').collect();
-        let of_a_name = parts.first().is_some_and(|first| named(first));
+        let of_a_name = parts.first().is_some_and(named);
         let parts = parts.iter().enumerate().map(|(at, part)| if of_a_name && at == 1 { "*" } else { *part });
         Some(parts.collect::<Vec<_>>().join("."))
     };

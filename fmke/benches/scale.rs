@@ -227,7 +227,7 @@ fn profiles(clients: u32) -> Profiles {
                     gcks::Client {
                         address: address(number),
                         credential: Credential::default(),
-                        bypass: BTreeSet::new(),
+                        bypass: Default::default(),
                     },
                 )
             })
