@@ -444,7 +444,7 @@ fn a_flow_that_stops_leaves_nothing_to_a_wider_one() {
         let [a, b] = [A, B].map(|place| PLACES[place].prefixes[family]);
         let narrow = selector(a, b);
         net.unicast(A, B, (3, 4), narrow);
-        net.unicast(A, C, (4, 5), selector(a, ["2001:db8::/32", "10.0.0.0/8"][family]));
+        net.unicast(A, C, (4, 5), selector(a, ["2001:db8:b::/48", "10.2.0.0/16"][family]));
         let host = address(PLACES[B].host[family]);
         let from = udp(&net.hosts[A], &at(address(PLACES[A].host[family]), 6000));
         let to = udp(&net.hosts[B], &at(host, 5000));
