@@ -530,7 +530,9 @@ fn what_the_policy_leaves_unprotected_crosses_and_nothing_else() {
         lab.wait_for_connected(&[0, 1]);
         let waits_for = |lab: &Central, crosses: bool, what: &str| {
             lab.wait(LIMIT, what, || answers(&red_0, &at_7000) == crosses);
-            assert!((0..3).all(|_| answers(&red_0, &at_7000) == crosses), "{what}");
+            // Below a foul sky each is several.
+            let times = if Lab::is_foul() { 1 } else { 3 };
+            assert!((0..times).all(|_| answers(&red_0, &at_7000) == crosses), "{what}");
         };
         waits_for(&lab, true, "what both allow");
         assert!(!answers(&red_0, &at_7001), "another port");
