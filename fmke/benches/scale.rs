@@ -79,7 +79,7 @@ impl Bench {
             doi: 2,
             address: SERVER,
             proposals: Proposals::default(),
-            credentials: Credentials { identity: Identity::Address(SERVER.ip()), certificate: None },
+            credentials: Credentials { identity: Identity::Address(SERVER.ip()), certificates: Vec::new() },
             liveness: Liveness::default(),
             // All come within a minute.
             limits: Limits { exchanges: 2 * clients as usize, computations: rate, ..Limits::default() },
@@ -193,7 +193,7 @@ impl Bench {
             doi: 2,
             address,
             proposals: Proposals::default(),
-            credentials: Credentials { identity: Identity::Address(address), certificate: None },
+            credentials: Credentials { identity: Identity::Address(address), certificates: Vec::new() },
             server: Server { address: SERVER, secret: Some(self.secrets.0.clone()), identity: None },
             liveness: Liveness::default(),
         };

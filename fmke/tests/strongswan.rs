@@ -82,7 +82,7 @@ impl Pki {
         let der = certificate.der().to_vec();
         let identity = subject(&der).expect("a subject");
         let key = Signer::from_pkcs8(&key.serialize_der()).expect("a key");
-        Credentials { identity, certificate: Some(Arc::new(Certificate { chain: vec![der], key })) }
+        Credentials { identity, certificates: vec![Arc::new(Certificate { chain: vec![der], key })] }
     }
 }
 
@@ -126,11 +126,16 @@ struct Lab {
     there: SocketAddr,
 }
 
+fn installed(name: &str) -> Option<PathBuf> {
+    ["/usr/sbin", "/usr/bin"].iter().map(|place| Path::new(place).join(name)).find(|path| path.exists())
+}
+
 fn no_charon(test: &str) -> bool {
-    let is_there = |name: &str| ["/usr/sbin", "/usr/bin"].iter().any(|place| Path::new(place).join(name).exists());
-    let missing = !is_there("charon-systemd") || !is_there("swanctl");
+    let missing = installed("charon-systemd").is_none() || installed("swanctl").is_none();
     if missing {
-        eprintln!("SKIP {test}: charon is not installed (apt-get install charon-systemd strongswan-swanctl)");
+        eprintln!(
+            "SKIP {test}: charon is not installed (apt-get install charon-systemd strongswan-swanctl libstrongswan-standard-plugins)"
+        );
     }
     missing
 }
@@ -149,6 +154,8 @@ impl Lab {
         let folder = tempfile::tempdir().unwrap();
         let pki = (way != Way::Secret).then(|| Pki::new(way));
         write(folder.path(), way, pki.as_ref(), proposal);
+        // Where it is installed, AppArmor keeps it from files elsewhere than in /etc.
+        fs::copy(installed("swanctl").unwrap(), folder.path().join("swanctl")).unwrap();
         let mut command = Command::new("charon-systemd");
         command.env("STRONGSWAN_CONF", folder.path().join("strongswan.conf"));
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -166,7 +173,7 @@ impl Lab {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("swanctl");
+        let mut command = Command::new(self.path("swanctl"));
         command.args(arguments).args(["--uri", &format!("unix://{}", self.path("vici").display())]);
         command.env("STRONGSWAN_CONF", self.path("strongswan.conf")).env("SWANCTL_DIR", self.folder.path());
         command
@@ -185,7 +192,7 @@ impl Lab {
 
     fn own(&self) -> Credentials {
         let identity = Identity::Address(self.here.ip());
-        self.pki.as_ref().map_or(Credentials { identity, certificate: None }, Pki::own)
+        self.pki.as_ref().map_or(Credentials { identity, certificates: Vec::new() }, Pki::own)
     }
 
     fn directory(&self) -> Directory {

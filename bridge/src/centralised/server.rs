@@ -213,7 +213,7 @@ fn kind_of(event: &Event) -> EventKind {
         Event::Connected { .. } => EventKind::Connected,
         Event::Closed { .. } => EventKind::Disconnected,
         Event::Rekeyed { .. } => EventKind::Rekeyed,
-        Event::Excluded { .. } => EventKind::Excluded,
+        Event::Excluded { .. } | Event::Lapsed { .. } => EventKind::Excluded,
         Event::Failed { .. } => EventKind::Failed,
     }
 }

@@ -168,7 +168,7 @@ impl GcksSettings {
             doi,
             address: SocketAddr::new(address, port),
             proposals: proposals(legacy),
-            credentials: phase1::Credentials { identity: own, certificate: None },
+            credentials: phase1::Credentials { identity: own, certificates: Vec::new() },
             liveness: phase1::Liveness::default(),
             limits: phase1::Limits::default(),
             join_window,

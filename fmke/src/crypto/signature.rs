@@ -5,9 +5,11 @@
 //! other (RFC 4754, section 7).
 
 use p256::ecdsa::signature::hazmat::RandomizedPrehashSigner as _;
-use rand_core::CryptoRng;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{CryptoRng, SeedableRng};
+use rsa::pkcs8::der::pem::PemLabel as _;
 use rsa::pkcs8::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
-use rsa::pkcs8::{DecodePrivateKey, PrivateKeyInfoRef};
+use rsa::pkcs8::{DecodePrivateKey, PrivateKeyInfoRef, SecretDocument};
 use rsa::traits::PublicKeyParts;
 use rsa::{Pkcs1v15Sign, pkcs1};
 
@@ -98,6 +100,16 @@ impl Signer {
         }))
     }
 
+    /// As [`from_pkcs8`](Self::from_pkcs8), in PEM (RFC 7468).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_pem(pem: &str) -> Result<Self, CryptoError> {
+        let (label, key) = SecretDocument::from_pem(pem.trim()).map_err(|_| CryptoError::MalformedKey)?;
+        PrivateKeyInfoRef::validate_pem_label(label).map_err(|_| CryptoError::MalformedKey)?;
+        Self::from_pkcs8(key.as_bytes())
+    }
+
     /// The method that goes with the key.
     pub fn method(&self) -> Method {
         match self.0 {
@@ -105,6 +117,15 @@ impl Signer {
             Private::P256(_) => Method::EcdsaP256,
             Private::P384(_) => Method::EcdsaP384,
         }
+    }
+
+    /// Whether it is the private key of this public one.
+    pub fn is_of(&self, public: &Verifier) -> bool {
+        // What is signed goes nowhere, so the same numbers do each time.
+        let mut rng = ChaCha20Rng::from_seed([0; 32]);
+        let hash = vec![0; self.method().hash(HashAlgorithm::Sha256).output_len()];
+        self.method() == public.method()
+            && self.sign(&mut rng, &hash).is_ok_and(|signature| public.verify(&hash, &signature).is_ok())
     }
 
     /// The body of a SIG payload over `hash`. Random numbers blind RSA, and go into the nonce of ECDSA beside the key and

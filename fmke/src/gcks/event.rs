@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::phase1::CertificateError;
+
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -36,6 +38,13 @@ pub enum Event {
         /// Which.
         client: String,
     },
+    /// A client has lost access until it shows another certificate.
+    Lapsed {
+        /// Which.
+        client: String,
+        /// What is wrong with the one that it has shown.
+        why: CertificateError,
+    },
     /// A group could not be changed.
     Failed {
         /// Which.
@@ -60,6 +69,7 @@ impl fmt::Display for Event {
                 write!(f, "{group} has new keys, for {members} members, without {}", gone.join(", "))
             }
             Event::Excluded { client } => write!(f, "{client} is excluded"),
+            Event::Lapsed { client, why } => write!(f, "{client} has lost access: its certificate: {why}"),
             Event::Failed { group, why } => write!(f, "{group} could not be changed: {why}"),
         }
     }

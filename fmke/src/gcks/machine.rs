@@ -10,6 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
+use super::certificates::Certificates;
 use super::context::{Calendar, Context};
 use super::event::Event;
 use super::group::{GroupState, Outcome};
@@ -23,7 +24,9 @@ use crate::Refusal;
 use crate::crypto::SecretBytes;
 use crate::crypto::rekey::{RekeyAlgorithm, RekeySigner};
 use crate::isakmp::{Header, exchange};
-use crate::phase1::{self, Clients, Datagram, Limits, Liveness, Message, Proposals, Refused, Responder, SaId};
+use crate::phase1::{
+    self, CertificateError, Clients, Datagram, Limits, Liveness, Message, Proposals, Refused, Responder, SaId,
+};
 use crate::push::{Push, UnicastDue};
 
 /// Of SAs whose lifetime is not known any longer.
@@ -67,6 +70,7 @@ pub struct Gcks {
     /// Clients that have not acknowledged all.
     behind: BTreeSet<String>,
     names: BTreeMap<IpAddr, String>,
+    certificates: Certificates,
     pub(super) groups: BTreeMap<String, GroupState>,
     pub(super) vpns: BTreeMap<String, VpnState>,
     pub(super) excluded: BTreeSet<String>,
@@ -112,6 +116,7 @@ impl Gcks {
             gone: BTreeMap::new(),
             behind: BTreeSet::new(),
             names: BTreeMap::new(),
+            certificates: Certificates::restore(&stored)?,
             groups: BTreeMap::new(),
             vpns: BTreeMap::new(),
             excluded: stored.below("excluded/").map(|(client, _)| client.to_owned()).collect(),
@@ -160,6 +165,7 @@ impl Gcks {
         let profiles = self.profiles.clone();
         let is_other = |client: &&String| before.digest_of_client(client) != profiles.digest_of_client(client);
         for client in before.clients.keys().filter(is_other) {
+            self.responder.abandon(before.clients[client].address);
             self.replaced(now, client);
         }
         self.tell_spds(now, &before);
@@ -212,14 +218,20 @@ impl Gcks {
 
     /// A client is no longer, or another router bears its name: what the one before knows is not to be used any longer.
     fn replaced(&mut self, now: Time, client: &str) {
+        self.writes.push(self.certificates.forget(client));
+        self.cast_out(now, client);
+        if !self.profiles.clients.contains_key(client) {
+            self.writes.push(Write::no_entry(&format!("client/{client}")));
+        }
+    }
+
+    /// A client is in no group and no VPN any longer, until it connects again.
+    fn cast_out(&mut self, now: Time, client: &str) {
         self.disconnect(client);
         let of_client = |(_, vpn): &(&String, &Vpn)| vpn.ends.iter().any(|end| end.client == client);
         let profiles = self.profiles.clone();
         profiles.vpns.iter().filter(of_client).for_each(|(name, _)| self.drop_vpn(now, name));
         self.groups.values_mut().for_each(|state| state.expel(now, client, Duration::ZERO));
-        if !profiles.clients.contains_key(client) {
-            self.writes.push(Write::no_entry(&format!("client/{client}")));
-        }
     }
 
     /// A datagram came.
@@ -253,6 +265,9 @@ impl Gcks {
     pub fn handle_timeout(&mut self, now: Time) {
         self.responder.handle_timeout(now, &mut self.rng);
         self.follow_phase1(now);
+        while let Some(client) = self.certificates.ended(self.calendar.unix(now)) {
+            self.lapse(now, client, CertificateError::Time);
+        }
         while let Some((at, client)) = self.timers.pop_first() {
             if at > now {
                 self.timers.insert((at, client));
@@ -282,7 +297,8 @@ impl Gcks {
         let groups = self.profiles.groups.iter().filter_map(|(name, group)| self.groups.get(name)?.timeout(group));
         let vpns = self.profiles.vpns.iter().filter_map(|(name, vpn)| self.vpns.get(name)?.renewal(vpn));
         let sessions = self.timers.first().map(|(at, _)| *at);
-        groups.chain(vpns).chain(sessions).chain(self.responder.poll_timeout()).min()
+        let certificates = self.certificates.first_end().map(|end| self.calendar.later(end.saturating_add(1)));
+        groups.chain(vpns).chain(sessions).chain(certificates).chain(self.responder.poll_timeout()).min()
     }
 
     /// What is to be stored before anything is sent.
@@ -315,6 +331,29 @@ impl Gcks {
         self.handle_timeout(now);
     }
 
+    /// Looks again at the certificates that clients have shown: other anchors or revocation lists count now. Whose does not,
+    /// connected or not, loses access until it shows another. `check` gets the client and the chain (DER).
+    pub fn review(&mut self, now: Time, check: impl Fn(&str, &[&[u8]]) -> Result<(), CertificateError>) {
+        let verdict = |(client, chain): (&String, &Vec<Vec<u8>>)| {
+            let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+            check(client, &chain).err().map(|why| (client.clone(), why))
+        };
+        let lapsed: Vec<_> = self.certificates.iter().filter_map(verdict).collect();
+        lapsed.into_iter().for_each(|(client, why)| self.lapse(now, client, why));
+        self.handle_timeout(now);
+    }
+
+    fn lapse(&mut self, now: Time, client: String, why: CertificateError) {
+        self.certificates.lapse(&client);
+        self.cast_out(now, &client);
+        self.events.push_back(Event::Lapsed { client, why });
+    }
+
+    /// What we show from now on in phase 1.
+    pub fn present(&mut self, credentials: phase1::Credentials) {
+        self.responder.present(credentials);
+    }
+
     /// This client may connect again.
     pub fn admit(&mut self, client: &str) {
         if self.excluded.remove(client) {
@@ -341,8 +380,8 @@ impl Gcks {
     fn follow_phase1(&mut self, now: Time) {
         while let Some(event) = self.responder.poll_event() {
             match event {
-                phase1::Event::Established { sa, address, began_anew, .. } => {
-                    self.connect(now, sa, address, began_anew)
+                phase1::Event::Established { sa, address, certificates, began_anew, .. } => {
+                    self.connect(now, sa, address, certificates, began_anew)
                 }
                 phase1::Event::Closed { sa, why, .. } => self.closed(sa, why),
                 phase1::Event::Failed => {}
@@ -351,8 +390,9 @@ impl Gcks {
     }
 
     /// A client has shown who it is: it gets all that it is entitled to.
-    fn connect(&mut self, now: Time, sa: SaId, address: SocketAddr, began_anew: bool) {
+    fn connect(&mut self, now: Time, sa: SaId, address: SocketAddr, certificates: Vec<Vec<u8>>, began_anew: bool) {
         let Some(name) = self.names.get(&address.ip()).cloned() else { return };
+        self.writes.extend(self.certificates.shown(&name, certificates));
         if let Some(before) = self.sessions.insert(name.clone(), Session::new(sa)) {
             self.by_sa.remove(&before.sa);
         }

@@ -3,6 +3,7 @@
 //! [`Gcks`] is the state machine. Read `profile` (what the operator lays down), `machine`, `group` (how a group changes), then
 //! `store` and `restore` (what outlives the process).
 
+mod certificates;
 mod context;
 mod event;
 mod group;

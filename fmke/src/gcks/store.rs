@@ -5,6 +5,7 @@
 //! | `signer` | the private key of phase 3's signatures |
 //! | `excluded/CLIENT` | nothing: it may not connect |
 //! | `client/CLIENT` | a digest of who it is |
+//! | `certificate/CLIENT` | the certificates that it has shown, each with its length before it |
 //! | `restarted/GROUP/CLIENT` | nothing: what it sends there is to have keys that it never used |
 //! | `gone/SPI` | until when somebody may hold this SA of ESP, which was taken away |
 //! | `vpn/VPN` | a digest of what its keys are for |
@@ -63,6 +64,14 @@ impl Write {
 
     pub(super) fn client(name: &str, digest: &[u8]) -> Self {
         Self::set(format!("client/{name}"), |value| value.extend_from_slice(digest))
+    }
+
+    pub(super) fn certificates(client: &str, chain: Vec<u8>) -> Self {
+        Write { key: format!("certificate/{client}"), value: Some(Zeroizing::new(chain)) }
+    }
+
+    pub(super) fn no_certificates(client: &str) -> Self {
+        Self::unset(format!("certificate/{client}"))
     }
 
     pub(super) fn restarted(group: &str, client: &str, has: bool) -> Self {

@@ -157,6 +157,11 @@ impl Member {
         self.traffic.len()
     }
 
+    /// What we show from now on: we connect anew, and hold what we hold.
+    pub fn present(&mut self, now: Time, credentials: Credentials) {
+        self.initiator.present(now, credentials);
+    }
+
     /// Takes leave of the key server.
     pub fn close(&mut self) {
         self.initiator.close(&mut self.rng);

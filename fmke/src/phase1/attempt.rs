@@ -6,7 +6,7 @@ use std::time::Duration;
 use muster_wire::Time;
 use rand_core::CryptoRng;
 
-use super::main_mode::{Agreed, Keyed, Role, Share, opening, read_opening};
+use super::main_mode::{Agreed, Keyed, Role, Share, Shown, opening, read_opening};
 use super::sa::Features;
 use super::{Authority, Client, Credentials, IsakmpSa, Proposals, Refused, SaId};
 use crate::crypto::dh::Secret;
@@ -98,7 +98,7 @@ impl Attempt {
         datagram: &[u8],
         context: &Context<'_, A>,
         rng: &mut impl CryptoRng,
-    ) -> Result<Option<Identity>, Refused> {
+    ) -> Result<Option<Shown>, Refused> {
         let (header, first, body) = Header::parse(datagram)?;
         let is_encrypted = matches!(self.state, State::Proof(_));
         if header.exchange != exchange::MAIN
@@ -121,9 +121,9 @@ impl Attempt {
                 let (keyed, iv) = proof.as_ref();
                 let plaintext = keyed.open(iv, body)?;
                 let theirs = (first, plaintext.as_slice());
-                let (identity, _) =
+                let shown =
                     keyed.check(Role::Responder, theirs, (&context.server, context.address), context.authority)?;
-                return Ok(Some(identity));
+                return Ok(Some(shown));
             }
         }
         Ok(None)

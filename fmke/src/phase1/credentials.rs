@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::Authentication;
+use super::{Authentication, x509};
 use crate::crypto::SecretBytes;
-use crate::crypto::signature::Signer;
+use crate::crypto::signature::{Method, Signer, Verifier};
 use crate::isakmp::Identity;
+
+/// Certificates of one chain, at most.
+pub(super) const MOST_CERTIFICATES: usize = 4;
 
 /// A certificate of one's own.
 pub struct Certificate {
@@ -18,21 +21,38 @@ pub struct Certificate {
     pub key: Signer,
 }
 
+impl Certificate {
+    /// # Errors
+    /// No certificate, more than a peer takes, one that cannot be read, or a key that is not the first one's.
+    pub fn new(chain: Vec<Vec<u8>>, key: Signer) -> Result<Self, CertificateError> {
+        let first = chain.first().filter(|_| chain.len() <= MOST_CERTIFICATES).ok_or(CertificateError::Missing)?;
+        let public = Verifier::from_spki(&x509::public_key(first)?).map_err(|_| CertificateError::Key)?;
+        match key.is_of(&public) {
+            true => Ok(Certificate { chain, key }),
+            false => Err(CertificateError::Key),
+        }
+    }
+}
+
 /// Who one is. Without a certificate only a pre-shared key can show it.
 #[derive(Clone)]
 pub struct Credentials {
     /// What stands in the ID payload. In main mode with a pre-shared key usually the address.
     pub identity: Identity,
-    /// For signatures.
-    pub certificate: Option<Arc<Certificate>>,
+    /// For signatures. Both ends sign with keys of one kind, so a key server has a certificate for each kind that its clients
+    /// have; of two of one kind the first counts.
+    pub certificates: Vec<Arc<Certificate>>,
 }
 
 impl Credentials {
     /// Whether they do for it.
     pub(super) fn fit(&self, authentication: Authentication) -> bool {
-        authentication
-            .signature()
-            .is_none_or(|method| self.certificate.as_ref().is_some_and(|own| own.key.method() == method))
+        authentication.signature().is_none_or(|method| self.certificate(method).is_some())
+    }
+
+    /// What shows it by this method.
+    pub(super) fn certificate(&self, method: Method) -> Option<&Certificate> {
+        self.certificates.iter().map(Arc::as_ref).find(|own| own.key.method() == method)
     }
 }
 
@@ -46,9 +66,10 @@ pub struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Whether it may authenticate so.
+    /// Whether it may authenticate so: by its secret if it has one, else by a certificate. Nobody's certificate takes the place of
+    /// a secret.
     pub(super) fn fits(&self, authentication: Authentication) -> bool {
-        authentication != Authentication::PreSharedKey || self.secret.is_some()
+        (authentication == Authentication::PreSharedKey) == self.secret.is_some()
     }
 
     /// Whether it may be this one.

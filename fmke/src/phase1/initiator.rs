@@ -175,6 +175,12 @@ impl Initiator {
         }
     }
 
+    /// What we show from now on: another SA takes the place of the one in use, and another attempt that of one under way.
+    pub fn present(&mut self, now: Time, own: Credentials) {
+        (self.own, self.attempt) = (own, None);
+        self.renew(now);
+    }
+
     /// Another SA takes the place of the one in use, now.
     pub fn renew(&mut self, now: Time) {
         if self.attempt.is_none() {
@@ -238,8 +244,8 @@ impl Initiator {
                 self.transmit_attempt();
             }
             Ok(Some(server)) => {
-                if let Some(sa) = attempt.complete(now, body, server) {
-                    self.establish(now, sa, rng);
+                if let Some(sa) = attempt.complete(now, body, server.identity) {
+                    self.establish(now, sa, server.certificates, rng);
                 }
             }
             Err(refused) => {
@@ -250,12 +256,12 @@ impl Initiator {
         Ok(None)
     }
 
-    fn establish(&mut self, now: Time, sa: IsakmpSa, rng: &mut impl CryptoRng) {
+    fn establish(&mut self, now: Time, sa: IsakmpSa, certificates: Vec<Vec<u8>>, rng: &mut impl CryptoRng) {
         let spread = sa.lifetime * SPREAD / 100;
         self.next = Some(now + sa.lifetime * RENEWAL / 100 + random(spread, rng));
         let (id, peer, address) = (sa.id(), sa.peer().clone(), self.server.address);
         let began_anew = !std::mem::replace(&mut self.was_established, true);
-        self.events.push_back(Event::Established { sa: id, peer, address, began_anew });
+        self.events.push_back(Event::Established { sa: id, peer, address, certificates, began_anew });
         for (_, ends) in &mut self.sessions {
             ends.get_or_insert(now + OVERLAP);
         }

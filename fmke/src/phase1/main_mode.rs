@@ -8,6 +8,7 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::cookie::Opening;
+use super::credentials::MOST_CERTIFICATES;
 use super::sa::Features;
 use super::{Authentication, Authority, CertificateError, Client, Credentials, IsakmpSa, Refused, SaId, Suite};
 use crate::crypto::SecretBytes;
@@ -26,8 +27,6 @@ const FRAGMENTATION_ALL: usize = 16;
 const NONCE_LEN: usize = 32;
 /// `X.509 Certificate - Signature` (RFC 2408 3.9).
 const X509_SIGNATURE: u8 = 4;
-/// Certificates of one chain, at most.
-const MOST_CERTIFICATES: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -186,18 +185,18 @@ impl Keyed {
         let hash = self.hash(role, &id);
         let mut chain = Chain::new();
         chain.add(kind::ID, &id);
-        match (self.agreed.suite.authentication.signature(), &own.certificate) {
-            (None, _) => {
+        match self.agreed.suite.authentication.signature() {
+            None => {
                 chain.add(kind::HASH, hash.as_bytes());
             }
-            (Some(_), Some(certificate)) => {
+            Some(method) => {
+                let certificate = own.certificate(method).ok_or(Refused::NoProposal)?;
                 for der in &certificate.chain {
                     chain.add(kind::CERT, &[&[X509_SIGNATURE], der.as_slice()].concat());
                 }
                 let signature = certificate.key.sign(rng, hash.as_bytes()).map_err(|_| Refused::Key)?;
                 chain.add(kind::SIG, &signature);
             }
-            (Some(_), None) => return Err(Refused::NoProposal),
         }
         Ok(chain)
     }
@@ -216,15 +215,14 @@ impl Keyed {
         Ok(text)
     }
 
-    /// Checks what message 5 or 6 of the other end, who speaks as `role`, shows. Returns who it is and whether it knows of
-    /// nothing that was before.
+    /// Checks what message 5 or 6 of the other end, who speaks as `role`, shows.
     pub(super) fn check(
         &self,
         role: Role,
         (first, plaintext): (u8, &[u8]),
         (client, address): (&Client<'_>, IpAddr),
         authority: &impl Authority,
-    ) -> Result<(Identity, bool), Refused> {
+    ) -> Result<Shown, Refused> {
         let once = [kind::ID, kind::HASH, kind::SIG];
         let any = [kind::CERT, kind::CERTREQ, kind::VENDOR, kind::NOTIFY];
         let parts = Parts::read(first, plaintext, true, &once, &any).map_err(|_| Refused::Authentication)?;
@@ -232,6 +230,7 @@ impl Keyed {
         let hash = self.hash(role, id);
         let suite = self.agreed.suite;
         let identity = Identity::parse(id)?;
+        let mut certificates = Vec::new();
         match suite.authentication.signature() {
             None => {
                 if !hash.matches(parts.get(kind::HASH, "HASH")?) {
@@ -259,13 +258,14 @@ impl Keyed {
                     return Err(CertificateError::Key.into());
                 }
                 key.verify(hash.as_bytes(), signature).map_err(|_| Refused::Authentication)?;
+                certificates = chain.into_iter().map(<[u8]>::to_vec).collect();
             }
         }
         let begins_anew = parts
             .all(kind::NOTIFY)
             .filter_map(|notify| Notify::parse(notify).ok())
             .any(|notify| notify.kind == notification::INITIAL_CONTACT);
-        Ok((identity, begins_anew))
+        Ok(Shown { identity, certificates, begins_anew })
     }
 
     /// The SA that is established: `message_6` is the last message, encrypted.
@@ -285,6 +285,15 @@ impl Keyed {
             Role::Responder => self.keys.hash_r(prf, &exchange, &self.agreed.offer, id),
         }
     }
+}
+
+/// What the other end has shown.
+pub(super) struct Shown {
+    pub(super) identity: Identity,
+    /// With a signature.
+    pub(super) certificates: Vec<Vec<u8>>,
+    /// It knows of nothing that was before.
+    pub(super) begins_anew: bool,
 }
 
 fn key_exchange<'a>(agreed: &Agreed, initiator: &'a Share, responder: &'a Share) -> KeyExchange<'a> {

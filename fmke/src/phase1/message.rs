@@ -50,6 +50,8 @@ pub enum Event {
         peer: Identity,
         /// Where that peer is.
         address: SocketAddr,
+        /// The chain (DER) by which it has shown who it is; with a secret there is none.
+        certificates: Vec<Vec<u8>>,
         /// Of what was before, the member knows nothing (`INITIAL-CONTACT`).
         began_anew: bool,
     },

@@ -1,7 +1,7 @@
 //! The key server's end of phase 1.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use muster_wire::Time;
@@ -219,6 +219,16 @@ impl Responder {
         }
     }
 
+    /// What we show from now on, to whom we are not connected yet.
+    pub fn present(&mut self, own: Credentials) {
+        self.own = own;
+    }
+
+    /// Who is at this address is another from now on: what the one before has begun there is void.
+    pub fn abandon(&mut self, address: IpAddr) {
+        self.halves.remove_of(address);
+    }
+
     /// Ends an SA, and tells the peer.
     pub fn close(&mut self, id: SaId, rng: &mut impl CryptoRng) {
         let Some(farewell) = self.session(id).map(|session| (session.address, session.farewell(rng))) else { return };
@@ -387,7 +397,11 @@ impl Responder {
             return Err(Refused::Busy);
         }
         let theirs = (first, plaintext.as_slice());
-        let (identity, began_anew) = keyed.check(Role::Initiator, theirs, (client, from.ip()), clients)?;
+        // What is expected may have changed since the third message.
+        if !client.fits(keyed.agreed.suite.authentication) {
+            return Err(Refused::Authentication);
+        }
+        let shown = keyed.check(Role::Initiator, theirs, (client, from.ip()), clients)?;
         let chain = keyed.prove(Role::Responder, &self.own, rng)?;
         let sent = keyed.seal(keyed.agreed.suite.cipher.last_block(body), &chain)?;
 
@@ -396,13 +410,21 @@ impl Responder {
         (half.received, half.sent) = (datagram.to_vec(), sent.clone());
         let opening = Opening { offer: keyed.agreed.offer.clone(), features: keyed.agreed.features };
         self.cookies.learn(&opening);
-        let sa = keyed.into_sa(&sent, identity, now);
+        let sa = keyed.into_sa(&sent, shown.identity, now);
         self.transmit(from, sent, sa.features.fragments);
-        self.establish(now, Session::new(sa, from, now, rng), began_anew, rng);
+        let session = Session::new(sa, from, now, rng);
+        self.establish(now, session, shown.certificates, shown.begins_anew, rng);
         Ok(())
     }
 
-    fn establish(&mut self, now: Time, session: Session, began_anew: bool, rng: &mut impl CryptoRng) {
+    fn establish(
+        &mut self,
+        now: Time,
+        session: Session,
+        certificates: Vec<Vec<u8>>,
+        began_anew: bool,
+        rng: &mut impl CryptoRng,
+    ) {
         let (sa, peer, address) = (session.sa.id(), session.sa.peer().clone(), session.address);
         let own = self.of_identity.entry(peer.clone()).or_default();
         own.push(sa.responder);
@@ -410,7 +432,7 @@ impl Responder {
         let oldest: Vec<Cookie> = own.iter().copied().take(surplus).collect();
         self.timers.insert((session.due(&self.liveness).max(now), sa.responder));
         self.sessions.insert(sa.responder, session);
-        self.events.push_back(Event::Established { sa, peer: peer.clone(), address, began_anew });
+        self.events.push_back(Event::Established { sa, peer: peer.clone(), address, certificates, began_anew });
         if began_anew {
             self.forget_before(sa.responder, &peer);
         } else {

@@ -87,6 +87,13 @@ impl<T> Table<T> {
         }
     }
 
+    /// All of one address.
+    pub(super) fn remove_of(&mut self, address: IpAddr) {
+        for cookie in self.of_address.remove(&address).unwrap_or_default() {
+            self.entries.remove(&cookie);
+        }
+    }
+
     /// When the first of them expires, or earlier.
     pub(super) fn expires(&self) -> Option<Time> {
         self.order.front().map(|(expires, _)| *expires)

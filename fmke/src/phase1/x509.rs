@@ -83,7 +83,7 @@ impl Anchors {
         if key_usage.is_some_and(|usage| !usage.value.digital_signature()) {
             return Err(CertificateError::Key);
         }
-        if !bears(&certificate, identity)? {
+        if !has(&certificate, identity)? {
             return Err(CertificateError::Name);
         }
         Ok(leaf.subject_public_key_info().to_vec())
@@ -115,7 +115,7 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
     }
 }
 
-fn bears(certificate: &X509Certificate<'_>, identity: &Identity) -> Result<bool, CertificateError> {
+fn has(certificate: &X509Certificate<'_>, identity: &Identity) -> Result<bool, CertificateError> {
     let alternatives = certificate.subject_alternative_name().map_err(|_| CertificateError::Malformed)?;
     let any = |is: &dyn Fn(&GeneralName<'_>) -> bool| {
         alternatives.as_ref().is_some_and(|names| names.value.general_names.iter().any(is))
@@ -147,6 +147,32 @@ fn refusal(error: Error) -> CertificateError {
         | Error::RequiredEkuNotFoundContext(_) => CertificateError::Key,
         _ => CertificateError::Malformed,
     }
+}
+
+/// Whether a certificate (DER) bears this identity: as [`Anchors::check`] has it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn bears(der: &[u8], identity: &Identity) -> Result<bool, CertificateError> {
+    has(&parse(der)?, identity)
+}
+
+/// The first and the last second of a certificate's (DER) validity (Unix seconds; times before 1970 count as 1970).
+///
+/// # Errors
+/// It cannot be read.
+pub fn validity(der: &[u8]) -> Result<(u64, u64), CertificateError> {
+    let certificate = parse(der)?;
+    let [from, to] = [certificate.validity().not_before, certificate.validity().not_after];
+    Ok((u64::try_from(from.timestamp()).unwrap_or(0), u64::try_from(to.timestamp()).unwrap_or(0)))
+}
+
+/// The SubjectPublicKeyInfo (DER) of a certificate (DER).
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn public_key(der: &[u8]) -> Result<Vec<u8>, CertificateError> {
+    Ok(parse(der)?.public_key().raw.to_vec())
 }
 
 /// The identity that a certificate (DER) shows in any case: its subject.

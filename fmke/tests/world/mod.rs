@@ -124,7 +124,7 @@ impl World {
             doi: DOI,
             address,
             proposals: Proposals::default(),
-            credentials: Credentials { identity: Identity::Address(address), certificate: None },
+            credentials: Credentials { identity: Identity::Address(address), certificates: Vec::new() },
             server: Server { address: server(), secret: self.secrets.0.get(&address).cloned(), identity: None },
             liveness: Liveness::default(),
         };
@@ -455,7 +455,7 @@ fn key_server(
         doi: DOI,
         address: server(),
         proposals: Proposals::default(),
-        credentials: Credentials { identity: Identity::Address(server().ip()), certificate: None },
+        credentials: Credentials { identity: Identity::Address(server().ip()), certificates: Vec::new() },
         liveness: Liveness::default(),
         limits: Limits::default(),
         join_window: Duration::from_millis(20),

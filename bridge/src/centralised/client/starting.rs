@@ -103,7 +103,7 @@ impl Client {
             doi: wanted.doi,
             address,
             proposals: proposals(wanted.legacy),
-            credentials: Credentials { identity: Identity::Address(address), certificate: None },
+            credentials: Credentials { identity: Identity::Address(address), certificates: Vec::new() },
             server: Server {
                 address: server,
                 secret: Some(secret),

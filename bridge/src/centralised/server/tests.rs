@@ -102,7 +102,7 @@ impl Peer {
             doi: 2,
             address: CLIENT,
             proposals: proposals(false),
-            credentials: Credentials { identity: Identity::Address(CLIENT), certificate: None },
+            credentials: Credentials { identity: Identity::Address(CLIENT), certificates: Vec::new() },
             server: muster_fmke::phase1::Server {
                 address: server.socket.local_addr().unwrap(),
                 secret: Some(SecretBytes::from(SECRET.as_bytes())),

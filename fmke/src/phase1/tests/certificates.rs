@@ -10,6 +10,7 @@ use rcgen::{
 };
 
 use super::network::*;
+use crate::crypto::SecretBytes;
 use crate::crypto::signature::{Method, Signer};
 use crate::isakmp::Identity;
 use crate::phase1::x509::{Anchors, subject};
@@ -65,7 +66,7 @@ impl Ca {
         let der = self.issue(params(name), &key);
         let identity = subject(&der).unwrap();
         let key = Signer::from_pkcs8(&key.serialize_der()).unwrap();
-        Credentials { identity, certificate: Some(Arc::new(Certificate { chain: vec![der], key })) }
+        Credentials { identity, certificates: vec![Arc::new(Certificate { chain: vec![der], key })] }
     }
 
     fn anchors(&self, lists: &[Vec<u8>]) -> Anchors {
@@ -93,7 +94,7 @@ fn meet(
     member: Credentials,
     server: Credentials,
     of_member: &Open,
-    of_server: &Open,
+    of_server: &impl Clients,
     expected: Option<Identity>,
 ) -> (bool, Vec<Refused>) {
     let methods = [Method::Rsa, Method::EcdsaP256, Method::EcdsaP384];
@@ -129,6 +130,72 @@ fn every_kind_of_key_shows_who_it_is() {
     }
 }
 
+/// Both ends of one main mode sign with keys of one kind (RFC 2409 Appendix A: the method is one attribute).
+#[test]
+fn a_server_has_a_certificate_for_each_kind_of_key() {
+    let ca = Ca::new();
+    for method in Method::ALL {
+        let mut server = ca.credentials("server", Method::Rsa);
+        server.identity = Identity::Name("gcks.example".into());
+        server.certificates = [Method::EcdsaP384, Method::Rsa, Method::EcdsaP256]
+            .map(|method| {
+                let (mut params, key) = (params("server"), key(method));
+                params.subject_alt_names = vec![SanType::DnsName("gcks.example".try_into().unwrap())];
+                let chain = vec![ca.issue(params, &key)];
+                Arc::new(Certificate::new(chain, Signer::from_pem(&key.serialize_pem()).unwrap()).unwrap())
+            })
+            .into();
+        let expected = Some(server.identity.clone());
+        let open = Open(ca.anchors(&[]));
+        let member = ca.credentials("member", method);
+        assert_eq!(meet(member, server, &open, &open, expected), (true, vec![]), "{method:?}");
+    }
+}
+
+/// Knows a secret of whoever comes, and an authority.
+struct Guarded(Anchors, SecretBytes, Identity);
+
+impl Authority for Guarded {
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+        self.0.check(chain, identity, NOW)
+    }
+}
+
+impl Clients for Guarded {
+    fn client(&self, _: IpAddr) -> Option<Client<'_>> {
+        Some(Client { secret: Some(&self.1), identity: Some(&self.2) })
+    }
+}
+
+#[test]
+fn a_certificate_does_not_take_the_place_of_a_secret() {
+    let ca = Ca::new();
+    let (member, server) = (ca.credentials("member", Method::EcdsaP256), ca.credentials("server", Method::EcdsaP256));
+    let guarded = Guarded(ca.anchors(&[]), SecretBytes::from(&b"a secret"[..]), member.identity.clone());
+    let open = Open(ca.anchors(&[]));
+    assert_eq!(meet(member, server, &open, &guarded, None), (false, vec![Refused::NoProposal]));
+}
+
+#[test]
+fn a_certificate_goes_with_its_own_key() {
+    let ca = Ca::new();
+    for method in Method::ALL {
+        let (own, other) = (key(method), key(method));
+        let chain = vec![ca.issue(params("member"), &own)];
+        let with = |chain: &[Vec<u8>], key: &KeyPair| {
+            Certificate::new(chain.to_vec(), Signer::from_pkcs8(&key.serialize_der()).unwrap()).err()
+        };
+        assert_eq!(with(&chain, &own), None);
+        assert_eq!(with(&chain, &other), Some(CertificateError::Key), "{method:?}");
+        assert_eq!(with(&[], &own), Some(CertificateError::Missing));
+        assert_eq!(with(&vec![chain[0].clone(); 5], &own), Some(CertificateError::Missing));
+        assert_eq!(with(&[vec![0x30, 0]], &own), Some(CertificateError::Malformed));
+    }
+    let wrong = key(Method::Rsa);
+    let chain = vec![ca.issue(params("member"), &key(Method::EcdsaP256))];
+    assert!(Certificate::new(chain, Signer::from_pkcs8(&wrong.serialize_der()).unwrap()).is_err());
+}
+
 #[test]
 fn a_long_chain_goes_in_pieces() {
     let ca = Ca::new();
@@ -139,7 +206,7 @@ fn a_long_chain_goes_in_pieces() {
     let lower = Ca { der: between.clone(), issuer: Issuer::new(intermediate, issuing) };
     let with_chain = |name: &str| {
         let mut own = lower.credentials(name, Method::EcdsaP256);
-        Arc::get_mut(own.certificate.as_mut().unwrap()).unwrap().chain.push(between.clone());
+        Arc::get_mut(&mut own.certificates[0]).unwrap().chain.push(between.clone());
         own
     };
     let open = Open(ca.anchors(&[]));
@@ -167,9 +234,9 @@ fn of_another_authority_or_name_is_refused_by_whoever_cares() {
     // Somebody else's certificate with one's own key.
     let (member, mut server) = pair();
     let (_, stranger) = pair();
-    let chain = server.certificate.unwrap().chain.clone();
-    let key = Arc::into_inner(stranger.certificate.unwrap()).unwrap().key;
-    server.certificate = Some(Arc::new(Certificate { chain, key }));
+    let chain = server.certificates[0].chain.clone();
+    let key = Arc::into_inner(stranger.certificates.into_iter().next().unwrap()).unwrap().key;
+    server.certificates = vec![Arc::new(Certificate { chain, key })];
     assert_eq!(meet(member, server, &ours, &ours, None), (false, vec![Refused::Authentication]));
 }
 

@@ -19,9 +19,15 @@ fn six_messages_and_both_have_the_same_keys() {
     assert_eq!(network.log.len(), 6);
     assert_eq!(network.refused, []);
     let peer = Identity::Address(server_address().ip());
-    assert_eq!(network.member_events, [Event::Established { sa, peer, address: server_address(), began_anew: true }]);
+    assert_eq!(
+        network.member_events,
+        [Event::Established { sa, peer, address: server_address(), certificates: vec![], began_anew: true }]
+    );
     let peer = Identity::Address(member_address(1).ip());
-    assert_eq!(network.server_events, [Event::Established { sa, peer, address: member_address(1), began_anew: true }]);
+    assert_eq!(
+        network.server_events,
+        [Event::Established { sa, peer, address: member_address(1), certificates: vec![], began_anew: true }]
+    );
 }
 
 #[test]
@@ -83,7 +89,7 @@ fn with_a_secret_a_member_is_whoever_is_expected_at_its_address() {
     let mut network = Network::new(1, Proposals::default(), Proposals::default());
     network.member = {
         let server = Server { address: server_address(), secret: Some(secret(1)), identity: None };
-        let own = Credentials { identity: Identity::Address(member_address(2).ip()), certificate: None };
+        let own = Credentials { identity: Identity::Address(member_address(2).ip()), certificates: Vec::new() };
         Initiator::new(DOI, Proposals::default(), own, server, Liveness::default(), Time(0))
     };
     network.run(50 * SECOND);
@@ -155,4 +161,24 @@ proptest! {
         prop_assert!(network.common_sa().is_some());
         prop_assert!(network.server.sas().count() <= 2);
     }
+}
+
+/// Another secret counts from now on: who knew the one before does not finish what it began with that.
+#[test]
+fn what_was_begun_before_another_came_is_void() {
+    let round_trips = |abandoned: bool| {
+        let mut network = Network::new(5, Proposals::default(), Proposals::default());
+        // Messages 1 to 4, of which each takes 10 ms; 5 is on its way.
+        network.run(Duration::from_millis(45));
+        assert!(network.common_sa().is_none() && network.server.exchanges() > 0);
+        if abandoned {
+            network.server.abandon(member_address(1).ip());
+            assert_eq!(network.server.exchanges(), 0);
+        }
+        network.run(Duration::from_millis(200));
+        (network.common_sa().is_some(), network.refused)
+    };
+    assert_eq!(round_trips(false), (true, vec![]));
+    let (is_established, refused) = round_trips(true);
+    assert!(!is_established && !refused.is_empty(), "{refused:?}");
 }

@@ -51,7 +51,7 @@ pub(super) fn secret(number: u8) -> SecretBytes {
 }
 
 pub(super) fn own(address: SocketAddr) -> Credentials {
-    Credentials { identity: Identity::Address(address.ip()), certificate: None }
+    Credentials { identity: Identity::Address(address.ip()), certificates: Vec::new() }
 }
 
 pub(super) fn responder(proposals: Proposals, limits: Limits, rng: &mut ChaCha8Rng) -> Responder {

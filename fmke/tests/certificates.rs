@@ -1,0 +1,310 @@
+//! A key server whose clients show certificates, and what becomes of those whose certificate no longer counts.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_fmke::crypto::SecretBytes;
+use muster_fmke::crypto::rekey::RekeyAlgorithm;
+use muster_fmke::crypto::signature::Signer;
+use muster_fmke::gcks::{self, Event, Gcks, Group, Profiles};
+use muster_fmke::isakmp::{Delays, Identity};
+use muster_fmke::member::{self, Member};
+use muster_fmke::phase1::x509::Anchors;
+use muster_fmke::phase1::{
+    Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Limits, Liveness,
+    Proposals, Server,
+};
+use muster_wire::Time;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use zeroize::Zeroizing;
+
+/// 2026-06-01.
+const NOW: u64 = 1_780_272_000;
+/// 2026-07-01, when one of the certificates ends.
+const JULY: u64 = 1_782_864_000;
+const GROUP: &str = "group";
+
+struct Ca {
+    anchor: Vec<u8>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Ca {
+    fn new() -> Ca {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Ca { anchor: params.self_signed(&key).unwrap().der().to_vec(), issuer: Issuer::new(params, key) }
+    }
+
+    /// Of whoever has this address, until a month's first day.
+    fn credentials(&self, address: SocketAddr, (year, month): (i32, u8)) -> Credentials {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::IpAddress(address.ip())];
+        params.not_after = date_time_ymd(year, month, 1);
+        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().to_vec()];
+        let own = Certificate::new(chain, Signer::from_pkcs8(&key.serialize_der()).unwrap()).unwrap();
+        Credentials { identity: Identity::Address(address.ip()), certificates: vec![Arc::new(own)] }
+    }
+}
+
+/// The clients `a` and `b`, with an authority and a clock.
+struct Directory {
+    anchors: Anchors,
+    identities: BTreeMap<IpAddr, Identity>,
+    unix: u64,
+}
+
+impl Authority for Directory {
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+        self.anchors.check(chain, identity, self.unix)
+    }
+}
+
+impl Clients for Directory {
+    fn client(&self, address: IpAddr) -> Option<Client<'_>> {
+        self.identities.get(&address).map(|identity| Client { secret: None, identity: Some(identity) })
+    }
+}
+
+fn address(name: &str) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, name.as_bytes()[0]], 848))
+}
+
+const SERVER: &str = "s";
+
+fn proposals() -> Proposals {
+    let methods = muster_fmke::crypto::signature::Method::ALL.map(Authentication::Signature);
+    Proposals { authentications: methods.to_vec(), ..Proposals::default() }
+}
+
+struct World {
+    ca: Ca,
+    directory: Directory,
+    gcks: Gcks,
+    disk: BTreeMap<String, Zeroizing<Vec<u8>>>,
+    clients: BTreeMap<&'static str, Member>,
+    events: Vec<Event>,
+    now: Time,
+}
+
+impl World {
+    /// `a`'s certificate ends in July, `b`'s in two years.
+    fn new() -> World {
+        let ca = Ca::new();
+        let identity = |name: &&str| (address(name).ip(), Identity::Address(address(name).ip()));
+        let directory = Directory {
+            anchors: Anchors::new(std::slice::from_ref(&ca.anchor), &[]).unwrap(),
+            identities: ["a", "b"].iter().map(identity).collect(),
+            unix: NOW,
+        };
+        let now = Time(1_000_000);
+        let gcks = key_server(&ca, now, NOW, BTreeMap::new());
+        let (disk, events) = (BTreeMap::new(), Vec::new());
+        let mut world = World { ca, directory, gcks, disk, clients: BTreeMap::new(), events, now };
+        world.start("a", (2026, 7));
+        world.start("b", (2028, 1));
+        world
+    }
+
+    fn start(&mut self, name: &'static str, until: (i32, u8)) {
+        let settings = member::Settings {
+            doi: 2,
+            address: address(name).ip(),
+            proposals: proposals(),
+            credentials: self.ca.credentials(address(name), until),
+            server: Server {
+                address: address(SERVER),
+                secret: None,
+                identity: Some(Identity::Address(address(SERVER).ip())),
+            },
+            liveness: Liveness::default(),
+        };
+        let member = Member::new(self.now, settings, &SecretBytes::from(&[name.as_bytes()[0]; 32][..]));
+        self.clients.insert(name, member);
+    }
+
+    /// Unicast alone, without delay: what is asked here is who is in.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(100);
+            self.gcks.handle_timeout(self.now);
+            self.serve();
+            for name in self.clients.keys().copied().collect::<Vec<_>>() {
+                self.clients.get_mut(name).unwrap().handle_timeout(self.now);
+            }
+            while self.pass() {}
+        }
+    }
+
+    fn pass(&mut self) -> bool {
+        let mut passed = false;
+        for (name, member) in &mut self.clients {
+            while let Some(datagram) = member.poll_transmit() {
+                passed = true;
+                let _ = self.gcks.handle_datagram(self.now, address(name), &datagram.bytes, &self.directory);
+            }
+        }
+        self.serve();
+        passed
+    }
+
+    fn serve(&mut self) {
+        for write in self.gcks.poll_writes() {
+            match write.value {
+                Some(value) => drop(self.disk.insert(write.key, value)),
+                None => drop(self.disk.remove(&write.key)),
+            }
+        }
+        self.events.extend(std::iter::from_fn(|| self.gcks.poll_event()));
+        while let Some(datagram) = self.gcks.poll_transmit() {
+            let to = self.clients.iter_mut().find(|(name, _)| address(name) == datagram.to);
+            if let Some((_, member)) = to {
+                let _ = member.handle_datagram(self.now, address(SERVER), &datagram.bytes, &self.directory);
+            }
+        }
+    }
+
+    /// The key server dies and comes back at this time of day.
+    fn restart(&mut self, unix: u64) {
+        let disk = self.disk.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        self.directory.unix = unix;
+        self.gcks = key_server(&self.ca, self.now, unix, disk);
+        self.serve();
+    }
+
+    fn review(&mut self) {
+        let directory = &self.directory;
+        self.gcks.review(self.now, |client, chain| {
+            directory.check(chain, &directory.identities[&address(client).ip()]).map(drop)
+        });
+        self.serve();
+    }
+
+    fn members(&self) -> Vec<&str> {
+        self.gcks.members(GROUP).collect()
+    }
+
+    fn lapsed(&self) -> Vec<(&str, CertificateError)> {
+        let lapsed = |event| match event {
+            &Event::Lapsed { ref client, why } => Some((client.as_str(), why)),
+            _ => None,
+        };
+        self.events.iter().filter_map(lapsed).collect()
+    }
+}
+
+fn key_server(ca: &Ca, now: Time, unix: u64, disk: BTreeMap<String, Zeroizing<Vec<u8>>>) -> Gcks {
+    let settings = gcks::Settings {
+        doi: 2,
+        address: address(SERVER),
+        proposals: proposals(),
+        credentials: ca.credentials(address(SERVER), (2030, 1)),
+        liveness: Liveness::default(),
+        limits: Limits::default(),
+        join_window: Duration::ZERO,
+        signature: RekeyAlgorithm::EcdsaP256,
+    };
+    let client = |name: &str| {
+        (
+            name.to_owned(),
+            gcks::Client { address: address(name).ip(), credential: Default::default(), bypass: Default::default() },
+        )
+    };
+    let group = Group {
+        members: ["a", "b"].map(str::to_owned).into(),
+        rekey: ([239, 1, 1, 1].into(), 848),
+        flows: Vec::new(),
+        tek_lifetime: Duration::from_secs(3600),
+        kek_lifetime: Duration::from_secs(30 * 86_400),
+        delays: Delays { activation: 0, deactivation: 0 },
+        rekey_on_join: true,
+    };
+    let profiles = Profiles {
+        clients: ["a", "b"].map(client).into(),
+        groups: [(GROUP.to_owned(), group)].into(),
+        vpns: BTreeMap::new(),
+    };
+    profiles.check().unwrap();
+    Gcks::new(now, unix, settings, profiles, disk, &SecretBytes::from(&[7; 32][..])).unwrap()
+}
+
+fn connected() -> World {
+    let mut world = World::new();
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.members(), ["a", "b"]);
+    assert!(["a", "b"].iter().all(|name| world.gcks.is_connected(name)));
+    world
+}
+
+#[test]
+fn whose_certificate_ends_loses_access_until_it_shows_another() {
+    let mut world = connected();
+    // The last second counts; nobody connects or asks anything meanwhile.
+    world.now = world.now + Duration::from_secs(JULY - NOW - 10);
+    world.directory.unix = JULY;
+    world.gcks.handle_timeout(world.now);
+    world.serve();
+    assert_eq!((world.members(), world.lapsed()), (vec!["a", "b"], vec![]));
+    assert!(world.gcks.poll_timeout().is_some_and(|at| at <= world.now + Duration::from_secs(11)), "it wakes for it");
+    world.now = world.now + Duration::from_secs(11);
+    world.directory.unix = JULY + 1;
+    world.gcks.handle_timeout(world.now);
+    world.serve();
+    assert_eq!((world.members(), world.lapsed()), (vec!["b"], vec![("a", CertificateError::Time)]));
+    // It tries again, with the one that has ended.
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.members(), ["b"]);
+    world.start("a", (2028, 1));
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.members(), ["a", "b"]);
+}
+
+#[test]
+fn whose_certificate_ended_while_the_key_server_was_away_is_out() {
+    let mut world = connected();
+    world.restart(JULY + 1);
+    assert_eq!((world.members(), world.lapsed()), (vec!["b"], vec![("a", CertificateError::Time)]));
+    // Who was not connected when it died is known, too.
+    world.clients.clear();
+    world.restart(1_830_297_600 + 1); // 2028-01-01
+    assert_eq!(world.members(), Vec::<&str>::new());
+}
+
+#[test]
+fn other_anchors_cast_out_whom_they_do_not_vouch_for() {
+    let mut world = connected();
+    world.review();
+    assert_eq!((world.members(), world.lapsed()), (vec!["a", "b"], vec![]), "nothing has changed");
+    let stranger = Ca::new();
+    world.directory.anchors = Anchors::new(std::slice::from_ref(&stranger.anchor), &[]).unwrap();
+    world.clients.remove("b");
+    world.review();
+    world.run(Duration::from_secs(30));
+    let unknown = CertificateError::UnknownIssuer;
+    assert_eq!((world.members(), world.lapsed()), (vec![], vec![("a", unknown), ("b", unknown)]));
+    // Its new authority's certificate brings it back.
+    world.ca = stranger;
+    let server = world.ca.credentials(address(SERVER), (2030, 1));
+    world.gcks.present(server);
+    world.start("a", (2028, 1));
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.members(), ["a"]);
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_at_once() {
+    let mut world = connected();
+    let renewed = world.ca.credentials(address("a"), (2028, 1));
+    let now = world.now;
+    world.clients.get_mut("a").unwrap().present(now, renewed);
+    world.run(Duration::from_secs(5));
+    world.now = world.now + Duration::from_secs(JULY + 10 - NOW);
+    world.gcks.handle_timeout(world.now);
+    world.serve();
+    assert_eq!((world.members(), world.lapsed()), (vec!["a", "b"], vec![]), "the one before no longer counts");
+}
