@@ -1,15 +1,18 @@
 //! What is wrong with a configuration, and whether this machine can run it.
 
-use std::os::unix::fs::PermissionsExt;
+use std::net::IpAddr;
 use std::path::Path;
 
 use muster_dataplane::Probe;
+use muster_fmke::isakmp::Identity;
 use tracing::warn;
 
 use crate::addresses::{addresses, black_address, duplicates, interface_index, networks};
-use crate::centralised::read_secret;
+use crate::centralised::{Certificates, identity, read_secret};
+use crate::daemon::unix_seconds;
+use crate::expiry::rfc3339;
 use crate::lists;
-use crate::settings::{File, Settings};
+use crate::settings::{File, GcksAt, Settings};
 use crate::trust::overlap;
 
 /// One thing that was looked at.
@@ -48,31 +51,61 @@ pub fn check(path: &Path) -> Vec<Finding> {
         Err(error) => add(false, error.to_string()),
     }
     strangers(&settings).into_iter().for_each(|what| add(false, what));
-    let key = settings.resolve(&file.device.private_key);
-    match is_open(&key) {
-        Ok(true) => add(false, format!("{}: readable by others; chmod 600 it", key.display())),
-        Ok(false) => {}
-        Err(error) => add(false, format!("{}: {error}", key.display())),
+    if let Some(why) = settings.key_exposure {
+        add(false, format!("{}: {why}", settings.resolve(&file.device.private_key).display()));
     }
     findings.extend(interfaces(file));
     findings.extend(machine(file));
     findings
 }
 
-/// A client of a key server: there are no certificates.
+/// A client of a key server.
 fn check_client(path: &Path, file: &File) -> Vec<Finding> {
     let mut findings = vec![Finding { ok: true, what: format!("{}: understood", path.display()) }];
     if let Some(gcks) = &file.gcks {
-        let secret = path.parent().unwrap_or(Path::new(".")).join(&gcks.secret_file);
-        let (ok, what) = match read_secret(&secret) {
-            Ok(_) => (true, format!("{}: the secret shared with the key server {}", secret.display(), gcks.address)),
-            Err(error) => (false, error.to_string()),
-        };
-        findings.push(Finding { ok, what });
+        findings.extend(match &gcks.secret_file {
+            Some(secret) => vec![secret_shared(&path.parent().unwrap_or(Path::new(".")).join(secret), gcks.address)],
+            None => certificates_shown(path, file, gcks),
+        });
     }
     findings.extend(interfaces(file));
     findings.extend(machine(file));
     findings
+}
+
+fn secret_shared(secret: &Path, server: IpAddr) -> Finding {
+    match read_secret(secret) {
+        Ok(_) => {
+            Finding { ok: true, what: format!("{}: the secret shared with the key server {server}", secret.display()) }
+        }
+        Err(error) => Finding { ok: false, what: error.to_string() },
+    }
+}
+
+fn certificates_shown(path: &Path, file: &File, gcks: &GcksAt) -> Vec<Finding> {
+    // Without an address on black, which is told of below, what is said of the certificate is all but whether it bears it.
+    let black = addresses(&file.black.interface).unwrap_or_default();
+    let black = black_address(&black, file.black.address, file.is_black_ipv4(), None);
+    let identity = match (&gcks.local_identity, black) {
+        (Some(text), _) => identity(text).ok(),
+        (None, address) => address.map(Identity::Address),
+    };
+    let checked = Certificates::load(path, gcks.named()).and_then(|certificates| {
+        identity.map_or(Ok(()), |identity| certificates.check_identity(&identity))?;
+        certificates.check_time(unix_seconds())?;
+        Ok(certificates)
+    });
+    match checked {
+        Err(error) => vec![Finding { ok: false, what: error.to_string() }],
+        Ok(certificates) => {
+            let ends = certificates.validities().map(|(path, (_, end))| {
+                let what =
+                    format!("{}: shown to the key server {}, until {}", path.display(), gcks.address, rfc3339(end));
+                Finding { ok: true, what }
+            });
+            ends.collect()
+        }
+    }
 }
 
 fn interfaces(file: &File) -> Vec<Finding> {
@@ -130,9 +163,8 @@ fn machine(file: &File) -> Vec<Finding> {
 /// What a daemon does without, and its operator is to know.
 pub(crate) fn warn_of(settings: &Settings) {
     strangers(settings).into_iter().for_each(|what| warn!("{what}"));
-    let key = settings.resolve(&settings.file.device.private_key);
-    if is_open(&key).unwrap_or(false) {
-        warn!("{}: readable by others; chmod 600 it", key.display());
+    if let Some(why) = settings.key_exposure {
+        warn!("{}: {why}", settings.resolve(&settings.file.device.private_key).display());
     }
 }
 
@@ -144,9 +176,4 @@ fn strangers(settings: &Settings) -> Vec<String> {
     unknown
         .map(|organisation| format!("[trust.{organisation:?}] bounds nobody: no trust anchor is of that organisation"))
         .collect()
-}
-
-/// Whether others than its owner can read or change a file.
-fn is_open(path: &Path) -> std::io::Result<bool> {
-    Ok(std::fs::metadata(path)?.permissions().mode() & 0o077 != 0)
 }

@@ -22,6 +22,7 @@ mod plane;
 mod privileges;
 mod reload;
 mod rollback;
+mod secret_file;
 mod settings;
 mod sharing;
 mod signals;

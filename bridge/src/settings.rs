@@ -13,7 +13,11 @@ use muster_dataplane::{BlockConfig, MOST_WORKERS};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::centralised::{default_doi, default_port};
+use crate::centralised::{Named, Paths, default_doi, default_port, identity};
+use crate::secret_file::SecretFile;
+
+/// Of a device: Ed25519 takes 119 octets.
+const MOST_OF_KEY: usize = 16 << 10;
 
 /// What is wrong with a configuration.
 #[derive(Debug, Error)]
@@ -66,6 +70,8 @@ pub struct Settings {
     pub anchors: Vec<Vec<u8>>,
     /// Revocation lists (DER).
     pub crls: Vec<Vec<u8>>,
+    /// Why others may know the private key.
+    pub(crate) key_exposure: Option<&'static str>,
 }
 
 macro_rules! sections {
@@ -139,10 +145,20 @@ sections! {
         local_port: Option<u16>,
         /// Domain of interpretation, of ISAKMP messages and payloads.
         #[serde(default = "default_doi")] doi: u32,
-        /// Holds the shared secret; open to nobody but its owner.
-        secret_file: PathBuf,
+        /// Holds the shared secret; open to nobody but its owner. Without it there is a certificate.
+        secret_file: Option<PathBuf>,
+        /// Our certificate, and what leads to its authority.
+        #[serde(default)] certificate: Paths,
+        /// Its private key: PKCS#8, RSA or ECDSA.
+        #[serde(default)] private_key: Paths,
+        /// Who signs the key server's certificate.
+        #[serde(default)] trust_anchors: Vec<PathBuf>,
+        /// What they have taken back.
+        #[serde(default)] crls: Vec<PathBuf>,
         /// Who the key server says that it is, if that is not its address.
         identity: Option<String>,
+        /// Who we say that we are, if that is not our address.
+        local_identity: Option<String>,
         /// Allows what is known to be weak.
         #[serde(default)] legacy: bool,
         /// What the key server may have sent to these unprotected: by itself it has nothing sent so.
@@ -289,6 +305,14 @@ impl File {
     }
 }
 
+impl GcksAt {
+    /// What it says of certificates.
+    pub(crate) fn named(&self) -> Named<'_> {
+        let GcksAt { certificate, private_key, trust_anchors, crls, .. } = self;
+        Named { certificate, private_key, trust_anchors, crls }
+    }
+}
+
 impl Settings {
     /// Reads a configuration and everything that it names.
     pub fn load(path: &Path) -> Result<Settings, SettingsError> {
@@ -298,8 +322,11 @@ impl Settings {
 
         let certificate_path = at(&file.device.certificate);
         let key_path = at(&file.device.private_key);
-        let (certificate, key) = (read(&certificate_path)?, zeroize::Zeroizing::new(read(&key_path)?));
-        let device = Device::from_pem(&certificate, &key).map_err(|error| SettingsError::Certificate {
+        let certificate = read(&certificate_path)?;
+        let key_error = |error| SettingsError::Read { path: key_path.clone(), error };
+        let (key, key_exposure) = SecretFile::read(&key_path, MOST_OF_KEY).map_err(key_error)?.exposed();
+        let key = std::str::from_utf8(&key).map_err(|error| key_error(std::io::Error::other(error)))?;
+        let device = Device::from_pem(&certificate, key).map_err(|error| SettingsError::Certificate {
             path: certificate_path,
             message: format!("{error} (private key: {})", key_path.display()),
         })?;
@@ -322,7 +349,7 @@ impl Settings {
         for path in file.device.crls.iter().map(|path| at(path)) {
             crls.extend(muster_certs::crls_from_pem(&read(&path)?).map_err(|error| certificate(&path, error))?);
         }
-        let settings = Settings { path: path.to_owned(), file, device, anchors, crls };
+        let settings = Settings { path: path.to_owned(), file, device, anchors, crls, key_exposure };
         settings.trust()?;
         Ok(settings)
     }
@@ -457,8 +484,20 @@ fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> 
     if gcks.port == 0 || gcks.local_port == Some(0) {
         return Err(("gcks.port", "is 0".into()));
     }
-    if gcks.secret_file.as_os_str().is_empty() {
-        return Err(("gcks.secret_file", "is empty".into()));
+    gcks.named().check()?;
+    match &gcks.secret_file {
+        Some(path) if path.as_os_str().is_empty() => return Err(("gcks.secret_file", "is empty".into())),
+        Some(_) if gcks.named().is_used() => {
+            return Err(("gcks.secret_file", "and gcks.certificate: one of the two shows who we are".into()));
+        }
+        None if !gcks.named().is_used() => {
+            let message = "is missing: it, or certificate, private_key and trust_anchors, shows who we are";
+            return Err(("gcks.secret_file", message.into()));
+        }
+        _ => {}
+    }
+    for (key, text) in [("gcks.identity", &gcks.identity), ("gcks.local_identity", &gcks.local_identity)] {
+        text.as_deref().map_or(Ok(()), |text| identity(text).map(drop)).map_err(|why| (key, why))?;
     }
     if gcks.allow_bypass.iter().any(|net| net.addr().is_multicast()) {
         return Err(("gcks.allow_bypass", "holds a network that is multicast, which never goes unprotected".into()));
@@ -474,14 +513,17 @@ fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> 
 }
 
 pub(crate) fn read(path: &Path) -> Result<String, SettingsError> {
+    fs::File::open(path).and_then(read_from).map_err(|error| SettingsError::Read { path: path.to_owned(), error })
+}
+
+/// All of an open file.
+pub(crate) fn read_from(file: fs::File) -> std::io::Result<String> {
     const MAX_FILE: u64 = 1 << 20;
-    let error = |error| SettingsError::Read { path: path.to_owned(), error };
     // Bounded as it is read: a pipe or a device has no length to ask for.
     let mut text = String::new();
-    let mut file = fs::File::open(path).map_err(error)?.take(MAX_FILE + 1);
-    file.read_to_string(&mut text).map_err(error)?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_FILE {
-        return Err(error(std::io::Error::other("larger than 1 MiB")));
+        return Err(std::io::Error::other("larger than 1 MiB"));
     }
     Ok(text)
 }
@@ -506,6 +548,8 @@ mod tests {
     const AGREEMENT: &str = "[device]\ncertificate = \"a.pem\"\nprivate_key = \"a.key\"\ntrust_anchors = [\"ca.pem\"]\n\n[black]\ninterface = \"black0\"\n";
     const CENTRALISED: &str = "[device]\n\n[black]\ninterface = \"black0\"\n\n[group]\nmode = \"centralised\"\n\n[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n";
 
+    const CERTIFIED: &str = "certificate = \"a.pem\"\nprivate_key = \"a.key\"\ntrust_anchors = [\"ca.pem\"]\n";
+
     fn parse(text: &str) -> Result<File, String> {
         File::parse(Path::new("muster.toml"), text).map_err(|error| error.to_string())
     }
@@ -519,6 +563,7 @@ mod tests {
         let gcks = client.gcks.unwrap();
         assert_eq!((gcks.port, gcks.doi, gcks.legacy), (848, 2, false));
         assert!(gcks.allow_bypass.is_empty(), "nothing by default");
+        assert!(parse(&CENTRALISED.replace("secret_file = \"a.psk\"\n", CERTIFIED)).is_ok());
         for (text, was, is, names) in [
             (AGREEMENT, "certificate = \"a.pem\"\n", "", "device.certificate"),
             (AGREEMENT, "private_key = \"a.key\"\n", "", "device.private_key"),
@@ -528,6 +573,10 @@ mod tests {
             (CENTRALISED, "[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n", "", "gcks: is missing"),
             (CENTRALISED, "secret_file = \"a.psk\"\n", "", "secret_file"),
             (CENTRALISED, "a.psk", "", "gcks.secret_file"),
+            (CENTRALISED, "secret_file", "certificate = \"a.pem\"\nsecret_file", "gcks.private_key"),
+            (CENTRALISED, "secret_file", "local_identity = \"a b\"\nsecret_file", "gcks.local_identity"),
+            (CENTRALISED, "secret_file", "trust_anchors = [\"ca.pem\"]\nsecret_file", "gcks.certificate"),
+            (CENTRALISED, "secret_file = \"a.psk\"", &format!("{CERTIFIED}secret_file = \"a.psk\""), "one of the two"),
             (CENTRALISED, "192.0.2.9", "224.0.0.1", "gcks.address"),
             (CENTRALISED, "[gcks]", "[gcks]\nport = 0", "gcks.port"),
             (CENTRALISED, "[gcks]", "[gcks]\nallow_bypass = [\"ff1e::/16\"]", "gcks.allow_bypass"),

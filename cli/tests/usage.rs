@@ -98,7 +98,11 @@ fn check_tells_of_bounds_for_nobody_and_of_a_key_for_all() {
     std::fs::write(path("muster.toml"), configuration).unwrap();
     let check = run(["check", "--config", &path("muster.toml")]);
     assert_eq!(check.status, 1);
-    for expected in [r#"[trust."Brvao"] bounds nobody"#, "alpha-1.key: readable by others", "black.interface no-such"] {
+    for expected in [
+        r#"[trust."Brvao"] bounds nobody"#,
+        "alpha-1.key: holds a secret and is open to others",
+        "black.interface no-such",
+    ] {
         assert!(check.out.contains(expected), "{expected} in {}", check.out);
     }
     assert!(!check.out.contains(r#"[trust."Alpha"]"#), "{}", check.out);

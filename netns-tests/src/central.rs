@@ -36,6 +36,10 @@ pub struct Central {
     gcks: Option<Process>,
     /// On which router it runs.
     gcks_at: usize,
+    /// Clients that show a certificate: their identities, and how their configurations say it.
+    certified: BTreeMap<usize, (String, String)>,
+    /// More of the key server's own section.
+    gcks_section: String,
     folder: TempDir,
 }
 
@@ -56,7 +60,8 @@ impl Central {
         watch.ports = vec![ISAKMP, ISAKMP + 1];
         let capture = Capture::start(coalition.black(), watch).expect("a capture");
         let clients = (0..clients).map(|_| None).collect();
-        let lab = Central { family, coalition, capture, clients, gcks: None, gcks_at, folder };
+        let (certified, gcks_section) = (BTreeMap::new(), String::new());
+        let lab = Central { family, coalition, capture, clients, gcks: None, gcks_at, certified, gcks_section, folder };
         for client in 0..lab.clients.len() {
             lab.write_private(
                 &format!("{}.psk", lab.name(client)),
@@ -82,16 +87,32 @@ impl Central {
         self.configure(client, &format!("allow_bypass = [{}]", prefixes.join(", ")));
     }
 
+    /// Has a client show a certificate in place of a secret: the key server expects it to be `identity`, and these lines stand in
+    /// its own configuration's `[gcks]`.
+    pub fn certify(&mut self, client: usize, identity: &str, lines: &str) {
+        self.certified.insert(client, (identity.to_owned(), lines.to_owned()));
+        self.configure(client, "");
+    }
+
+    /// More lines for the key server's `[gcks]`.
+    pub fn extend_gcks(&mut self, lines: &str) {
+        self.gcks_section += lines;
+    }
+
     /// The key server's configuration: all clients, and these groups and VPNs.
     pub fn configure_gcks(&self, profiles: &str) {
         let mut text = format!(
-            "[gcks]\ninterface = \"black0\"\naddress = \"{}\"\nstate_dir = \"gcks.state\"\ncontrol = \"gcks.sock\"\n\n[log]\nlevel = \"debug\"\n\n",
+            "[gcks]\ninterface = \"black0\"\naddress = \"{}\"\nstate_dir = \"gcks.state\"\ncontrol = \"gcks.sock\"\n{}\n[log]\nlevel = \"debug\"\n\n",
             self.black_address(self.gcks_at),
+            self.gcks_section,
         );
         for client in 0..self.clients.len() {
             let (name, address) = (self.name(client), self.black_address(client));
-            write!(text, "[clients.{name}]\naddress = \"{address}\"\nsecret_file = \"{name}.psk\"\n\n")
-                .expect("a string");
+            let shown = match self.certified.get(&client) {
+                Some((identity, _)) => format!("identity = \"{identity}\""),
+                None => format!("secret_file = \"{name}.psk\""),
+            };
+            write!(text, "[clients.{name}]\naddress = \"{address}\"\n{shown}\n\n").expect("a string");
         }
         self.write_private("gcks.toml", &(text + profiles));
     }
@@ -117,7 +138,7 @@ mode = "centralised"
 
 [gcks]
 address = "{}"
-secret_file = "{name}.psk"
+{}
 {}
 {more}
 
@@ -130,6 +151,7 @@ level = "debug"
             plan.red_v6(),
             plan.red_v4(),
             self.black_address(self.gcks_at),
+            self.certified.get(&client).map_or(format!("secret_file = \"{name}.psk\""), |(_, lines)| lines.clone()),
             if client == self.gcks_at { "local_port = 849" } else { "" },
             backend(),
         );

@@ -3,6 +3,7 @@
 //! A [`Lab`] is a coalition of `netlab` with a daemon on every router. Tests look at it as an operator does, through
 //! `muster … --json`, and as an enemy does, on the black side.
 
+mod authority;
 mod calm;
 mod central;
 mod control;
@@ -12,6 +13,7 @@ mod routing;
 mod traffic;
 mod tshark;
 
+pub use authority::{Authority, KeyKind};
 pub use calm::{alone, say};
 pub use central::{Central, ISAKMP};
 pub use datagram::{Datagram, datagrams};

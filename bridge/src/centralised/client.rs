@@ -14,12 +14,15 @@ use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, info, warn};
 
 use super::flows::{Flows, NotCarried};
-use super::socket;
+use super::{Certificates, socket};
 use crate::addresses::interface_index;
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
-use crate::daemon::{HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, every, first_address, io_error, now, tick};
+use crate::daemon::{
+    HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, every, first_address, io_error, now, tick, unix_seconds,
+};
 use crate::event::{EventKind, Record};
+use crate::expiry::Expiry;
 use crate::notifier::{Notifier, alive_interval};
 use crate::privileges::{forbid_core_dumps, keep_only};
 use crate::rollback::Rollback;
@@ -84,6 +87,9 @@ struct Client {
     index: u32,
     own_prefixes: Vec<IpNet>,
     server: SocketAddr,
+    /// With a secret there are none.
+    certificates: Certificates,
+    expiry: Expiry,
     socket: UdpSocket,
     /// For re-key messages, by where they come to.
     listening: BTreeMap<(IpAddr, u16), UdpSocket>,
@@ -155,10 +161,10 @@ impl Client {
     }
 
     fn take_datagrams(&mut self) -> bool {
-        let Client { member, refused, buffer, .. } = self;
+        let Client { member, refused, buffer, certificates, .. } = self;
         let at = now();
         let mut take = |from: SocketAddr, bytes: &[u8]| {
-            if let Err(why) = member.handle_datagram(at, from, bytes, &()) {
+            if let Err(why) = member.handle_datagram(at, from, bytes, &*certificates) {
                 *refused += 1;
                 debug!(%from, "refused: {why}");
             }
@@ -212,6 +218,10 @@ impl Client {
             if self.flows.dataplane().wants_rekey(kind) {
                 warn!("a quarter of the sequence numbers of an SA are used up: have the key server renew it sooner");
             }
+        }
+        if let Some(warning) = self.certificates.end().and_then(|end| self.expiry.look(end, unix_seconds())) {
+            warn!("{warning}; replace it and reload (muster reload)");
+            self.tell(EventKind::Expiring, warning);
         }
         Ok(())
     }

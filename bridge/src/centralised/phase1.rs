@@ -4,39 +4,73 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use muster_fmke::crypto::dh::Group;
+use muster_fmke::crypto::signature::Method;
 use muster_fmke::crypto::{Cipher, HashAlgorithm, SecretBytes};
 use muster_fmke::isakmp::Identity;
-use muster_fmke::phase1::{self, Authority, CertificateError, Clients, Proposals};
+use muster_fmke::phase1::{self, Authentication, Authority, CertificateError, Clients, Proposals};
 
-/// Who may connect from where.
-pub(crate) struct Known(pub(super) HashMap<IpAddr, (SecretBytes, Option<Identity>)>);
+use super::certificates::Certificates;
+
+/// Who may connect from where, and what the key server shows.
+pub(crate) struct Known {
+    pub(super) clients: HashMap<IpAddr, Expected>,
+    pub(super) certificates: Certificates,
+}
+
+/// Who is expected at an address.
+pub(super) struct Expected {
+    /// Without one it is a certificate that shows who it is.
+    pub(super) secret: Option<SecretBytes>,
+    pub(super) identity: Identity,
+}
+
+impl Known {
+    /// Whether the client there may still show this chain (DER).
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check_again(&self, address: IpAddr, chain: &[&[u8]]) -> Result<(), CertificateError> {
+        let expected = self.clients.get(&address).ok_or(CertificateError::Name)?;
+        self.certificates.check(chain, &expected.identity).map(drop)
+    }
+}
 
 impl Authority for Known {
-    /// Pre-shared keys alone.
-    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Vec<u8>, CertificateError> {
-        Err(CertificateError::UnknownIssuer)
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+        self.certificates.check(chain, identity)
     }
 }
 
 impl Clients for Known {
     fn client(&self, address: IpAddr) -> Option<phase1::Client<'_>> {
-        let (secret, identity) = self.0.get(&address)?;
-        Some(phase1::Client { secret: Some(secret), identity: identity.as_ref() })
+        let Expected { secret, identity } = self.clients.get(&address)?;
+        Some(phase1::Client { secret: secret.as_ref(), identity: Some(identity) })
     }
 }
 
 /// An address, `user@domain`, or a domain name.
-pub(crate) fn identity(text: &str) -> Identity {
-    match text.parse() {
+///
+/// # Errors
+/// None of them.
+pub(crate) fn identity(text: &str) -> Result<Identity, String> {
+    let identity = match text.parse() {
         Ok(address) => Identity::Address(address),
         Err(_) if text.contains('@') => Identity::User(text.to_owned()),
         Err(_) => Identity::Name(text.to_owned()),
+    };
+    // As whoever gets it will read it.
+    match Identity::parse(&identity.to_body()) {
+        Ok(read) if read == identity => Ok(identity),
+        _ => Err(format!("{text:?} is no address, domain name or user@domain")),
     }
 }
 
-/// What phase 1 offers and takes: with `legacy` also what old devices alone have.
+/// What phase 1 offers and takes: with `legacy` also what old devices alone have. Of the ways to show who one is those count that
+/// both have.
 pub(crate) fn proposals(legacy: bool) -> Proposals {
     let mut proposals = Proposals { legacy, ..Proposals::default() };
+    let signatures = [Method::EcdsaP256, Method::EcdsaP384, Method::Rsa].map(Authentication::Signature);
+    proposals.authentications.extend(signatures);
     if legacy {
         proposals.ciphers.extend([Cipher::TripleDes, Cipher::Des]);
         proposals.hashes.extend([HashAlgorithm::Sha1, HashAlgorithm::Md5]);

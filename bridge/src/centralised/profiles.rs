@@ -20,9 +20,9 @@ pub(crate) struct ClientSection {
     pub(crate) address: IpAddr,
     /// What it shares with us, ...
     pub(crate) secret: Option<Inline>,
-    /// … or where that stands.
+    /// … or where that stands. Without both it shows a certificate.
     pub(crate) secret_file: Option<PathBuf>,
-    /// Who it says that it is, if that is not its address.
+    /// Who it says that it is, if that is not its address; its certificate bears it.
     pub(crate) identity: Option<String>,
     /// What its LAN sends unprotected.
     #[serde(default)]

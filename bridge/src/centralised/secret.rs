@@ -1,19 +1,20 @@
 //! Secrets that a client and its key server share.
 
-use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::Path;
 
 use muster_fmke::crypto::SecretBytes;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use zeroize::Zeroizing;
 
+use crate::secret_file::SecretFile;
 use crate::settings::SettingsError;
 
 /// Who watches a phase 1, having taken the server's place, may try secrets at leisure: fewer octets are guessed.
 const LEAST: usize = 16;
 const MOST: usize = 1024;
+/// White space around it.
+const BLANKS: usize = 64;
 
 /// One that stands in the configuration itself.
 #[derive(Clone)]
@@ -29,26 +30,11 @@ impl<'de> Deserialize<'de> for Inline {
 /// Reads a file that holds one: all octets but white space at both ends.
 ///
 /// # Errors
-/// A file that cannot be read, that others may read, or whose secret is too short or too long.
+/// A file that cannot be read, that others may read or have written, or whose secret is too short or too long.
 pub(crate) fn read_secret(path: &Path) -> Result<SecretBytes, SettingsError> {
     let error = |error| SettingsError::Read { path: path.to_owned(), error };
-    check_private(path).map_err(error)?;
-    // In one piece: a vector that grows leaves its old content behind.
-    let mut octets = Zeroizing::new(Vec::with_capacity(MOST + 2));
-    let mut file = fs::File::open(path).map_err(error)?.take(MOST as u64 + 1);
-    file.read_to_end(&mut octets).map_err(error)?;
+    let octets = SecretFile::read(path, MOST + BLANKS).and_then(SecretFile::closed).map_err(error)?;
     take(&octets).map_err(|message| error(io::Error::other(message)))
-}
-
-/// Whether nobody but its owner can read or change a file.
-///
-/// # Errors
-/// Others can; or it cannot be looked at.
-pub(super) fn check_private(path: &Path) -> io::Result<()> {
-    match fs::metadata(path)?.permissions().mode() & 0o077 {
-        0 => Ok(()),
-        _ => Err(io::Error::other("holds a secret and is open to others: chmod 600 it")),
-    }
 }
 
 fn take(octets: &[u8]) -> Result<SecretBytes, String> {
@@ -61,6 +47,9 @@ fn take(octets: &[u8]) -> Result<SecretBytes, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn written(octets: &[u8], mode: u32) -> Result<SecretBytes, String> {
@@ -76,7 +65,6 @@ mod tests {
         assert!(written(b"0123456789abcdef\n", 0o600).is_ok_and(|secret| secret.matches(b"0123456789abcdef")));
         for (octets, mode, why) in [
             (b"0123456789abcdef\n".as_slice(), 0o640, "chmod 600"),
-            (b"0123456789abcdef\n", 0o604, "chmod 600"),
             (b"0123456789abcde \n", 0o600, "16 to 1024"),
             (b"", 0o600, "16 to 1024"),
             (&[b'a'; MOST + 1], 0o600, "16 to 1024"),

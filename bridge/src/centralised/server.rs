@@ -12,14 +12,15 @@ use muster_wire::Time;
 use serde_json::Value;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::settings::GcksSettings;
 use super::socket;
 use crate::alarm::Alarm;
 use crate::control::Asked;
-use crate::daemon::{LAST_WORDS, Report, RunError, SetLevel, every, io_error, now, tick};
+use crate::daemon::{HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, every, io_error, now, tick, unix_seconds};
 use crate::event::{EventKind, Record};
+use crate::expiry::Expiry;
 use crate::notifier::{Notifier, alive_interval};
 use crate::privileges::forbid_core_dumps;
 use crate::rollback::Rollback;
@@ -73,6 +74,7 @@ struct Server {
     working: Option<Working>,
     /// When that is tried.
     retry: Time,
+    expiry: Expiry,
     /// Answers to orders, given when what came of them is on the disk.
     waiting: Vec<(oneshot::Sender<Result<Value, String>>, Value)>,
     refused: u64,
@@ -81,6 +83,7 @@ struct Server {
 impl Server {
     async fn run(mut self) -> Result<(), RunError> {
         let mut alarm = Alarm::new().map_err(io_error("timerfd"))?;
+        let mut housekeeping = every(HOUSEKEEPING);
         let mut alive = alive_interval().map(every);
         let mut more = false;
         self.notifier.ready();
@@ -107,6 +110,7 @@ impl Server {
                     Told::Reload => drop(self.reload()),
                     Told::End => return self.finish().await,
                 },
+                _ = housekeeping.tick() => self.look_at_certificates(),
                 () = tick(&mut alive) => self.notifier.alive(),
             }
             more = self.take_datagrams();
@@ -173,6 +177,14 @@ impl Server {
         for (answer, value) in self.waiting.drain(..) {
             // Whoever asked may be gone.
             let _ = answer.send(Ok(value));
+        }
+    }
+
+    fn look_at_certificates(&mut self) {
+        let end = self.settings.known.certificates.end();
+        if let Some(warning) = end.and_then(|end| self.expiry.look(end, unix_seconds())) {
+            warn!("{warning}; replace it and reload (muster gcks reload)");
+            self.tell(EventKind::Expiring, warning);
         }
     }
 

@@ -1,6 +1,8 @@
 //! The key server's configuration: read whole, checked, then used.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +14,13 @@ use muster_fmke::phase1;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::phase1::{Known, identity, proposals};
+use super::certificates::{Certificates, Named, Paths};
+use super::phase1::{Expected, Known, identity, proposals};
 use super::profiles::{ClientSection, GroupSection, VpnSection, each};
-use super::secret::{check_private, read_secret};
-use crate::settings::{LogSection, SettingsError, read};
+use super::secret::read_secret;
+use crate::daemon::unix_seconds;
+use crate::secret_file::exposure;
+use crate::settings::{LogSection, SettingsError, read_from};
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +39,9 @@ pub struct GcksFile {
     groups: BTreeMap<String, GroupSection>,
     #[serde(default)]
     vpns: BTreeMap<String, VpnSection>,
+    /// Why there may be no secrets in it.
+    #[serde(skip)]
+    exposure: Option<&'static str>,
 }
 
 /// `[gcks]`
@@ -54,8 +62,20 @@ pub(crate) struct GcksSection {
     pub(crate) state_dir: PathBuf,
     #[serde(default = "default_control")]
     pub(crate) control: PathBuf,
-    /// Who we say that we are, if that is not our address.
+    /// Who we say that we are, if that is not our address; our certificates bear it.
     pub(crate) identity: Option<String>,
+    /// For clients that show one: ours, one for each kind of key that theirs have.
+    #[serde(default)]
+    pub(crate) certificate: Paths,
+    /// As many, in the same order: PKCS#8, RSA or ECDSA.
+    #[serde(default)]
+    pub(crate) private_key: Paths,
+    /// Who signs those of the clients.
+    #[serde(default)]
+    pub(crate) trust_anchors: Vec<PathBuf>,
+    /// What they have taken back.
+    #[serde(default)]
+    pub(crate) crls: Vec<PathBuf>,
     /// Allows what is known to be weak.
     #[serde(default)]
     pub(crate) legacy: bool,
@@ -84,6 +104,7 @@ pub(crate) struct GcksSettings {
     pub(crate) gcks: GcksSection,
     pub(crate) log: LogSection,
     pub(crate) profiles: Profiles,
+    own: Identity,
     pub(crate) known: Known,
 }
 
@@ -93,8 +114,12 @@ impl GcksFile {
     /// # Errors
     /// A file that cannot be read, is no TOML, or has an unknown key.
     pub fn load(path: &Path) -> Result<GcksFile, SettingsError> {
-        let text = Zeroizing::new(read(path)?);
-        toml::from_str(&text).map_err(|error| {
+        let wrong = |error| SettingsError::Read { path: path.to_owned(), error };
+        let file = File::open(path).map_err(wrong)?;
+        let exposure = exposure(&file.metadata().map_err(wrong)?);
+        let text = Zeroizing::new(read_from(file).map_err(wrong)?);
+        let parsed: Result<GcksFile, _> = toml::from_str(&text);
+        parsed.map(|file| GcksFile { exposure, ..file }).map_err(|error| {
             // Without the text of the line: it may be a secret.
             let line =
                 error.span().map_or(0, |span| text.bytes().take(span.start).filter(|octet| *octet == b'\n').count())
@@ -116,7 +141,7 @@ impl GcksSettings {
     /// # Errors
     /// As [`GcksFile::load`]; a value that cannot be; a secret that cannot be read, or is open to others.
     pub(crate) fn load(path: &Path) -> Result<GcksSettings, SettingsError> {
-        let GcksFile { gcks, log, clients, groups, vpns } = GcksFile::load(path)?;
+        let GcksFile { gcks, log, clients, groups, vpns, exposure } = GcksFile::load(path)?;
         let value = |key, message: String| SettingsError::Value { path: path.to_owned(), key, message };
         check_section(&gcks).map_err(|(key, message)| value(key, message))?;
         let named = |key| move |(name, why): (String, String)| value(key, format!("{name:?}: {why}"));
@@ -129,7 +154,10 @@ impl GcksSettings {
             let key = [("client", "clients"), ("group", "groups")].iter().find(|(known, _)| *known == section);
             value(key.map_or("vpns", |(_, key)| key), format!("{name:?}: {message}"))
         })?;
-        let mut known = HashMap::new();
+        let certificates = Certificates::load(path, gcks.named())?;
+        let own = gcks.identity().map_err(|why| value("gcks.identity", why))?;
+        certificates.check_identity(&own)?;
+        let (mut known, mut identities) = (HashMap::new(), BTreeMap::new());
         for (name, client) in &clients {
             let wrong = |message: &str| value("clients", format!("{name:?}: {message}"));
             if client.address.is_ipv4() != gcks.address.is_ipv4() {
@@ -137,19 +165,38 @@ impl GcksSettings {
             }
             let secret = match (&client.secret, &client.secret_file) {
                 (Some(secret), None) => {
-                    check_private(path).map_err(|error| SettingsError::Read { path: path.to_owned(), error })?;
-                    secret.0.clone()
+                    let wrong = |why| SettingsError::Read { path: path.to_owned(), error: io::Error::other(why) };
+                    exposure.map_or(Ok(()), |why| Err(wrong(why)))?;
+                    Some(secret.0.clone())
                 }
-                (None, Some(file)) => read_secret(&resolve(path, file))?,
-                _ => return Err(wrong("needs either secret_file or secret")),
+                (None, Some(file)) => Some(read_secret(&resolve(path, file))?),
+                (None, None) if client.identity.is_some() && gcks.named().is_used() => None,
+                (None, None) => {
+                    return Err(wrong(
+                        "needs secret_file or secret, or, with gcks.certificate, the identity that its certificate bears",
+                    ));
+                }
+                (Some(_), Some(_)) => return Err(wrong("needs either secret_file or secret")),
             };
-            if let Some(profile) = profiles.clients.get_mut(name) {
-                let identity = client.identity.as_deref().unwrap_or_default();
-                profile.credential = Credential::of(&[b"muster client", secret.as_bytes(), identity.as_bytes()]);
+            let identity = client.identity.as_deref().map_or(Ok(Identity::Address(client.address)), identity);
+            let identity = identity.map_err(|why| wrong(&why))?;
+            if secret.is_none() && folded(&identity) == folded(&own) {
+                return Err(wrong("its identity is the key server's"));
             }
-            known.insert(client.address, (secret, client.identity.as_deref().map(identity)));
+            if let Some(other) = identities.insert(folded(&identity), name) {
+                return Err(wrong(&format!("its identity is that of {other:?}")));
+            }
+            if let Some(profile) = profiles.clients.get_mut(name) {
+                let shown = client.identity.as_deref().unwrap_or_default().as_bytes();
+                profile.credential = match &secret {
+                    Some(secret) => Credential::of(&[b"muster client", secret.as_bytes(), shown]),
+                    None => Credential::of(&[b"muster certificate", shown]),
+                };
+            }
+            known.insert(client.address, Expected { secret, identity });
         }
-        Ok(GcksSettings { path: path.to_owned(), gcks, log, profiles, known: Known(known) })
+        let known = Known { clients: known, certificates };
+        Ok(GcksSettings { path: path.to_owned(), gcks, log, profiles, own, known })
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -160,15 +207,19 @@ impl GcksSettings {
         resolve(&self.path, &self.gcks.control)
     }
 
+    /// What is shown in phase 1.
+    pub(crate) fn credentials(&self) -> phase1::Credentials {
+        phase1::Credentials { identity: self.own.clone(), certificates: self.known.certificates.own() }
+    }
+
     /// What the machine is started with.
     pub(crate) fn machine(&self) -> muster_fmke::gcks::Settings {
         let GcksSection { doi, address, port, legacy, join_window, signature, .. } = self.gcks;
-        let own = self.gcks.identity.as_deref().map_or(Identity::Address(address), identity);
         muster_fmke::gcks::Settings {
             doi,
             address: SocketAddr::new(address, port),
             proposals: proposals(legacy),
-            credentials: phase1::Credentials { identity: own, certificates: Vec::new() },
+            credentials: self.credentials(),
             liveness: phase1::Liveness::default(),
             limits: phase1::Limits::default(),
             join_window,
@@ -178,6 +229,24 @@ impl GcksSettings {
             },
         }
     }
+}
+
+impl GcksSection {
+    fn named(&self) -> Named<'_> {
+        let GcksSection { certificate, private_key, trust_anchors, crls, .. } = self;
+        Named { certificate, private_key, trust_anchors, crls }
+    }
+
+    /// Who we say that we are.
+    fn identity(&self) -> Result<Identity, String> {
+        self.identity.as_deref().map_or(Ok(Identity::Address(self.address)), identity)
+    }
+}
+
+/// Two that a certificate bears as one: the case of a domain name says nothing (RFC 4343).
+fn folded(identity: &Identity) -> (u8, Vec<u8>) {
+    let data = identity.data();
+    (identity.kind(), if let Identity::Address(_) = identity { data } else { data.to_ascii_lowercase() })
 }
 
 pub(crate) fn default_port() -> u16 {
@@ -229,5 +298,5 @@ fn default_hop_limit() -> u8 {
 /// # Errors
 /// What is wrong with it.
 pub fn check_gcks(path: &Path) -> Result<(), SettingsError> {
-    GcksSettings::load(path).map(drop)
+    GcksSettings::load(path)?.known.certificates.check_time(unix_seconds())
 }

@@ -15,7 +15,7 @@ use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, Reada
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::secret::check_private;
+use crate::secret_file::exposure;
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("gcks");
 
@@ -45,7 +45,9 @@ impl Store {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             let file =
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-            check_private(&path)?;
+            if let Some(why) = exposure(&file.metadata()?) {
+                return Err(std::io::Error::other(why));
+            }
             // That the file is there is on the disk before anything in it.
             fs::File::open(folder)?.sync_all()?;
             Ok(file)

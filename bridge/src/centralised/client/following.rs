@@ -1,5 +1,6 @@
 //! The machine's addresses change, or its configuration.
 
+use super::starting::{gcks_of, shown};
 use super::*;
 use crate::addresses::{addresses, black_address};
 use crate::daemon::own_prefixes;
@@ -40,7 +41,8 @@ impl Client {
         }
     }
 
-    /// The log's level and what may go unprotected follow; all else takes a restart, and is refused.
+    /// What is in the files of certificates, the log's level and what may go unprotected follow; all else takes a restart, and is
+    /// refused.
     pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         let outcome = self.read_again();
         match &outcome {
@@ -58,7 +60,15 @@ impl Client {
         if same != self.file {
             return Err("more than [log] and gcks.allow_bypass has changed: that takes a restart".into());
         }
-        let mut changed = Vec::new();
+        let gcks = gcks_of(&self.outside.config, &new).map_err(|error| error.to_string())?;
+        let (certificates, credentials) =
+            shown(&self.outside.config, gcks, self.address).map_err(|error| error.to_string())?;
+        let mut changed = certificates.changes(&self.certificates);
+        if !certificates.shows_the_same(&self.certificates) {
+            certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
+            self.member.present(now(), credentials);
+        }
+        self.certificates = certificates;
         changed.extend((new.log.level != self.file.log.level).then_some("log.level"));
         (self.outside.set_level)(&new.log.level);
         if allowed(&new) != allowed(&self.file) {

@@ -66,7 +66,11 @@ impl Client {
     pub(super) fn start(file: &File, address: IpAddr, outside: Outside) -> Result<Client, RunError> {
         let wanted = gcks_of(&outside.config, file)?;
         let server = SocketAddr::new(wanted.address, wanted.port);
-        let secret = read_secret(&folder(&outside.config).join(&wanted.secret_file))?;
+        let secret =
+            wanted.secret_file.as_ref().map(|path| read_secret(&folder(&outside.config).join(path))).transpose()?;
+        let (certificates, credentials) = shown(&outside.config, wanted, address)?;
+        // Without one it could be whoever shows a certificate.
+        let expected = identity_or(wanted.identity.as_deref(), wanted.address, &outside.config)?;
         let own = own_prefixes(file)?;
         let interface = &file.black.interface;
         let index = interface_index(interface).map_err(io_error(&format!("black.interface {interface}")))?;
@@ -103,12 +107,8 @@ impl Client {
             doi: wanted.doi,
             address,
             proposals: proposals(wanted.legacy),
-            credentials: Credentials { identity: Identity::Address(address), certificates: Vec::new() },
-            server: Server {
-                address: server,
-                secret: Some(secret),
-                identity: wanted.identity.as_deref().map(identity),
-            },
+            credentials,
+            server: Server { address: server, secret, identity: Some(expected) },
             liveness: Liveness::default(),
         };
         let mut seed = SecretBytes::zeros(32);
@@ -125,6 +125,8 @@ impl Client {
             index,
             own_prefixes: own,
             server,
+            certificates,
+            expiry: Expiry::default(),
             socket,
             listening: BTreeMap::new(),
             deaf: false,
@@ -137,8 +139,27 @@ impl Client {
     }
 }
 
+/// What a client at this address shows the key server, and whose certificates it takes.
+pub(super) fn shown(
+    config: &Path,
+    gcks: &GcksAt,
+    address: IpAddr,
+) -> Result<(Certificates, Credentials), SettingsError> {
+    let certificates = Certificates::load(config, gcks.named())?;
+    let identity = identity_or(gcks.local_identity.as_deref(), address, config)?;
+    certificates.check_identity(&identity)?;
+    let credentials = Credentials { identity, certificates: certificates.own() };
+    Ok((certificates, credentials))
+}
+
+/// What a configuration says, which was checked, or the address.
+fn identity_or(text: Option<&str>, address: IpAddr, config: &Path) -> Result<Identity, SettingsError> {
+    let wrong = |message| SettingsError::Value { path: config.to_owned(), key: "gcks", message };
+    text.map_or(Ok(Identity::Address(address)), |text| identity(text).map_err(wrong))
+}
+
 /// `[gcks]`, which was checked to be there.
-fn gcks_of<'a>(config: &Path, file: &'a File) -> Result<&'a GcksAt, SettingsError> {
+pub(super) fn gcks_of<'a>(config: &Path, file: &'a File) -> Result<&'a GcksAt, SettingsError> {
     let missing = || SettingsError::Value {
         path: config.to_owned(),
         key: "gcks",

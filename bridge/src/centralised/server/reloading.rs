@@ -3,13 +3,12 @@
 use tracing::{info, warn};
 
 use super::Server;
-use super::starting::Working;
 use crate::centralised::settings::GcksSettings;
-use crate::daemon::now;
+use crate::daemon::{now, unix_seconds};
 use crate::event::EventKind;
 
 impl Server {
-    /// Clients, groups, VPNs and the log's level follow. What has changed.
+    /// Clients, groups, VPNs, what is in the files of certificates and the log's level follow. What has changed.
     pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         self.notifier.reloading();
         let outcome = self.read_again();
@@ -33,11 +32,15 @@ impl Server {
         if new.gcks != self.settings.gcks {
             return Err("[gcks] has changed: that takes a restart".into());
         }
-        let Some(Working { machine, .. }) = &mut self.working else {
+        let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
+        if own {
+            new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
+        }
+        let Some(working) = &mut self.working else {
             return Err("the store cannot be written: see the log".into());
         };
         let (was, now_wanted) = (&self.settings.profiles, &new.profiles);
-        let mut changed = Vec::new();
+        let mut changed = new.known.certificates.changes(&self.settings.known.certificates);
         for (key, differs) in [
             ("clients", was.clients != now_wanted.clients),
             ("groups", was.groups != now_wanted.groups),
@@ -46,7 +49,14 @@ impl Server {
         ] {
             changed.extend(differs.then_some(key));
         }
-        machine.configure(now(), new.profiles.clone());
+        working.machine.configure(now(), new.profiles.clone());
+        if own {
+            working.machine.present(new.credentials());
+        }
+        // It checks every client's signatures.
+        if changed.iter().any(|key| matches!(*key, "gcks.trust_anchors" | "gcks.crls")) {
+            working.review(&new);
+        }
         (self.set_level)(&new.log.level);
         self.settings = new;
         Ok(changed)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::gcks::Gcks;
+use muster_fmke::phase1::CertificateError;
 use muster_wire::Time;
 use tokio::net::UdpSocket;
 use tokio::sync::{broadcast, mpsc};
@@ -17,6 +18,7 @@ use crate::centralised::store::{Store, StoreFault};
 use crate::control;
 use crate::daemon::{Report, RunError, SetLevel, io_error, now, unix_seconds};
 use crate::event::EventKind;
+use crate::expiry::Expiry;
 use crate::notifier::Notifier;
 use crate::privileges::keep_only;
 use crate::rollback::Rollback;
@@ -74,6 +76,7 @@ impl Server {
             begun: Instant::now(),
             working: Some(working),
             retry: Time(0),
+            expiry: Expiry::default(),
             waiting: Vec::new(),
             refused: 0,
         };
@@ -107,7 +110,18 @@ impl Working {
         getrandom::fill(seed.as_mut_bytes())?;
         let stored = store.load()?;
         let machine = Gcks::new(now(), unix_seconds(), settings.machine(), settings.profiles.clone(), stored, &seed)?;
-        Ok(Working { machine, store })
+        let mut working = Working { machine, store };
+        working.review(settings);
+        Ok(working)
+    }
+
+    /// Who is in by a certificate that no longer counts goes.
+    pub(super) fn review(&mut self, settings: &GcksSettings) {
+        let GcksSettings { profiles, known, .. } = settings;
+        self.machine.review(now(), |client, chain| {
+            let client = profiles.clients.get(client).ok_or(CertificateError::Name)?;
+            known.check_again(client.address, chain)
+        });
     }
 }
 

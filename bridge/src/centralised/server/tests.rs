@@ -81,6 +81,7 @@ fn server(folder: &Path) -> Server {
         report: Report::new(broadcast::channel(1).0),
         begun: Instant::now(),
         retry: Time(0),
+        expiry: Expiry::default(),
         waiting: Vec::new(),
         refused: 0,
     }

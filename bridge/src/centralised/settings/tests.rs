@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use muster_fmke::phase1::Clients;
 
 use super::*;
+use crate::centralised::certificates::tests::Pki;
 
 const GOOD: &str = r#"
 [gcks]
@@ -92,6 +93,75 @@ fn an_error_names_the_file_and_the_key() {
     }
 }
 
+/// The first configuration with a client that shows a certificate, and what the key server needs for that.
+fn with_certificates() -> String {
+    let own = "address = \"192.0.2.9\"\nidentity = \"gcks.example\"\ncertificate = [\"one.pem\", \"two.pem\"]\n\
+               private_key = [\"one.key\", \"two.key\"]\ntrust_anchors = [\"ca.pem\"]\n";
+    GOOD.replace("address = \"192.0.2.9\"\n", own)
+        + "\n[clients.c]\naddress = \"192.0.2.3\"\nidentity = \"c.example\"\n"
+}
+
+/// Loads it from a folder with the files that it names.
+fn load_certified(pki: &Pki, text: &str) -> Result<GcksSettings, String> {
+    pki.write("gcks.toml", text);
+    GcksSettings::load(&pki.folder.path().join("gcks.toml")).map_err(|error| error.to_string())
+}
+
+fn pki() -> Pki {
+    let pki = Pki::new();
+    pki.issue("one", "gcks.example", false);
+    pki.issue("two", "gcks.example", true);
+    pki.write("a.psk", "fedcba9876543210");
+    pki
+}
+
+#[test]
+fn a_client_shows_a_secret_or_a_certificate_and_never_the_other() {
+    let pki = pki();
+    let settings = load_certified(&pki, &with_certificates()).unwrap();
+    let client = |address: &str| settings.known.client(address.parse().unwrap()).unwrap();
+    let (a, c) = (client("192.0.2.1"), client("192.0.2.3"));
+    assert_eq!((a.secret.is_some(), a.identity), (true, Some(&Identity::Address([192, 0, 2, 1].into()))));
+    assert_eq!((c.secret.is_some(), c.identity), (false, Some(&Identity::Name("c.example".into()))));
+    let machine = settings.machine();
+    assert_eq!(machine.credentials.identity, Identity::Name("gcks.example".into()));
+    assert_eq!(machine.credentials.certificates.len(), 2);
+
+    // How it shows who it is, is who it is.
+    let credential = |settings: &GcksSettings| settings.profiles.clients["c"].credential;
+    for other in [
+        with_certificates().replace("c.example", "d.example"),
+        with_certificates().replace("identity = \"c.example\"", "secret = \"0123456789abcdef\""),
+    ] {
+        assert_ne!(credential(&load_certified(&pki, &other).unwrap()), credential(&settings));
+    }
+}
+
+#[test]
+fn an_error_in_what_belongs_to_certificates_names_it() {
+    let pki = pki();
+    for (was, is, names) in [
+        ("identity = \"c.example\"\n", "", &["\"c\"", "identity"][..]),
+        ("c.example", "two words", &["\"c\"", "two words"]),
+        ("c.example", "GCKS.example", &["\"c\"", "key server's"]),
+        ("[clients.b]", "[clients.b]\nidentity = \"C.example\"", &["\"b\"", "\"c\""]),
+        ("c.example", "192.0.2.2", &["\"c\"", "\"b\""]),
+        ("identity = \"gcks.example\"\n", "", &["one.pem", "192.0.2.9"]),
+        ("\"gcks.example\"", "\"a b\"", &["gcks.identity", "a b"]),
+        (", \"two.key\"", "", &["gcks.private_key"]),
+        ("[\"ca.pem\"]", "[]", &["gcks.trust_anchors"]),
+        ("[\"one.pem\", \"two.pem\"]", "7", &["a path or a list of paths"]),
+    ] {
+        assert!(with_certificates().contains(was), "{was}");
+        let error = load_certified(&pki, &with_certificates().replacen(was, is, 1)).err().expect(is);
+        assert!(names.iter().all(|name| error.contains(name)), "{is}: {error}");
+    }
+    // Without a certificate of the key server's nobody can show one.
+    let error =
+        load_certified(&pki, &(GOOD.to_owned() + "\n[clients.c]\naddress = \"192.0.2.3\"\nidentity = \"c.example\"\n"));
+    assert!(error.is_err_and(|error| error.contains("gcks.certificate")));
+}
+
 #[test]
 fn a_secret_in_a_file_that_others_may_read_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,6 +184,7 @@ fn sample(wanted: impl Fn(&str) -> bool) -> String {
 
 #[test]
 fn the_sample_says_what_holds_without_it() {
+    const CERTIFIED: [&str; 4] = ["certificate", "private_key", "trust_anchors", "crls"];
     const NO_DEFAULT: [&str; 14] = [
         "interface",
         "address",
@@ -133,13 +204,16 @@ fn the_sample_says_what_holds_without_it() {
     let key = |setting: &str| setting.split(' ').next().unwrap_or_default().to_owned();
     let file = |wanted: &dyn Fn(&str) -> bool| toml::from_str::<GcksFile>(&sample(wanted)).unwrap();
     let all = file(&|_| true);
-    let defaults = file(&|setting| setting.starts_with('[') || NO_DEFAULT.contains(&key(setting).as_str()));
+    let defaults = file(&|setting| {
+        setting.starts_with('[') || [&NO_DEFAULT[..], &CERTIFIED].concat().contains(&key(setting).as_str())
+    });
     assert_eq!((all.gcks, all.log), (defaults.gcks, defaults.log));
     assert_eq!((all.groups, all.vpns), (defaults.groups, defaults.vpns));
     let clients =
         |clients: &BTreeMap<String, ClientSection>| clients.values().map(ClientSection::client).collect::<Vec<_>>();
     assert_eq!(clients(&all.clients), clients(&defaults.clients));
-    let settings = load(&sample(|_| true).replace("hub.psk", "a.psk")).unwrap();
+    let secrets = sample(|setting| !CERTIFIED.contains(&key(setting).as_str()));
+    let settings = load(&secrets.replace("hub.psk", "a.psk")).unwrap();
     let Profiles { clients, groups, vpns } = &settings.profiles;
     assert_eq!((clients.len(), groups.len(), vpns.len(), clients["hub"].bypass.len()), (2, 1, 1, 1));
 }
