@@ -394,13 +394,13 @@ impl Engine {
                     }
                     _ => self.keyagree.neighbour_gone(now, member, reason == GoneReason::Goodbye),
                 }
+                // Who is silent may be back in a moment: its SAs and prefixes stay.
                 self.actions.push_back(Action::Reach { member, address: None });
-                // Who is silent may be back in a moment; nothing is received from it without an SA.
-                if reason != GoneReason::Silent {
-                    self.pairing.gone(&member);
-                    self.announced.remove(&member);
-                    self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
-                }
+            }
+            Event::Over { member } => {
+                self.pairing.gone(&member);
+                self.announced.remove(&member);
+                self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
                 self.forget_strangers();
             }
             Event::Refused { member, address, reason } => {
@@ -476,7 +476,7 @@ impl Engine {
         }
     }
 
-    /// Names of devices that are neither neighbours nor members are kept up to a bound.
+    /// Names of devices that are neither neighbours, up or silent, nor members are kept up to a bound.
     fn forget_strangers(&mut self) {
         const MAX_NAMES: usize = 4096;
         if self.names.len() > MAX_NAMES {
@@ -484,12 +484,6 @@ impl Engine {
             let discovery = &self.discovery;
             let known = |member: &MemberId| members.contains(member) || discovery.certificate_key(member).is_some();
             self.names.retain(|member, _| known(member));
-            let silent: Vec<MemberId> = self.announced.iter().filter(|member| !known(member)).copied().collect();
-            for member in silent {
-                self.announced.remove(&member);
-                self.pairing.gone(&member);
-                self.actions.push_back(Action::Prefixes { member, prefixes: Vec::new() });
-            }
         }
     }
 }

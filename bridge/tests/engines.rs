@@ -418,6 +418,26 @@ fn a_list_on_one_engine_excludes_on_all() {
     }
 }
 
+/// It is not there when the list comes, and nothing says that it ever will be.
+#[test]
+fn a_silent_device_that_is_revoked_keeps_neither_its_sa_nor_its_prefixes() {
+    let mut net = Net::of(2);
+    let silent = net.nodes[1].member;
+    let receives = |net: &Net| net.nodes[0].receives.len();
+    net.wait("unicast", |net| receives(net) == 1 && net.nodes[0].sends.contains_key(&silent));
+    net.nodes[1].engine = None;
+    net.run(Duration::from_secs(10));
+    assert_eq!((net.size(), receives(&net)), (1, 1), "it may be back in a moment");
+    assert_eq!(net.nodes[0].prefixes[&silent], [net_of(1)]);
+    let pki::Root { certificate_pem, key_pem, crl_pem } = &net.root;
+    let list = pki::revoke(certificate_pem, key_pem, crl_pem, &net.devices[1].certificate_pem, UNIX).unwrap();
+    let mut trust = net.trust();
+    assert_eq!(trust.offer(&crls_from_pem(&list).unwrap().remove(0)), Ok(true));
+    net.command(0, |engine, now| engine.set_trust(now, trust));
+    assert_eq!((receives(&net), net.nodes[0].sends.len()), (0, 0));
+    assert!(net.nodes[0].prefixes[&silent].is_empty());
+}
+
 /// Two with unicast SAs each way, before anything changes.
 fn pair() -> Net {
     let mut net = Net::of(2);

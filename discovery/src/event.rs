@@ -29,12 +29,19 @@ pub enum Event {
         /// A new process, or one that was away.
         kind: JoinKind,
     },
-    /// A neighbour is not there any more.
+    /// A neighbour is not there any more. One that is silent may be back, with all that is known of it; else
+    /// [`Event::Over`] follows.
     Gone {
         /// The neighbour.
         member: MemberId,
         /// Why.
         reason: GoneReason,
+    },
+    /// The run of a neighbour that was up or silent is over here: what it announced and the keys shared with it count no
+    /// longer.
+    Over {
+        /// The neighbour.
+        member: MemberId,
     },
     /// An up neighbour's verified hello.
     Heard {

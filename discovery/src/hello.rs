@@ -173,7 +173,11 @@ impl Discovery {
         let identity = self.peers.identity(&header.sender).ok_or(Dropped::UnknownSender)?;
         identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
         match self.peers.get_mut(&header.sender) {
-            Some(Peer::Gone(gone)) => gone.pair = None,
+            Some(Peer::Gone(gone)) => {
+                if gone.pair.take().is_some() {
+                    self.over([header.sender]);
+                }
+            }
             _ => self.lose(now, header.sender, GoneReason::Goodbye),
         }
         self.candidates.settle(header.sender);
@@ -201,6 +205,8 @@ impl Discovery {
 
     pub(crate) fn look_at_certificates(&mut self, now: Time) {
         let unix = self.unix(now);
+        let silent = self.peers.forget_gone(|_, gone| unix > gone.identity.not_after);
+        self.over(silent);
         let ends = self.peers.ups().map(|(member, up)| (member, up.identity.not_after));
         let expired: Vec<(MemberId, u64)> = ends.filter(|(_, not_after)| unix > *not_after).collect();
         for (member, not_after) in expired {
@@ -216,10 +222,20 @@ impl Discovery {
                 let gone = up.into_gone(now, reason == GoneReason::Goodbye);
                 self.peers.insert(member, Peer::Gone(Box::new(gone)));
                 self.events.push_back(Event::Gone { member, reason });
+                if reason != GoneReason::Silent {
+                    self.over([member]);
+                }
+                let crowded_out = self.peers.forget_surplus_gone();
+                self.over(crowded_out);
             }
             Some(other) => self.peers.insert(member, other),
             None => {}
         }
+    }
+
+    /// These runs are over: nothing is kept of them.
+    pub(crate) fn over(&mut self, members: impl IntoIterator<Item = MemberId>) {
+        self.events.extend(members.into_iter().map(|member| Event::Over { member }));
     }
 
     /// A device cannot be a neighbour; if it is one, it is gone for the reason `gone`. Without an address, the one
@@ -233,11 +249,14 @@ impl Discovery {
         gone: GoneReason,
     ) {
         let before = self.peers.remove(&member);
+        if let Some(Peer::Up(_)) = before {
+            self.events.push_back(Event::Gone { member, reason: gone });
+        }
+        if before.as_ref().is_some_and(|before| before.pair().is_some()) {
+            self.over([member]);
+        }
         let (address, known) = match (&before, address) {
-            (Some(Peer::Up(up)), address) => {
-                self.events.push_back(Event::Gone { member, reason: gone });
-                (address.unwrap_or(up.address), false)
-            }
+            (Some(Peer::Up(up)), address) => (address.unwrap_or(up.address), false),
             (Some(Peer::Refused(refused)), address) => (address.unwrap_or(refused.address), refused.reason == reason),
             (_, Some(address)) => (address, false),
             (_, None) => return,

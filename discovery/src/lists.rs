@@ -261,7 +261,14 @@ impl Discovery {
             }
         }
         let trust = &mut self.trust;
-        self.peers.forget_gone(|gone| trust.validate(&gone.chain, unix).is_err());
+        let silent = self.peers.forget_gone(|_, gone| match trust.validate(&gone.chain, unix) {
+            Ok(identity) => {
+                gone.identity = identity;
+                false
+            }
+            Err(_) => true,
+        });
+        self.over(silent);
         self.schedule.trigger(now);
     }
 }

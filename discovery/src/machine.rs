@@ -171,10 +171,16 @@ impl Discovery {
         let hello = self.group.map(|_| self.schedule.due());
         // Asked after each datagram, with as many neighbours as there may be: no more than has to be done for each.
         let (mut silence, mut announcing, mut expiry) = (None, None, None);
-        for (_, up) in self.peers.ups() {
-            silence = earlier(silence, Some(up.silence_due()));
-            announcing = earlier(announcing, up.announcing.due());
-            expiry = earlier(expiry, Some(up.identity.not_after));
+        for (_, peer) in self.peers.iter() {
+            match peer {
+                Peer::Up(up) => {
+                    silence = earlier(silence, Some(up.silence_due()));
+                    announcing = earlier(announcing, up.announcing.due());
+                    expiry = earlier(expiry, Some(up.identity.not_after));
+                }
+                Peer::Gone(gone) => expiry = earlier(expiry, Some(gone.identity.not_after)),
+                Peer::Refused(_) => {}
+            }
         }
         let expiry = expiry.map(|not_after| self.when(not_after.saturating_add(1)));
         let asking = [self.candidates.next_timer(), self.fetches.next_timer()];

@@ -21,6 +21,17 @@ pub(crate) enum Peer {
     Refused(Refused),
 }
 
+impl Peer {
+    /// What is shared with a neighbour that is up, or silent.
+    pub(crate) fn pair(&self) -> Option<&Pair> {
+        match self {
+            Peer::Up(up) => Some(&up.pair),
+            Peer::Gone(gone) => gone.pair.as_ref(),
+            Peer::Refused(_) => None,
+        }
+    }
+}
+
 /// A neighbour.
 pub(crate) struct Up {
     pub(crate) identity: Identity,
@@ -181,11 +192,7 @@ impl Peers {
 
     /// What is shared with a neighbour that is up, or silent.
     pub(crate) fn pair(&self, member: &MemberId) -> Option<&Pair> {
-        match self.0.get(member)? {
-            Peer::Up(up) => Some(&up.pair),
-            Peer::Gone(gone) => gone.pair.as_ref(),
-            Peer::Refused(_) => None,
-        }
+        self.0.get(member)?.pair()
     }
 
     /// The same of all.
@@ -228,17 +235,14 @@ impl Peers {
         self.0.remove(member)
     }
 
-    /// Puts a peer in; the oldest of those gone, or refused, makes room.
+    /// Puts a peer in; the oldest of those refused makes room.
     pub(crate) fn insert(&mut self, member: MemberId, peer: Peer) {
         self.0.insert(member, peer);
-        self.bound(MAX_GONE, |peer| match peer {
-            Peer::Gone(gone) => Some(gone.since),
-            _ => None,
-        });
-        self.bound(MAX_REFUSED, |peer| match peer {
+        let surplus = self.surplus(MAX_REFUSED, |peer| match peer {
             Peer::Refused(refused) => Some(refused.last_hello),
             _ => None,
         });
+        surplus.iter().for_each(|member| drop(self.0.remove(member)));
     }
 
     /// Forgets the refused that `forget` says.
@@ -246,19 +250,33 @@ impl Peers {
         self.0.retain(|_, peer| !matches!(peer, Peer::Refused(refused) if forget(refused)));
     }
 
-    /// Forgets the gone that `forget` says.
-    pub(crate) fn forget_gone(&mut self, mut forget: impl FnMut(&Gone) -> bool) {
-        self.0.retain(|_, peer| !matches!(peer, Peer::Gone(gone) if forget(gone)));
+    /// Forgets the gone that `forget` says, and gives those of them whose run was not over: they were silent.
+    pub(crate) fn forget_gone(&mut self, mut forget: impl FnMut(&MemberId, &mut Gone) -> bool) -> Vec<MemberId> {
+        let mut silent = Vec::new();
+        self.0.retain(|member, peer| {
+            let Peer::Gone(gone) = peer else { return true };
+            let forgotten = forget(member, gone);
+            silent.extend((forgotten && gone.pair.is_some()).then_some(*member));
+            !forgotten
+        });
+        silent
     }
 
-    fn bound(&mut self, most: usize, age: impl Fn(&Peer) -> Option<Time>) {
+    /// Forgets the oldest of too many that are gone; gives the same.
+    pub(crate) fn forget_surplus_gone(&mut self) -> Vec<MemberId> {
+        let surplus = self.surplus(MAX_GONE, |peer| match peer {
+            Peer::Gone(gone) => Some(gone.since),
+            _ => None,
+        });
+        if surplus.is_empty() { Vec::new() } else { self.forget_gone(|member, _| surplus.contains(member)) }
+    }
+
+    /// The oldest of more than `most` that have an age.
+    fn surplus(&self, most: usize, age: impl Fn(&Peer) -> Option<Time>) -> Vec<MemberId> {
         let mut ages: Vec<(Time, MemberId)> =
             self.0.iter().filter_map(|(member, peer)| Some((age(peer)?, *member))).collect();
-        if ages.len() > most {
-            ages.sort_unstable();
-            for (_, member) in &ages[..ages.len() - most] {
-                self.0.remove(member);
-            }
-        }
+        ages.sort_unstable();
+        ages.truncate(ages.len().saturating_sub(most));
+        ages.into_iter().map(|(_, member)| member).collect()
     }
 }

@@ -259,11 +259,15 @@ impl Discovery {
         };
         let (kind, run, announced) = match self.peers.remove(&member) {
             Some(Peer::Gone(gone)) if gone.run.startup == startup => (JoinKind::Restore, gone.run, gone.announced),
-            Some(Peer::Up(_)) => {
-                self.events.push_back(Event::Gone { member, reason: GoneReason::Restarted });
+            before => {
+                if let Some(Peer::Up(_)) = before {
+                    self.events.push_back(Event::Gone { member, reason: GoneReason::Restarted });
+                }
+                if before.is_some_and(|before| before.pair().is_some()) {
+                    self.over([member]);
+                }
                 (JoinKind::Join, Run::new(startup), None)
             }
-            _ => (JoinKind::Join, Run::new(startup), None),
         };
         let interval = self.config.hello_interval;
         // It has asked us itself: it needs no hello, and is about to have us up.

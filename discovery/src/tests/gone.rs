@@ -1,6 +1,9 @@
 //! Neighbours go.
 
 use super::*;
+use crate::config::MAX_GONE;
+use crate::pairwise::End;
+use crate::peers::{Gone, Peer, Run};
 
 #[test]
 fn a_silent_neighbour_is_gone_after_four_of_its_own_intervals() {
@@ -167,4 +170,113 @@ fn who_is_no_longer_trusted_is_gone_and_comes_back_with_its_anchor() {
     net.with(0, |machine, now| machine.set_trust(now, trust()));
     net.run(ms(1100));
     assert_eq!(net.news(0), ["join 1"]);
+}
+
+/// Of what was kept of a node nothing is: so often this was said.
+fn over(net: &Net, node: usize, of: usize) -> usize {
+    let over = net.member(of);
+    net.nodes[node]
+        .events
+        .iter()
+        .filter(|(_, event)| matches!(event, Event::Over { member } if *member == over))
+        .count()
+}
+
+/// Two, of which the first holds the second for silent, and is heard by it.
+fn silent(devices: [Device; 2]) -> Net {
+    let mut net = Net::new();
+    for device in devices {
+        let node = net.add(device, 1000);
+        net.start(node, 100);
+    }
+    net.run(ms(500));
+    net.cut.insert((1, 0));
+    net.run(ms(5000));
+    assert_eq!((over(&net, 0, 1), net.news(0)), (0, vec!["join 1".into(), "gone 1 silent".into()]));
+    net
+}
+
+#[test]
+fn who_is_gone_for_another_reason_than_silence_is_over() {
+    let mut net = Net::of(&[1000, 1000, 1000]);
+    net.run(ms(500));
+    net.with(1, |machine, now| machine.shutdown(now));
+    net.start(2, 101);
+    net.run(ms(500));
+    assert_eq!((over(&net, 0, 1), over(&net, 0, 2)), (1, 1));
+    net.with(0, |machine, now| machine.set_trust(now, certificates::trust_in(&["nation1"])));
+    assert_eq!((over(&net, 0, 1), over(&net, 0, 2)), (1, 2));
+}
+
+#[test]
+fn a_silent_neighbour_that_is_trusted_no_longer_is_over() {
+    let mut net = silent([device(1), device(2)]);
+    net.with(0, |machine, now| machine.set_trust(now, certificates::trust_in(&["nation1"])));
+    assert_eq!((over(&net, 0, 1), net.news(0)), (1, vec![]));
+}
+
+#[test]
+fn a_silent_neighbour_that_says_goodbye_is_over_once() {
+    let mut net = silent([device(1), device(2)]);
+    net.heal();
+    net.with(1, |machine, now| machine.shutdown(now));
+    net.run(ms(10));
+    assert_eq!((over(&net, 0, 1), net.news(0)), (1, vec![]));
+    net.with(0, |machine, now| machine.set_trust(now, certificates::trust_in(&["nation1"])));
+    assert_eq!(over(&net, 0, 1), 0, "there was nothing left");
+}
+
+#[test]
+fn a_silent_neighbour_whose_certificate_ends_is_over() {
+    let mut net = silent([device(1), issue(9, "short", UNIX + 10)]);
+    net.run(ms(6000));
+    let member = net.member(1);
+    assert_eq!((over(&net, 0, 1), net.news(0)), (1, vec![]));
+    assert!(net.machine(0).certificate_key(&member).is_none());
+}
+
+#[test]
+fn a_silent_neighbour_that_is_back_in_another_run_is_over_before_it_is_up() {
+    let mut net = silent([device(1), device(2)]);
+    net.heal();
+    net.start(1, 101);
+    net.run(ms(500));
+    assert_eq!(net.nodes[0].events.iter().filter(|(_, event)| matches!(event, Event::Joined { .. })).count(), 1);
+    let order = |event: &Event| matches!(event, Event::Over { .. } | Event::Joined { .. });
+    let first = net.nodes[0].events.iter().find(|(_, event)| order(event)).unwrap();
+    assert!(matches!(first.1, Event::Over { .. }));
+    assert_eq!((over(&net, 0, 1), net.news(0)), (1, vec!["join 1".into()]));
+}
+
+/// It comes back with a hello key that is none.
+#[test]
+fn a_silent_neighbour_that_is_refused_is_over() {
+    let mut net = silent([device(1), device(2)]);
+    let (now, member, at) = (net.now, net.member(1), address(1));
+    net.with(0, |machine, _| machine.refuse(now, member, Some(at), crate::Refusal::WeakKey, GoneReason::Restarted));
+    assert_eq!((over(&net, 0, 1), net.news(0)), (1, vec!["refused 1".into()]));
+}
+
+#[test]
+fn a_silent_neighbour_that_others_crowd_out_is_over() {
+    let mut net = silent([device(1), device(2)]);
+    let member = net.member(1);
+    let third = net.add(device(3), 1000);
+    net.start(third, 100);
+    net.run(ms(500));
+    let (now, machine) = (net.now, net.machine(0));
+    let (identity, public) = (machine.own.clone(), machine.key.public());
+    for n in 1..MAX_GONE as u64 {
+        let mut stranger = MemberId([0xee; 32]);
+        stranger.0[..8].copy_from_slice(&n.to_be_bytes());
+        let pair = machine.key.pair(End { member: stranger, startup: 1, public });
+        let (identity, chain, run) = (identity.clone(), Vec::new(), Run::new(1));
+        let gone = Gone { identity, chain, run, since: now, pair, announced: None };
+        machine.peers.insert(stranger, Peer::Gone(Box::new(gone)));
+    }
+    assert!(machine.certificate_key(&member).is_some(), "there is room for it");
+    net.kill(third);
+    net.run(ms(5000));
+    assert_eq!(over(&net, 0, 1), 1);
+    assert!(net.machine(0).certificate_key(&member).is_none());
 }

@@ -249,7 +249,7 @@ impl Net {
         let events = std::mem::take(&mut self.nodes[node].events);
         let news = events.iter().filter_map(|(_, event)| match event {
             Event::Heard { .. } | Event::SelfJoined | Event::HelloSent => None,
-            Event::Renewed | Event::Confirmed { .. } | Event::Assured { .. } => None,
+            Event::Renewed | Event::Confirmed { .. } | Event::Assured { .. } | Event::Over { .. } => None,
             Event::PrefixesChanged { .. } => None,
             Event::Joined { member, kind: JoinKind::Join, .. } => Some(format!("join {}", name(member))),
             Event::Joined { member, kind: JoinKind::Restore, .. } => Some(format!("restore {}", name(member))),
