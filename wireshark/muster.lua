@@ -243,7 +243,6 @@ local hello = sequence(
     number(4, "interval", "Interval (ms)"),
     nonce,
     public,
-    number(4, "salt", "Salt", base.HEX),
     structure("group_state", "Group state",
         reign,
         epoch,

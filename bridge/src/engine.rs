@@ -254,8 +254,8 @@ impl Engine {
         self.settle(now);
     }
 
-    /// Asks for another hello key, and so for other unicast SAs: one has carried all that it may, or its key was in use
-    /// before. At once, or when the neighbours have had time to follow the last one.
+    /// Asks for another hello key, and so for other unicast SAs: one has carried all that it may, its key was in use
+    /// before, or its SPI is another's. At once, or when the neighbours have had time to follow the last one.
     pub fn renew_hello_key(&mut self, now: Time) {
         let earliest = self.renewal.1.map_or(now, |last| now.max(last + self.spacing));
         self.renewal.0.get_or_insert(earliest);
@@ -349,6 +349,8 @@ impl Engine {
                 self.on_keyagree(now, event);
             } else if let Some(change) = self.pairing.poll_change() {
                 self.actions.push_back(Action::Unicast(change));
+            } else if self.pairing.have_met() {
+                self.renew_hello_key(now);
             } else {
                 return;
             }
@@ -383,7 +385,7 @@ impl Engine {
                 {
                     self.actions.push_back(Action::Reach { member, address: Some(address.ip()) });
                 }
-                self.pairing.heard(now, member, &mut self.discovery);
+                self.pairing.heard(member, &self.discovery);
                 self.keyagree.neighbour_heard(now, member, address, nonce, interval, group);
             }
             Event::Gone { member, reason } => {
@@ -413,8 +415,8 @@ impl Engine {
                 self.actions.push_back(Action::Prefixes { member, prefixes });
                 self.confirm_installed(now);
             }
-            Event::Renewed => self.pairing.renewed(now, &mut self.discovery),
-            Event::Confirmed { member } => self.pairing.confirmed(now, member, &mut self.discovery),
+            Event::Renewed => self.pairing.renewed(&self.discovery),
+            Event::Confirmed { member } => self.pairing.confirmed(now, member, &self.discovery),
             Event::Assured { member } => self.pairing.assured(now, &member),
             Event::PrefixesRefused { member, reason } => {
                 self.record_refusal(now, member, format!("prefixes: {reason}"));

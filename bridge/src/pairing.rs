@@ -1,10 +1,9 @@
 //! The unicast SAs with the neighbours: which there are, and from when each is used. Pure.
 //!
-//! An SA lives as long as the hello keys and the salt that its key comes from, whether or not the neighbour is up: so a
-//! link that fails for a while costs no keys, and no key is installed twice. Inbound first: an SA to receive on is made
-//! as soon as both hello keys are known, also while the neighbour is silent, for it may hear us all the same. An SA to
-//! send on is used once the neighbour has shown that it holds our hello key (its prefixes open under it): for then it
-//! receives.
+//! An SA lives as long as the hello keys that its key comes from, whether or not the neighbour is up: so a link that
+//! fails for a while costs no keys, and no key is installed twice. Inbound first: an SA to receive on is made as soon as
+//! both hello keys are known, also while the neighbour is silent, for it may hear us all the same. An SA to send on is
+//! used once the neighbour has shown that it holds our hello key (its prefixes open under it): for then it receives.
 //!
 //! An old SA to receive on goes when the neighbour has left it. No time says when that is: it may hear nothing of us for
 //! as long as it likes. It has left when it has shown to hold our present key and has acknowledged ours under its own,
@@ -50,8 +49,6 @@ pub(crate) trait Keys {
     fn basis(&self, member: &MemberId, direction: Direction) -> Option<Basis>;
     /// SPI and key on that basis.
     fn key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey>;
-    /// Two SPIs have met: [`Pairing::renewed`] is to follow.
-    fn renew_salt(&mut self, now: Time);
 }
 
 impl Keys for Discovery {
@@ -61,10 +58,6 @@ impl Keys for Discovery {
 
     fn key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey> {
         self.unicast_key(member, direction)
-    }
-
-    fn renew_salt(&mut self, now: Time) {
-        Discovery::renew_salt(self, now);
     }
 }
 
@@ -79,6 +72,8 @@ pub(crate) struct Pairing {
     peers: BTreeMap<MemberId, Peer>,
     /// Of all inbound SAs, the old ones too.
     spis: BTreeMap<u32, MemberId>,
+    /// One that was to come has met that of another neighbour.
+    met: bool,
     changes: VecDeque<UnicastChange>,
 }
 
@@ -90,7 +85,7 @@ struct Peer {
     waiting: Option<UnicastKey>,
     /// The hello key of ours that it has shown to hold, in which run.
     confirmed: Option<([u8; 32], u64)>,
-    /// It has shown to hold what is ours in `inbound`: the hello key and the salt.
+    /// It has shown to hold the hello key of ours in `inbound`.
     follows: bool,
     /// It has acknowledged what we sealed under what is its own in `inbound`: it sends under that hello key.
     assured: bool,
@@ -100,7 +95,7 @@ struct Peer {
 
 impl Pairing {
     pub(crate) fn new(grace: Duration) -> Self {
-        Self { grace, peers: BTreeMap::new(), spis: BTreeMap::new(), changes: VecDeque::new() }
+        Self { grace, peers: BTreeMap::new(), spis: BTreeMap::new(), met: false, changes: VecDeque::new() }
     }
 
     /// For SAs that are left from now on.
@@ -109,21 +104,21 @@ impl Pairing {
     }
 
     /// A neighbour has said hello.
-    pub(crate) fn heard(&mut self, now: Time, member: MemberId, keys: &mut impl Keys) {
-        self.receive(now, member, keys);
+    pub(crate) fn heard(&mut self, member: MemberId, keys: &impl Keys) {
+        self.receive(member, keys);
         self.send(member, keys);
     }
 
-    /// The own hello key or salt is another.
-    pub(crate) fn renewed(&mut self, now: Time, keys: &mut impl Keys) {
+    /// The own hello key is another.
+    pub(crate) fn renewed(&mut self, keys: &impl Keys) {
         for member in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.heard(now, member, keys);
+            self.heard(member, keys);
         }
     }
 
     /// A neighbour holds our hello key.
-    pub(crate) fn confirmed(&mut self, now: Time, member: MemberId, keys: &mut impl Keys) {
-        self.heard(now, member, keys);
+    pub(crate) fn confirmed(&mut self, now: Time, member: MemberId, keys: &impl Keys) {
+        self.heard(member, keys);
         let Some(basis) = keys.basis(&member, Direction::Out) else { return };
         let peer = self.peers.entry(member).or_default();
         peer.confirmed = Some((basis.own, basis.startup));
@@ -169,20 +164,26 @@ impl Pairing {
         self.changes.pop_front()
     }
 
-    fn receive(&mut self, now: Time, member: MemberId, keys: &mut impl Keys) {
+    /// Whether two SPIs have met since the last call: then another own hello key is needed.
+    pub(crate) fn have_met(&mut self) -> bool {
+        std::mem::take(&mut self.met)
+    }
+
+    fn receive(&mut self, member: MemberId, keys: &impl Keys) {
         let Some(basis) = keys.basis(&member, Direction::In) else { return };
         let peer = self.peers.entry(member).or_default();
         if peer.inbound.is_some_and(|(current, _)| current == basis) {
             return;
         }
         let Some(key) = keys.key(&member, Direction::In) else { return };
-        if self.spis.contains_key(&key.spi) {
-            keys.renew_salt(now);
+        if let Some(other) = self.spis.get(&key.spi) {
+            // Who goes back to a hello key that it had before makes nobody change anything.
+            self.met |= *other != member;
             return;
         }
         if let Some((before, spi)) = peer.inbound.replace((basis, key.spi)) {
             peer.old.push_back((None, spi));
-            peer.follows &= (before.own, before.salt) == (basis.own, basis.salt);
+            peer.follows &= before.own == basis.own;
             peer.assured &= before.neighbor == basis.neighbor;
         }
         let surplus = peer.surplus();
@@ -244,35 +245,27 @@ mod tests {
     /// Keys made of plain sums, so that SPIs can be made to meet.
     struct Fake {
         own: u8,
-        salt: u32,
-        /// Hello key, salt and run of those that are up.
-        up: BTreeMap<MemberId, (u8, u32, u64)>,
-        renewed: bool,
+        /// Hello key and run of those that are up.
+        up: BTreeMap<MemberId, (u8, u64)>,
     }
 
     impl Fake {
         fn new() -> Self {
-            Fake { own: 1, salt: 100, up: BTreeMap::new(), renewed: false }
+            Fake { own: 1, up: BTreeMap::new() }
         }
     }
 
     impl Keys for Fake {
-        fn basis(&self, member: &MemberId, direction: Direction) -> Option<Basis> {
-            let (neighbor, salt, startup) = *self.up.get(member)?;
-            let salt = if direction == Direction::In { self.salt } else { salt };
-            Some(Basis { startup, own: [self.own; 32], neighbor: [neighbor; 32], salt })
+        fn basis(&self, member: &MemberId, _: Direction) -> Option<Basis> {
+            let (neighbor, startup) = *self.up.get(member)?;
+            Some(Basis { startup, own: [self.own; 32], neighbor: [neighbor; 32] })
         }
 
         fn key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey> {
-            let Basis { startup, own, neighbor, salt } = self.basis(member, direction)?;
-            let spi = salt + 1000 * u32::from(own[0]) + u32::from(neighbor[0]) + 100_000 * startup as u32;
+            let Basis { startup, own, neighbor } = self.basis(member, direction)?;
+            let way = if direction == Direction::In { 100 } else { 200 };
+            let spi = way + 1000 * u32::from(own[0]) + u32::from(neighbor[0]) + 100_000 * startup as u32;
             Some(UnicastKey { spi, key: zeroize::Zeroizing::new([0; 36]) })
-        }
-
-        fn renew_salt(&mut self, _: Time) {
-            // Another one for each pair: the sums no longer meet.
-            (self.salt, self.renewed) = (self.salt + 300, true);
-            self.up.values_mut().zip(0..).for_each(|(peer, n)| peer.0 += n);
         }
     }
 
@@ -297,22 +290,22 @@ mod tests {
     #[test]
     fn to_receive_comes_first_to_send_when_the_neighbour_holds_the_key() {
         let (mut pairing, mut keys) = (pairing(), Fake::new());
-        pairing.heard(at(0), BOB, &mut keys);
+        pairing.heard(BOB, &keys);
         assert!(changes(&mut pairing).is_empty(), "not up");
-        keys.up.insert(BOB, (7, 200, 0));
-        pairing.heard(at(0), BOB, &mut keys);
+        keys.up.insert(BOB, (7, 0));
+        pairing.heard(BOB, &keys);
         assert_eq!(changes(&mut pairing), ["receive b 1107"]);
-        pairing.heard(at(1), BOB, &mut keys);
+        pairing.heard(BOB, &keys);
         assert!(changes(&mut pairing).is_empty(), "a hello that says nothing new");
-        pairing.confirmed(at(1), BOB, &mut keys);
+        pairing.confirmed(at(1), BOB, &keys);
         assert_eq!(changes(&mut pairing), ["send b 1207"]);
-        pairing.confirmed(at(1), BOB, &mut keys);
+        pairing.confirmed(at(1), BOB, &keys);
         assert!(changes(&mut pairing).is_empty());
         // It is silent, then back: nothing.
         let up = keys.up.remove(&BOB).unwrap();
-        pairing.renewed(at(2), &mut keys);
+        pairing.renewed(&keys);
         keys.up.insert(BOB, up);
-        pairing.heard(at(9), BOB, &mut keys);
+        pairing.heard(BOB, &keys);
         assert!(changes(&mut pairing).is_empty());
         assert_eq!(pairing.poll_timeout(), None);
     }
@@ -320,74 +313,74 @@ mod tests {
     #[test]
     fn an_old_sa_stays_until_the_neighbour_has_left_it() {
         let (mut pairing, mut keys) = (pairing(), Fake::new());
-        keys.up.insert(BOB, (7, 200, 0));
-        pairing.confirmed(at(0), BOB, &mut keys);
+        keys.up.insert(BOB, (7, 0));
+        pairing.confirmed(at(0), BOB, &keys);
         changes(&mut pairing);
         // Our key: receive at once, send when it is confirmed.
         keys.own = 2;
-        pairing.renewed(at(10), &mut keys);
+        pairing.renewed(&keys);
         assert_eq!(changes(&mut pairing), ["receive b 2107"]);
-        pairing.confirmed(at(11), BOB, &mut keys);
+        pairing.confirmed(at(11), BOB, &keys);
         assert_eq!(changes(&mut pairing), ["send b 2207"]);
         assert_eq!(pairing.poll_timeout(), None, "it may not know yet that it may send");
         pairing.assured(at(12), &BOB);
         assert_eq!(pairing.poll_timeout(), Some(at(18)));
-        pairing.confirmed(at(13), BOB, &mut keys);
+        pairing.confirmed(at(13), BOB, &keys);
         pairing.handle_timeout(at(17));
         assert!(changes(&mut pairing).is_empty());
         pairing.handle_timeout(at(18));
         assert_eq!(changes(&mut pairing), ["forget 1107"]);
         assert_eq!(pairing.poll_timeout(), None);
         // Its key: it receives under it since before it said so.
-        keys.up.insert(BOB, (8, 200, 0));
-        pairing.heard(at(20), BOB, &mut keys);
+        keys.up.insert(BOB, (8, 0));
+        pairing.heard(BOB, &keys);
         assert_eq!(changes(&mut pairing), ["receive b 2108", "send b 2208"]);
         assert_eq!(pairing.poll_timeout(), None, "it may not have our word for its key");
         pairing.assured(at(20), &BOB);
         assert_eq!(pairing.poll_timeout(), Some(at(26)));
-        // Its salt moves only what goes out.
-        keys.up.insert(BOB, (8, 300, 0));
-        pairing.heard(at(21), BOB, &mut keys);
-        assert_eq!(changes(&mut pairing), ["send b 2308"]);
         // Both keys at once: not before it holds ours.
         keys.own = 3;
-        keys.up.insert(BOB, (9, 300, 0));
-        pairing.renewed(at(22), &mut keys);
+        keys.up.insert(BOB, (9, 0));
+        pairing.renewed(&keys);
         assert_eq!(changes(&mut pairing), ["receive b 3109"]);
         // Another run knows nothing of us yet.
-        pairing.confirmed(at(23), BOB, &mut keys);
+        pairing.confirmed(at(23), BOB, &keys);
         changes(&mut pairing);
         pairing.gone(&BOB);
         assert_eq!(changes(&mut pairing), ["forget 2107", "forget 2108", "forget 3109", "stop b"]);
-        keys.up.insert(BOB, (9, 300, 1));
-        pairing.heard(at(24), BOB, &mut keys);
+        keys.up.insert(BOB, (9, 1));
+        pairing.heard(BOB, &keys);
         assert_eq!(changes(&mut pairing), ["receive b 103109"]);
     }
 
     #[test]
-    fn a_salt_is_to_be_heard_like_a_key() {
+    fn spis_that_meet_ask_for_another_key() {
         let (mut pairing, mut keys) = (pairing(), Fake::new());
-        keys.up.insert(BOB, (7, 200, 0));
-        pairing.confirmed(at(0), BOB, &mut keys);
-        pairing.assured(at(0), &BOB);
-        keys.salt = 101;
-        pairing.renewed(at(1), &mut keys);
-        assert_eq!(pairing.poll_timeout(), None);
-        pairing.confirmed(at(2), BOB, &mut keys);
-        assert_eq!(pairing.poll_timeout(), Some(at(8)));
+        keys.up.insert(BOB, (7, 0));
+        pairing.heard(BOB, &keys);
+        assert_eq!(changes(&mut pairing), ["receive b 1107"]);
+        keys.up.insert(CAROL, (7, 0));
+        pairing.heard(CAROL, &keys);
+        assert!(changes(&mut pairing).is_empty(), "the one that is in use stays");
+        assert!(pairing.have_met() && !pairing.have_met());
+        // Of other hello keys the sums do not meet.
+        (keys.own, keys.up) = (2, BTreeMap::from([(BOB, (7, 0)), (CAROL, (8, 0))]));
+        pairing.renewed(&keys);
+        assert_eq!(changes(&mut pairing), ["receive b 2107", "receive c 2108"]);
+        assert!(!pairing.have_met());
     }
 
     #[test]
-    fn spis_that_meet_take_another_salt() {
+    fn a_neighbour_that_goes_back_to_an_old_key_changes_nothing() {
         let (mut pairing, mut keys) = (pairing(), Fake::new());
-        keys.up.insert(BOB, (7, 200, 0));
-        pairing.heard(at(0), BOB, &mut keys);
-        assert_eq!(changes(&mut pairing), ["receive b 1107"]);
-        keys.up.insert(CAROL, (7, 500, 0));
-        pairing.heard(at(1), CAROL, &mut keys);
-        assert!(keys.renewed && changes(&mut pairing).is_empty(), "the one that is in use stays");
-        pairing.renewed(at(1), &mut keys);
-        assert_eq!(changes(&mut pairing), ["receive b 1407", "receive c 1408"]);
+        for key in [7, 8] {
+            keys.up.insert(BOB, (key, 0));
+            pairing.heard(BOB, &keys);
+        }
+        changes(&mut pairing);
+        keys.up.insert(BOB, (7, 0));
+        pairing.heard(BOB, &keys);
+        assert!(!pairing.have_met() && changes(&mut pairing).iter().all(|change| !change.starts_with("receive")));
     }
 
     #[test]
@@ -395,8 +388,8 @@ mod tests {
         let (mut pairing, mut keys) = (pairing(), Fake::new());
         let mut there = 0;
         for n in 0..100 {
-            keys.up.insert(BOB, (n, 200, 0));
-            pairing.heard(at(0), BOB, &mut keys);
+            keys.up.insert(BOB, (n, 0));
+            pairing.heard(BOB, &keys);
             let step = |change: &String| if change.starts_with("receive") { 1 } else { -1 };
             there += changes(&mut pairing).iter().map(step).sum::<i32>();
         }
@@ -407,10 +400,10 @@ mod tests {
             "the one that it was on, and the last"
         );
         // What it has left goes before that.
-        pairing.confirmed(at(0), BOB, &mut keys);
+        pairing.confirmed(at(0), BOB, &keys);
         pairing.assured(at(0), &BOB);
-        keys.up.insert(BOB, (100, 200, 0));
-        pairing.heard(at(1), BOB, &mut keys);
+        keys.up.insert(BOB, (100, 0));
+        pairing.heard(BOB, &keys);
         assert_eq!(pairing.spis.len(), MAX_OLD + 1);
         assert!(!pairing.spis.contains_key(&1100) && pairing.spis.contains_key(&1199));
     }

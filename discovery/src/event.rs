@@ -58,7 +58,7 @@ pub enum Event {
         /// What it says of its group.
         group: GroupState,
     },
-    /// The own hello key or salt is another: so are the keys of the unicast SAs with every neighbour.
+    /// The own hello key is another: so are the keys of the unicast SAs with every neighbour.
     Renewed,
     /// A neighbour has shown that it holds our hello key: it receives what we send under keys from it.
     Confirmed {

@@ -102,7 +102,6 @@ impl Discovery {
             interval_ms: u32::try_from(self.config.hello_interval.as_millis()).unwrap_or(u32::MAX),
             nonce: self.schedule.nonces[0],
             public: self.key.public(),
-            salt: self.salt,
             group,
             crls: self.name_lists(),
         }
@@ -114,7 +113,7 @@ impl Discovery {
             Some(Peer::Up(up)) if up.run.startup == header.startup => {
                 let Greeting { from, envelope, hello } = greeting;
                 up.identity.key.open(envelope).map_err(|_| Dropped::BadSignature)?;
-                if (hello.public, hello.salt) != (up.hello.public, up.hello.salt) {
+                if hello.public != up.hello.public {
                     // A new key within a run. One of low order is nothing that a sane device sends.
                     let end = End { member: header.sender, startup: header.startup, public: hello.public };
                     up.pair = self.key.pair(end).ok_or(Dropped::Malformed)?;

@@ -36,7 +36,6 @@ pub struct Discovery {
     pub(crate) key: OwnKey,
     /// When the key is to be renewed.
     pub(crate) key_due: Time,
-    pub(crate) salt: u32,
     pub(crate) trust: TrustStore,
     pub(crate) rng: ChaCha20Rng,
     /// What the wall clock showed, and when.
@@ -89,7 +88,6 @@ impl Discovery {
         let mut rng = ChaCha20Rng::from_seed(*derive(&rng_seed, b"muster 1 nonces"));
         let mut keys = KeySource::new(derive(&rng_seed, b"muster 1 hello keys"));
         let key = OwnKey::first(&mut keys, author.group(), author.member(), author.startup());
-        let salt = rng.next_u32();
         let mut discovery = Discovery {
             schedule: Schedule::new(now, &mut rng),
             strangers: Limiter::new(Rate { burst: 256, per_second: 500 }, Rate { burst: 16, per_second: 8 }, now),
@@ -103,7 +101,6 @@ impl Discovery {
             keys,
             key,
             key_due: now,
-            salt,
             trust,
             rng,
             clock: (now, unix),

@@ -42,7 +42,7 @@ pub(crate) struct Up {
     /// The last verified one.
     pub(crate) hello: Hello,
     pub(crate) last_hello: Time,
-    /// The sequence number of the hello that brought its present hello key and salt.
+    /// The sequence number of the hello that brought its present hello key.
     pub(crate) keyed: u64,
     /// The last verified datagram of whatever kind.
     pub(crate) last_life: Time,

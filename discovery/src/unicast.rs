@@ -20,8 +20,6 @@ pub struct Basis {
     pub own: [u8; 32],
     /// The neighbour's.
     pub neighbor: [u8; 32],
-    /// The receiver's salt.
-    pub salt: u32,
 }
 
 /// SPI and key of one unicast SA. Erased when dropped; no `Debug`.
@@ -38,29 +36,26 @@ const KEY_LABEL: &[u8] = b"muster 1 unicast key";
 impl Discovery {
     /// What the SA to an up neighbour rests on now, or that from one that is up or silent.
     pub fn unicast_basis(&self, member: &MemberId, direction: Direction) -> Option<Basis> {
-        let (pair, salt) = self.pair_and_salt(member, direction)?;
+        let pair = self.pair(member, direction)?;
         let End { startup, public: neighbor, .. } = pair.neighbor();
-        Some(Basis { startup, own: pair.own().public, neighbor, salt })
+        Some(Basis { startup, own: pair.own().public, neighbor })
     }
 
     /// SPI and key on that basis.
     pub fn unicast_key(&self, member: &MemberId, direction: Direction) -> Option<UnicastKey> {
-        let (pair, salt) = self.pair_and_salt(member, direction)?;
-        unicast_key(pair, direction, salt)
+        unicast_key(self.pair(member, direction)?, direction)
     }
 
-    fn pair_and_salt(&self, member: &MemberId, direction: Direction) -> Option<(&Pair, u32)> {
+    fn pair(&self, member: &MemberId, direction: Direction) -> Option<&Pair> {
         match direction {
-            Direction::Out => self.peers.up(member).map(|up| (&up.pair, up.hello.salt)),
-            Direction::In => self.peers.pair(member).map(|pair| (pair, self.salt)),
+            Direction::Out => self.peers.up(member).map(|up| &up.pair),
+            Direction::In => self.peers.pair(member),
         }
     }
 
-    /// Another salt: the SPIs of two unicast SAs to this device have met.
-    pub fn renew_salt(&mut self, now: Time) {
-        self.salt = self.rng.next_u32();
-        self.schedule.trigger(now);
-        self.events.push_back(Event::Renewed);
+    /// How long a hello key lives at most, unless it is renewed before.
+    pub fn key_life(&self) -> Duration {
+        self.config.key_life.max(self.config.hello_interval * KEY_INTERVALS)
     }
 
     /// Another life for hello keys; that of the present one begins anew.
@@ -72,7 +67,7 @@ impl Discovery {
     }
 
     /// Another hello key. Happens by itself when its life is over; also to be called when an SA has carried all that
-    /// it may, or when its key was in use before.
+    /// it may, when its key was in use before, or when the SPIs of two SAs to receive on have met.
     pub fn renew_key(&mut self, now: Time) {
         self.key.renew(&mut self.keys);
         self.key_due = self.key_end(now);
@@ -87,7 +82,7 @@ impl Discovery {
     }
 
     pub(crate) fn key_end(&mut self, now: Time) -> Time {
-        let life = self.config.key_life.max(self.config.hello_interval * KEY_INTERVALS);
+        let life = self.key_life();
         // Not all at the same time.
         let micros = u64::try_from((life / JITTER_PART).as_micros()).unwrap_or(u64::MAX);
         now + life - Duration::from_micros(self.rng.next_u64() % micros.max(1))
@@ -95,12 +90,11 @@ impl Discovery {
 }
 
 /// The SPI has its own label, so that the key is bound to it and neither tells anything of the other.
-fn unicast_key(pair: &Pair, direction: Direction, salt: u32) -> Option<UnicastKey> {
-    let salt = salt.to_be_bytes();
+fn unicast_key(pair: &Pair, direction: Direction) -> Option<UnicastKey> {
     let (mut spi, mut key) = ([0; 4], Zeroizing::new([0; 36]));
-    if !pair.export(direction, SPI_LABEL, &[&salt], &mut spi) {
+    if !pair.export(direction, SPI_LABEL, &[], &mut spi) {
         return None;
     }
     let spi = 0x4000_0000 | (u32::from_be_bytes(spi) & 0x3fff_ffff);
-    pair.export(direction, KEY_LABEL, &[&salt, &spi.to_be_bytes()], &mut *key).then_some(UnicastKey { spi, key })
+    pair.export(direction, KEY_LABEL, &[&spi.to_be_bytes()], &mut *key).then_some(UnicastKey { spi, key })
 }

@@ -76,7 +76,7 @@ fn command(network: &mut Network<Node>, input: &mut Input<'_>) {
             let revoked = if input.flag() { vec![muster_sim::crl(INSIDER, &[INSIDER], 1)] } else { Vec::new() };
             node.machine.set_trust(now, with_crls(revoked));
         }
-        4 => node.machine.renew_salt(now),
+        4 => node.machine.renew_key(now),
         5 => node.machine.shutdown(now),
         // Killed, and started again.
         _ => *node = Node::new(index, node.startup + 1, now),

@@ -30,8 +30,6 @@ pub struct Hello {
     pub nonce: Nonce,
     /// X25519 public key for everything between this device and one other; fresh per start.
     pub public: [u8; 32],
-    /// Keeps the SPIs of unicast SAs apart; a new one is drawn when two collide.
-    pub salt: u32,
     /// The sender's group.
     pub group: GroupState,
     /// The newest revocation list that the sender knows of each issuer.

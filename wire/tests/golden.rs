@@ -36,7 +36,6 @@ fn hello() {
         interval_ms: 1000,
         nonce: Nonce(run(0xa0)),
         public: run(0xb0),
-        salt: 0x0102_0304,
         group: GroupState {
             instance: instance(),
             epoch: 0x2122,
@@ -51,7 +50,7 @@ fn hello() {
         ]),
     };
     let text = format!(
-        "000003e8 a0+16 b0+32 01020304 {INSTANCE} 0000000000002122 00000005 c0+32 00 01
+        "000003e8 a0+16 b0+32 {INSTANCE} 0000000000002122 00000005 c0+32 00 01
          0002 d0+32 0000000000000007 e0+32 ffffffffffffffff"
     );
     is_body(&hello, 1, &text);

@@ -195,8 +195,8 @@ impl Kernel {
         check(&sa, self.config.black_address)?;
         let state = &mut *self.state();
         let id = sa.id();
-        // The kernel finds SAs by this alone, and a router has a say in both: its address, and by the salt in its hello
-        // the SPI. Of the group an inbound one may be in the way.
+        // The kernel finds SAs by this alone, and a router has a say in both: its address, and by its hello key the
+        // SPI. Of the group an inbound one may be in the way.
         let is_foreign = |other: &Entry| match user {
             User::Group => false,
             User::Flow(_) => other.user.is_some_and(|other| other != user),

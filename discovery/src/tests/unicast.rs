@@ -1,4 +1,4 @@
-//! The keys of unicast SAs: the same at both ends, other ones for every pair, direction, hello key and salt.
+//! The keys of unicast SAs: the same at both ends, other ones for every pair, direction and hello key.
 
 use super::*;
 use crate::Direction::{self, In, Out};
@@ -127,16 +127,4 @@ fn it_is_renewed_by_itself_within_its_life() {
     net.run(ms(80_000));
     let renewed = net.nodes[node].events.iter().filter(|(_, event)| matches!(event, Event::Renewed)).count();
     assert!((10..=11).contains(&renewed), "{renewed}");
-}
-
-#[test]
-fn a_salt_moves_what_comes_in_and_not_what_goes_out() {
-    let mut net = Net::of(&[1000, 1000]);
-    net.run(ms(300));
-    let [out, inbound] = pair(&mut net, 0, 1);
-    net.with(0, |machine, now| machine.renew_salt(now));
-    net.run(ms(60));
-    let [out_after, in_after] = pair(&mut net, 0, 1);
-    assert_eq!(out, out_after);
-    assert!(inbound.0 != in_after.0 && inbound.1 != in_after.1);
 }

@@ -18,9 +18,8 @@ pub(crate) fn header() -> impl Strategy<Value = Header> {
 }
 
 pub(crate) fn hello() -> impl Strategy<Value = Hello> {
-    (any::<u32>(), nonce(), any::<[u8; 32]>(), any::<u32>(), group_state(), list(crl_number())).prop_map(
-        |(interval_ms, nonce, public, salt, group, crls)| Hello { interval_ms, nonce, public, salt, group, crls },
-    )
+    (any::<u32>(), nonce(), any::<[u8; 32]>(), group_state(), list(crl_number()))
+        .prop_map(|(interval_ms, nonce, public, group, crls)| Hello { interval_ms, nonce, public, group, crls })
 }
 
 fn group_state() -> impl Strategy<Value = GroupState> {
@@ -249,7 +248,6 @@ pub(crate) fn largest_hello() -> Hello {
         interval_ms: 0,
         nonce: nonce_zero(),
         public: [0; 32],
-        salt: 0,
         group: GroupState { instance, epoch: 0, size: 0, header: Hash::NONE, installed: false, active: false },
         crls: List::new(vec![CrlNumber { issuer: Hash::NONE, number: 0 }; MAX_CRLS]).unwrap(),
     }
