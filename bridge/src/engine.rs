@@ -385,7 +385,7 @@ impl Engine {
                 {
                     self.actions.push_back(Action::Reach { member, address: Some(address.ip()) });
                 }
-                self.pairing.heard(member, &self.discovery);
+                self.pairing.heard(now, member, &self.discovery);
                 self.keyagree.neighbour_heard(now, member, address, nonce, interval, group);
             }
             Event::Gone { member, reason } => {
@@ -415,7 +415,7 @@ impl Engine {
                 self.actions.push_back(Action::Prefixes { member, prefixes });
                 self.confirm_installed(now);
             }
-            Event::Renewed => self.pairing.renewed(&self.discovery),
+            Event::Renewed => self.pairing.renewed(now, &self.discovery),
             Event::Confirmed { member } => self.pairing.confirmed(now, member, &self.discovery),
             Event::Assured { member } => self.pairing.assured(now, &member),
             Event::PrefixesRefused { member, reason } => {

@@ -11,6 +11,7 @@ use muster_wire::{Destination, Envelope, Hash, Kind, MemberId, Time, VOUCHER_LEN
 
 const UNIX: u64 = 1_800_000_000;
 const DELAY: Duration = Duration::from_micros(300);
+const KEY_LIFE: Duration = Duration::from_secs(3600);
 
 struct Node {
     engine: Option<Engine>,
@@ -97,10 +98,7 @@ impl Net {
         let issued = &self.devices[node];
         let device = Device::from_pem(&issued.certificate_pem, &issued.key_pem).unwrap();
         let start = Start {
-            discovery: muster_discovery::Config {
-                hello_interval: Duration::from_secs(1),
-                key_life: Duration::from_secs(3600),
-            },
+            discovery: muster_discovery::Config { hello_interval: Duration::from_secs(1), key_life: KEY_LIFE },
             keyagree: muster_keyagree::Config {
                 name: "coalition".into(),
                 hello_interval: Duration::from_secs(1),
@@ -490,6 +488,37 @@ fn links_that_fail_while_all_keys_change_cost_no_unicast() {
     net.lost.clear();
     net.run_heard(Duration::from_secs(20));
     assert!(net.nodes.iter().all(|node| node.receives.len() == 1));
+}
+
+/// Whoever captures the router finds no key of what was encrypted hours ago.
+#[test]
+fn the_keys_of_a_neighbour_that_has_lost_power_end() {
+    let mut net = pair();
+    let before = net.nodes[0].receives.clone();
+    net.nodes[1].engine = None;
+    net.run(2 * KEY_LIFE);
+    assert!(net.nodes[0].sends.is_empty(), "a life after our next hello key");
+    net.run(KEY_LIFE);
+    assert!(net.nodes[0].receives.is_disjoint(&before), "two lives after it");
+    net.run(10 * KEY_LIFE);
+    assert!(net.nodes[0].receives.len() <= 4, "the last one follows our key, for it may be back");
+}
+
+/// Black lets hellos through, and neither the prefixes that show who holds them nor what acknowledges those.
+#[test]
+fn black_cannot_keep_a_key_in_use() {
+    let mut net = pair();
+    let before = [net.spi(0, 1), net.spi(1, 0)];
+    for (from, to) in [(0, 1), (1, 0)] {
+        net.lost.extend([(from, to, Some(Kind::Prefixes)), (from, to, Some(Kind::PrefixesAck))]);
+    }
+    for _ in 0..1000 {
+        net.run(2 * KEY_LIFE / 1000);
+        assert_eq!(net.unheard(), None, "at {:?}", net.now);
+    }
+    assert!([net.spi(0, 1), net.spi(1, 0)].iter().zip(before).all(|(now, before)| *now != before));
+    net.lost.clear();
+    net.wait("unicast again", |net| net.spi(0, 1).is_some() && net.spi(1, 0).is_some() && net.unheard().is_none());
 }
 
 /// Bad weather, links that fail one way, processes that get no processor for a while; and hello keys that change all the
