@@ -62,7 +62,7 @@ pub enum Action {
         /// Its black address while it is up.
         address: Option<IpAddr>,
     },
-    /// The unicast SAs change; if a key was in use before, say [`Engine::renew_hello_key`].
+    /// The unicast SAs change; if one cannot be received or sent on, say [`Engine::renew_hello_key`].
     Unicast(UnicastChange),
     /// For the operator.
     Record(Record),

@@ -81,19 +81,22 @@ impl Plane {
 
     /// Sends under an installed epoch. Alone there is nobody to send to.
     pub(crate) fn activate(&mut self, header: &Hash, own: Option<IpAddr>) -> Result<(), Error> {
+        self.sending = None;
+        self.active.clear();
         let Some(installed) = self.epochs.get(header) else { return self.dataplane.clear_outbound() };
-        self.sending = Some(*header);
         let keys = &installed.keys;
-        self.active = keys.members.iter().map(|(_, member)| *member).collect();
         let me = keys.members.iter().find(|(slot, _)| *slot == keys.slot);
         match me {
             // Else it would go on under the epoch before, whose members are others.
             Some((slot, member)) if keys.members.len() > 1 => {
                 let set = self.dataplane.set_outbound(self.sa(keys, *slot, *member, own));
-                set.or_else(|error| self.dataplane.clear_outbound().and(Err(error)))
+                set.or_else(|error| self.dataplane.clear_outbound().and(Err(error)))?;
             }
-            _ => self.dataplane.clear_outbound(),
+            _ => self.dataplane.clear_outbound()?,
         }
+        self.active = keys.members.iter().map(|(_, member)| *member).collect();
+        self.sending = Some(*header);
+        Ok(())
     }
 
     /// Leaves the multicast of a LAN to another router of it, or takes it back, after the members, their prefixes or
@@ -183,7 +186,11 @@ impl Plane {
                 self.dataplane.install_inbound(vec![sa(key, member, source, own.1)])
             }
             UnicastChange::Send { member, key } => match self.reachable.get(&member) {
-                Some(to) => self.dataplane.set_unicast(member, sa(key, own.0, Some(own.1), *to)),
+                Some(to) => {
+                    let set = self.dataplane.set_unicast(member, sa(key, own.0, Some(own.1), *to));
+                    // Else it would go on under a key that the neighbour may take for left.
+                    set.or_else(|error| self.dataplane.clear_unicast(&member).and(Err(error)))
+                }
                 // It is up when it confirms our key, and this follows at once.
                 None => Ok(()),
             },
@@ -220,5 +227,79 @@ impl Plane {
             selector: None,
             key: SaKey::new(&keys.sender_key(&address, slot)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use muster_certs::{Author, Device, pki};
+    use muster_dataplane::{Direction, KeyLedger, Memory};
+    use muster_keyagree::{Config, KeyAgreement, group_tag};
+    use muster_wire::Time;
+
+    use super::*;
+
+    const BOB: MemberId = MemberId([0xb; 32]);
+
+    fn plane() -> Plane {
+        let dataplane = Box::new(Memory::new(Vec::new(), Vec::new(), KeyLedger::new()));
+        Plane::new(Running { dataplane, reason: String::new() }, "ff05::6d76".parse().unwrap(), Vec::new())
+    }
+
+    fn sent_on(plane: &Plane) -> Vec<u32> {
+        plane.dataplane().sas().iter().filter(|sa| sa.direction == Direction::Out).map(|sa| sa.spi).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_sent_on_the_next_key_is_not_sent_on_the_last() {
+        let mut plane = plane();
+        let own = (MemberId([0xa; 32]), "2001:db8::1".parse().unwrap());
+        plane.reach(BOB, Some("2001:db8::2".parse().unwrap()));
+        let send = |spi| UnicastChange::Send { member: BOB, key: UnicastKey { spi, key: [7; 36].into() } };
+        plane.unicast(send(1000), own).unwrap();
+        assert_eq!(sent_on(&plane), [1000]);
+        assert!(matches!(plane.unicast(send(1001), own), Err(Error::KeyReused { spi: 1001 })));
+        assert!(sent_on(&plane).is_empty());
+    }
+
+    /// An epoch of two.
+    fn epoch() -> EpochKeys {
+        let root = pki::init("Alpha", 1_800_000_000).unwrap();
+        let issued = pki::issue(&root.certificate_pem, &root.key_pem, "alpha-1", 9, 1_800_000_000).unwrap();
+        let device = Device::from_pem(&issued.certificate_pem, &issued.key_pem).unwrap();
+        let author = Author::new(device.key, group_tag("coalition"), device.member, 1);
+        let second = Duration::from_secs(1);
+        let config = Config {
+            name: "coalition".into(),
+            hello_interval: second,
+            batch_window: second,
+            activation_delay: second,
+            deactivation_delay: second,
+            lifetime: second,
+            leaf_refresh: second,
+        };
+        let mut keys = KeyAgreement::new(config, author, [7; 32], Time(0)).unwrap().keys();
+        keys.members.push((1, BOB));
+        keys
+    }
+
+    #[test]
+    fn an_epoch_that_cannot_be_sent_under_leaves_none_and_nobody() {
+        let mut plane = plane();
+        let first = epoch();
+        let header = first.header;
+        let mut second = first.clone();
+        plane.install(first, |_| None).unwrap();
+        plane.activate(&header, None).unwrap();
+        assert_eq!((sent_on(&plane).len(), plane.sending, plane.active.len()), (1, Some(header), 2));
+        // Its keys are those of the first, but for Bob's, who has another slot.
+        second.header = Hash([2; 32]);
+        second.members[1] = (2, BOB);
+        let header = second.header;
+        plane.install(second, |_| None).unwrap();
+        assert!(matches!(plane.activate(&header, None), Err(Error::KeyReused { .. })));
+        assert_eq!((sent_on(&plane).len(), plane.sending, plane.active.len()), (0, None, 0));
     }
 }

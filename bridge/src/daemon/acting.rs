@@ -8,6 +8,7 @@ use super::{Daemon, now, unix_millis};
 use crate::engine::Action;
 use crate::event::{EventKind, Record};
 use crate::lists;
+use crate::pairing::UnicastChange;
 use crate::trust::Verdict;
 
 impl Daemon {
@@ -72,9 +73,11 @@ impl Daemon {
             }
             Action::Unicast(change) => {
                 let own = (self.engine.discovery().own_identity().member, self.address);
+                let is_new = matches!(change, UnicastChange::Receive { .. } | UnicastChange::Send { .. });
                 let changed = self.plane.unicast(change, own);
-                if matches!(changed, Err(muster_dataplane::Error::KeyReused { .. })) {
-                    // A neighbour that was forgotten and came back with the same key.
+                if is_new && changed.is_err() {
+                    // A neighbour that was forgotten and came back with the same key, or has another's address and SPI; or
+                    // the kernel had no room: the next key gets another chance.
                     self.engine.renew_hello_key(now());
                 }
                 changed
