@@ -32,6 +32,7 @@ use crate::signals::{Signals, Told};
 use crate::sockets::Sockets;
 use crate::trust::Bounds;
 use crate::watch::Watch;
+use crate::worn::Worn;
 use outside::Outside;
 use starting::{place_of, times_of};
 
@@ -141,6 +142,7 @@ struct Daemon {
     successor: Option<Settings>,
     unsent: u64,
     pace: Pace,
+    worn: Worn,
 }
 
 impl Daemon {
@@ -275,11 +277,11 @@ impl Daemon {
         if let Some(why) = self.plane.dataplane().failure() {
             return Err(RunError::Ended(why));
         }
-        if self.plane.dataplane().wants_rekey(SaKind::Group) {
-            self.engine.rekey(now());
-        }
-        if self.plane.dataplane().wants_rekey(SaKind::Unicast) {
-            self.engine.renew_hello_key(now());
+        for (kind, _) in self.worn.news(self.plane.dataplane().worn()) {
+            match kind {
+                SaKind::Group => self.engine.rekey(now()),
+                SaKind::Unicast => self.engine.renew_hello_key(now()),
+            }
         }
         self.engine.set_wall_clock(now(), unix_seconds());
         if self.adrift {

@@ -32,6 +32,7 @@ mod status;
 mod trust;
 mod vouching;
 mod watch;
+mod worn;
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {

@@ -21,7 +21,6 @@ pub mod fuzzing;
 mod learned;
 mod ledger;
 mod lost;
-
 mod mroute;
 mod netlink;
 mod plane;
@@ -44,8 +43,8 @@ pub use ledger::KeyLedger;
 pub use mroute::Claim;
 pub use muster_membership::GroupStatus;
 pub use plane::{
-    ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, FlowId, Listening, REKEY_AT, Sa, SaId, SaKey,
-    SaKind, SaStatus,
+    ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, FlowId, Listening, Sa, SaId, SaKey, SaKind,
+    SaStatus,
 };
 pub use probe::{Probe, probe};
 pub use selector::Selector;

@@ -13,9 +13,9 @@ use crate::{Error, Selector};
 /// The one algorithm: AES-256-GCM with 16 octets of ICV (RFC 4106), by the kernel's name for it.
 pub const ALGORITHM: &str = "rfc4106(gcm(aes))";
 
-/// After so many packets under one outbound SA a new epoch should be asked for. Sequence numbers are 32 bits wide
-/// and never wrap: at 2^32 − 1 packets the SA stops.
-pub const REKEY_AT: u64 = 1 << 30;
+/// After so many packets an outbound SA is worn: another should be asked for. Sequence numbers are 32 bits wide and never
+/// wrap: at 2^32 − 1 packets the SA stops.
+pub(crate) const REKEY_AT: u64 = 1 << 30;
 
 /// Where keys go. One implementation is running per group; all methods may be called from any thread, and none
 /// waits for the network.
@@ -144,11 +144,12 @@ pub trait Dataplane: Send + Sync {
     /// Sums since the start.
     fn counters(&self) -> Counters;
 
-    /// Whether an outbound SA of this kind has carried [`REKEY_AT`] packets: ask for a new epoch, or for a new hello
-    /// key.
-    fn wants_rekey(&self, kind: SaKind) -> bool {
-        let worn = |sa: &SaStatus| sa.direction == Direction::Out && sa.kind == kind && sa.sequence >= REKEY_AT;
-        self.sas().iter().any(worn)
+    /// The outbound SAs in use that have carried 2^30 packets, a quarter of what they may: ask for a new epoch, or for a
+    /// new hello key. They are named as long as they are in use.
+    fn worn(&self) -> Vec<(SaKind, SaId)> {
+        let is_worn = |sa: &SaStatus| sa.direction == Direction::Out && sa.sequence >= REKEY_AT;
+        let named = |sa: SaStatus| (sa.kind, SaId { destination: sa.destination, spi: sa.spi });
+        self.sas().into_iter().filter(is_worn).map(named).collect()
     }
 
     /// Why packets no longer flow, if the data plane has ended by itself (its device was deleted, say). The daemon

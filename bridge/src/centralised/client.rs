@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ipnet::IpNet;
-use muster_dataplane::{Claim, KeyLedger, SaKind};
+use muster_dataplane::{Claim, KeyLedger, SaId};
 use muster_fmke::member::{Event, Member};
 use tokio::net::UdpSocket;
 use tokio::sync::{broadcast, mpsc};
@@ -29,6 +29,7 @@ use crate::rollback::Rollback;
 use crate::settings::File;
 use crate::signals::{Signals, Told};
 use crate::watch::Watch;
+use crate::worn::Worn;
 
 mod answering;
 mod following;
@@ -97,6 +98,7 @@ struct Client {
     deaf: bool,
     buffer: Vec<u8>,
     refused: u64,
+    worn: Worn,
 }
 
 /// Why the loop ends.
@@ -214,10 +216,11 @@ impl Client {
         if let Some(why) = self.flows.dataplane().failure() {
             return Err(RunError::Ended(why));
         }
-        for kind in [SaKind::Group, SaKind::Unicast] {
-            if self.flows.dataplane().wants_rekey(kind) {
-                warn!("a quarter of the sequence numbers of an SA are used up: have the key server renew it sooner");
-            }
+        for (_, SaId { destination, spi }) in self.worn.news(self.flows.dataplane().worn()) {
+            warn!(
+                %destination, spi = format!("{spi:#010x}"),
+                "a quarter of the sequence numbers of an SA are used up: have the key server renew it sooner"
+            );
         }
         if let Some(warning) = self.certificates.end().and_then(|end| self.expiry.look(end, unix_seconds())) {
             warn!("{warning}; replace it and reload (muster reload)");

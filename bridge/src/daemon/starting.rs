@@ -25,6 +25,7 @@ use crate::sockets::{Sockets, Where};
 use crate::startup::next_stamp;
 use crate::trust::Bounds;
 use crate::watch::Watch;
+use crate::worn::Worn;
 
 impl Daemon {
     pub(super) fn start(settings: Settings, address: IpAddr, outside: Outside) -> Result<Daemon, RunError> {
@@ -88,6 +89,7 @@ impl Daemon {
             successor: None,
             unsent: 0,
             pace: Pace::default(),
+            worn: Worn::default(),
             settings,
         };
         daemon.report(&Record { kind: EventKind::Blocked, member: None, epoch: 0, detail: String::new() });

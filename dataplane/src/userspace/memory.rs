@@ -152,7 +152,11 @@ mod tests {
         let (to, esp) = a.seal(&inner).unwrap();
         assert_eq!(b.open(to, &esp), Some(inner));
         assert_eq!((a.counters().tx_packets, b.counters().rx_packets), (1, 1));
-        assert!(!a.wants_rekey(SaKind::Group) && !a.wants_rekey(SaKind::Unicast));
+        assert_eq!(a.worn(), []);
+        // Of all that it could count to, a quarter.
+        a.sad.wear_out_group();
+        a.seal(&packet_v6("2001:db8:a::1", "ff1e::1", b"hello")).unwrap();
+        assert_eq!((a.worn(), b.worn()), (vec![(SaKind::Group, sa().id())], vec![]));
     }
     const ALICE: MemberId = MemberId([1; 32]);
     const HERE: &str = "10.1.0.0/16";

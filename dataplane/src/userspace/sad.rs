@@ -361,6 +361,12 @@ impl Sad {
         self.change_senders(|senders| senders.group = None);
     }
 
+    #[cfg(test)]
+    pub(crate) fn wear_out_group(&self) {
+        let senders = self.outbound.load();
+        senders.group.iter().for_each(|sender| sender.sa.sequence.store(crate::plane::REKEY_AT - 1, Relaxed));
+    }
+
     pub(crate) fn sas(&self) -> Vec<SaStatus> {
         let mut received: Vec<SaStatus> = self.inbound.load().values().map(|sa| sa.status()).collect();
         received.sort_by_key(|sa| (sa.destination, sa.spi));

@@ -65,6 +65,11 @@ const FORWARD: u32 = 2;
 const POST_ROUTING: u32 = 4;
 /// NF_IP_PRI_RAW_BEFORE_DEFRAG: connection tracking puts fragments together, and the whole counts as the first one's sender's.
 const BEFORE_DEFRAGMENTATION: i32 = -450;
+/// NF_IP_PRI_MANGLE, as nft's `mangle`.
+const MANGLE: i32 = -150;
+/// NFT_SET_INTERVAL, NFT_SET_CONCAT: ranges of addresses, behind a number.
+const RANGES: u32 = 0x4;
+const CONCATENATED: u32 = 0x80;
 const CHAIN: &str = "in";
 const OUTWARD: &str = "out";
 const ENCRYPTED: &str = "encrypted";
@@ -187,12 +192,12 @@ impl Filter {
         }
         messages.extend(self.rules(content));
         if self.clear_df {
-            messages.push(self.chain(OUTWARD, FORWARD, -150));
+            messages.push(self.chain(OUTWARD, FORWARD, MANGLE));
             let expressions =
                 interface(TO_DEVICE, &self.device).and(is_family(libc::AF_INET)).and(is_multicast_v4()).and(clear_df());
             messages.push(self.rule(OUTWARD, expressions, "the rule that clears DF"));
         }
-        messages.push(self.chain(ENCRYPTED, POST_ROUTING, -150));
+        messages.push(self.chain(ENCRYPTED, POST_ROUTING, MANGLE));
         let expressions = interface(TO_DEVICE, &self.black)
             .and(is_family(libc::AF_INET6))
             .and(meta(MARK))
@@ -309,8 +314,7 @@ impl Filter {
         let attributes = Attributes::new()
             .text(1, &self.table)
             .text(2, set.name)
-            // NFT_SET_INTERVAL, NFT_SET_CONCAT
-            .number(3, 0x4 | 0x80)
+            .number(3, RANGES | CONCATENATED)
             // A type that is nft's own business.
             .number(4, 0)
             .number(5, 4 + set.address_len())

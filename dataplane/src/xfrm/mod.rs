@@ -63,6 +63,9 @@ const IF_IDS: RangeInclusive<u32> = 0x4d75_7300..=0x4d75_730f;
 /// Numbers that SAs and policies share begin here: key daemons count theirs from 1.
 const FIRST_REQID: u32 = 0x4d75_0000;
 
+/// Of what the kernel's ESP sends: it takes no other.
+const HOP_LIMIT: u8 = 64;
+
 /// An outbound SA goes so long after another has taken its place: packets that were given to it before are through.
 const RETIRED_FOR: Duration = Duration::from_secs(1);
 
@@ -106,8 +109,8 @@ impl Kernel {
     /// right: each by name.
     pub(crate) fn start(config: EspConfig) -> Result<Self, Error> {
         config.check()?;
-        if config.hop_limit != 64 {
-            return Err(Error::Config("dataplane.hop_limit: the kernel's ESP has its own, 64".into()));
+        if config.hop_limit != HOP_LIMIT {
+            return Err(Error::Config(format!("dataplane.hop_limit: the kernel's ESP has its own, {HOP_LIMIT}")));
         }
         let if_id = if_id(config.instance);
         // Before what is found here is taken for a dead daemon's.
@@ -228,7 +231,6 @@ impl Kernel {
         // Its policies now name the new one; packets that were routed before that are still on their way.
         let at = Instant::now() + RETIRED_FOR;
         state.retired.extend(before.map(|before| (at, before)));
-        state.worn.remove(&kind);
         self.follow(state)
     }
 
@@ -451,8 +453,11 @@ impl Dataplane for Kernel {
         Counters { rx_packets: carried.rx_packets, tx_packets: carried.tx_packets, dropped }
     }
 
-    fn wants_rekey(&self, kind: SaKind) -> bool {
-        self.state().worn.contains(&kind)
+    fn worn(&self) -> Vec<(SaKind, SaId)> {
+        let state = self.state();
+        let in_use = |id: &&SaId| state.retired.iter().all(|(_, retired)| retired != *id);
+        let worn = state.worn.iter().filter(in_use);
+        worn.filter_map(|id| Some((state.sas.get(id)?.kind, *id))).collect()
     }
 
     fn listening(&self) -> Vec<Listening> {

@@ -79,9 +79,9 @@ impl Monitor {
                         is_suspicious |= id_of_gone(payload).is_some_and(|id| state.sas.contains_key(&id))
                     }
                     XFRM_MSG_EXPIRE => {
-                        let kind = id_of_worn(payload).and_then(|id| state.sas.get(&id)).map(|sa| sa.kind);
-                        debug!(?kind, "an SA has carried many packets");
-                        state.worn.extend(kind);
+                        let worn = id_of_worn(payload).filter(|id| state.sas.contains_key(id));
+                        debug!(?worn, "an SA has carried many packets");
+                        state.worn.extend(worn);
                     }
                     _ => {}
                 }

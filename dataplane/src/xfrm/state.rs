@@ -17,7 +17,8 @@ use super::statistics::Statistics;
 use super::way_out::WayOut;
 use super::{FIRST_REQID, Member};
 use crate::netlink::batch::{BatchSocket, Request};
-use crate::{Direction, Error, FlowId, REKEY_AT, SaId, SaKind, Selector};
+use crate::plane::REKEY_AT;
+use crate::{Direction, Error, FlowId, SaId, Selector};
 
 /// What the kernel was told.
 pub(super) struct State {
@@ -42,8 +43,8 @@ pub(super) struct State {
     pub(super) next_reqid: u32,
     /// Outbound SAs before the ones in use, which packets may still be on their way under; when they go.
     pub(super) retired: Vec<(Instant, SaId)>,
-    /// Kinds of outbound SAs that have carried so many packets that another is due.
-    pub(super) worn: HashSet<SaKind>,
+    /// Outbound SAs that have carried so many packets that another is due.
+    pub(super) worn: HashSet<SaId>,
 }
 
 /// Where an SA is to be, and from which address it is to send.
@@ -96,6 +97,9 @@ impl State {
                 (entry.place.source, entry.source) = (source, Some(source));
             }
             added.push(Request::add_sa(*to, &entry.key, entry.place, ahead(progress)));
+            if self.worn.remove(from) {
+                self.worn.insert(*to);
+            }
             self.sas.insert(*to, entry);
         }
         // One that stays under its number goes before it can come again; the others stand until they have come.
@@ -117,7 +121,7 @@ impl State {
             let is_worn = |entry: &&Entry| {
                 entry.place.direction == Direction::Out && u64::from(found.sequence(Direction::Out)) >= REKEY_AT
             };
-            worn.extend(sas.get(&found.id).filter(is_worn).map(|entry| entry.kind));
+            worn.extend(sas.get(&found.id).filter(is_worn).map(|_| found.id));
         })?;
         match self.sas.keys().find(|id| !stand.contains(id)) {
             None => Ok(()),
@@ -137,6 +141,7 @@ impl State {
         self.socket.demand(&requests, &[libc::ESRCH])?;
         for id in &known {
             self.sas.remove(id);
+            self.worn.remove(id);
         }
         // Else one that comes under the same number soon would go in its place.
         self.retired.retain(|(_, id)| self.sas.contains_key(id));

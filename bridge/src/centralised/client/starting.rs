@@ -132,6 +132,7 @@ impl Client {
             deaf: false,
             buffer: vec![0; socket::LONGEST],
             refused: 0,
+            worn: Worn::default(),
         };
         client.tell(EventKind::Started, String::new());
         client.tell(EventKind::Blocked, String::new());
