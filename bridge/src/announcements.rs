@@ -54,8 +54,8 @@ impl Announcements {
         }
     }
 
-    /// Whether any that was there was wanted.
-    fn drain(&self, wanted: impl Fn(Heard<'_>) -> bool) -> io::Result<bool> {
+    /// Takes what is there without waiting for more; whether any of it was `wanted`.
+    pub(crate) fn drain(&self, wanted: impl Fn(Heard<'_>) -> bool) -> io::Result<bool> {
         let (mut buffer, mut any) = ([0; LONGEST], false);
         loop {
             match recvfrom::<NetlinkAddr>(self.0.get_ref().as_raw_fd(), &mut buffer) {

@@ -51,6 +51,9 @@ mod starting;
 pub(crate) const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// What the connections' tasks get to write their last lines.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(50);
+/// What was being done when it failed.
+pub(crate) const WATCHING_GENERATIONS: &str = "watching for a new VM generation";
+
 /// Why a daemon did not start, or ended.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -154,6 +157,10 @@ impl Daemon {
         let mut more = false;
         self.outside.notifier.ready();
         loop {
+            // A process goes on where its snapshot stopped it, which may be anywhere here.
+            if self.outside.rollback.has_happened().map_err(io_error(WATCHING_GENERATIONS))? {
+                return Ok(self.start_anew());
+            }
             self.act();
             if self.revoked {
                 return Err(RunError::Revoked { device: self.settings.device.name.clone() });
@@ -175,25 +182,10 @@ impl Daemon {
                 tokio::task::yield_now().await;
             }
             tokio::select! {
-                () = self.sockets.readable() => {}
-                () = std::future::ready(()), if more => {}
-                rung = alarm.ring(now(), deadline) => {
-                    rung.map_err(io_error("timerfd"))?;
-                    self.engine.handle_timeout(now());
-                }
-                Some((request, answer)) = self.outside.asked.recv() => {
-                    // Whoever asked may be gone.
-                    let _ = answer.send(self.answer(&request).await);
-                }
-                Some(answer) = self.outside.scraped.recv() => {
-                    let _ = answer.send(self.metrics());
-                }
-                changed = self.outside.watch.changed() => {
-                    changed.map_err(io_error("watching the interfaces"))?;
-                    self.follow_addresses();
-                }
+                // Datagrams are taken after whatever it was: who sends without end keeps nothing else from being seen.
+                biased;
                 noticed = self.outside.rollback.noticed() => {
-                    noticed.map_err(io_error("watching for a new VM generation"))?;
+                    noticed.map_err(io_error(WATCHING_GENERATIONS))?;
                     return Ok(self.start_anew());
                 }
                 told = self.outside.signals.next() => match told {
@@ -203,8 +195,25 @@ impl Daemon {
                     Told::End if self.leaving && self.successor.take().is_none() => return Ok(None),
                     Told::End => self.leave(),
                 },
+                rung = alarm.ring(now(), deadline) => {
+                    rung.map_err(io_error("timerfd"))?;
+                    self.engine.handle_timeout(now());
+                }
                 _ = housekeeping.tick() => self.keep_house()?,
                 () = tick(&mut alive) => self.outside.notifier.alive(),
+                changed = self.outside.watch.changed() => {
+                    changed.map_err(io_error("watching the interfaces"))?;
+                    self.follow_addresses();
+                }
+                Some((request, answer)) = self.outside.asked.recv() => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(self.answer(&request).await);
+                }
+                Some(answer) = self.outside.scraped.recv() => {
+                    let _ = answer.send(self.metrics());
+                }
+                () = self.sockets.readable() => {}
+                () = std::future::ready(()), if more => {}
             }
             more = self.take_datagrams();
         }

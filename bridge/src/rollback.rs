@@ -38,6 +38,11 @@ impl Rollback {
     pub(crate) async fn noticed(&self) -> io::Result<()> {
         self.0.hear(may_be_rollback).await
     }
+
+    /// Whether it has happened, or may have, since the last look. For whoever is about to use what a snapshot holds.
+    pub(crate) fn has_happened(&self) -> io::Result<bool> {
+        self.0.drain(may_be_rollback)
+    }
 }
 
 /// What was lost may have been it, and the id itself cannot be read. A new start for nothing costs a join, none costs

@@ -19,7 +19,8 @@ use crate::addresses::interface_index;
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
 use crate::daemon::{
-    HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, every, first_address, io_error, now, tick, unix_seconds,
+    HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, WATCHING_GENERATIONS, every, first_address, io_error, now,
+    tick, unix_seconds,
 };
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
@@ -117,15 +118,35 @@ impl Client {
         let mut more = false;
         self.outside.notifier.ready();
         let end = loop {
+            // A process goes on where its snapshot stopped it, which may be anywhere here.
+            if self.outside.rollback.has_happened().map_err(io_error(WATCHING_GENERATIONS))? {
+                return Ok(Some(self.start_anew()));
+            }
             self.act();
             let deadline = self.member.poll_timeout();
             if more {
                 tokio::task::yield_now().await;
             }
             tokio::select! {
-                () = readable(&self.socket, &self.listening) => {}
-                () = std::future::ready(()), if more => {}
+                // Datagrams are taken after whatever it was: who sends without end keeps nothing else from being seen.
+                biased;
+                noticed = self.outside.rollback.noticed() => {
+                    noticed.map_err(io_error(WATCHING_GENERATIONS))?;
+                    return Ok(Some(self.start_anew()));
+                }
+                told = self.outside.signals.next() => match told {
+                    Told::Reload => drop(self.reload()),
+                    Told::End => break End::Leave,
+                },
                 rung = alarm.ring(now(), deadline) => rung.map_err(io_error("timerfd"))?,
+                _ = housekeeping.tick() => self.keep_house()?,
+                () = tick(&mut alive) => self.outside.notifier.alive(),
+                changed = self.outside.watch.changed() => {
+                    changed.map_err(io_error("watching the interfaces"))?;
+                    if self.follow_addresses() {
+                        break End::Anew;
+                    }
+                }
                 Some((request, answer)) = self.outside.asked.recv() => {
                     let response = self.answer(&request);
                     let leaves = response.is_ok() && request == control::Request::Leave;
@@ -135,24 +156,8 @@ impl Client {
                         break End::Leave;
                     }
                 }
-                changed = self.outside.watch.changed() => {
-                    changed.map_err(io_error("watching the interfaces"))?;
-                    if self.follow_addresses() {
-                        break End::Anew;
-                    }
-                }
-                noticed = self.outside.rollback.noticed() => {
-                    noticed.map_err(io_error("watching for a new VM generation"))?;
-                    warn!("this machine was rolled back to a snapshot, or copied: starting anew");
-                    self.tell(EventKind::RolledBack, String::new());
-                    return Ok(Some(self.outside));
-                }
-                told = self.outside.signals.next() => match told {
-                    Told::Reload => drop(self.reload()),
-                    Told::End => break End::Leave,
-                },
-                _ = housekeeping.tick() => self.keep_house()?,
-                () = tick(&mut alive) => self.outside.notifier.alive(),
+                () = readable(&self.socket, &self.listening) => {}
+                () = std::future::ready(()), if more => {}
             }
             more = self.take_datagrams();
             if self.member.poll_timeout().is_some_and(|due| due <= now()) {
@@ -227,6 +232,13 @@ impl Client {
             self.tell(EventKind::Expiring, warning);
         }
         Ok(())
+    }
+
+    /// The machine was rolled back: nothing more goes out under what this client holds, not even a farewell.
+    fn start_anew(mut self) -> Outside {
+        warn!("this machine was rolled back to a snapshot, or copied: starting anew");
+        self.tell(EventKind::RolledBack, String::new());
+        self.outside
     }
 
     /// Takes leave of the key server. The SAs go with the data plane.
