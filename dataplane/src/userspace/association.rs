@@ -9,7 +9,7 @@ use muster_wire::MemberId;
 use crate::esp::packet::Cipher;
 use crate::esp::replay::ReplayWindow;
 use crate::selector::Selector;
-use crate::{Direction, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus};
+use crate::{Direction, Error, ExportedKey, Sa, SaId, SaKey, SaKind, SaStatus};
 
 /// What both directions keep of an SA.
 pub(crate) struct Record {
@@ -97,6 +97,14 @@ impl Inbound {
     }
 }
 
+/// What the IVs of an outbound SA begin with, so that two processes that have one key have not one nonce.
+///
+/// # Errors
+/// The kernel gives no random numbers: then nothing is sent.
+pub(crate) fn random_start() -> Result<u32, Error> {
+    getrandom::u32().map_err(Error::io(|| "random numbers for an SA".into()))
+}
+
 pub(crate) struct Outbound {
     pub(crate) record: Record,
     pub(crate) cipher: Cipher,
@@ -105,10 +113,9 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
-    pub(crate) fn new(sa: Sa) -> Self {
-        // Without random numbers there would be no key to begin with.
-        let iv = getrandom::u32().unwrap_or_default();
-        Outbound { cipher: Cipher::new(&sa.key, iv), record: Record::new(sa), sequence: AtomicU64::new(0) }
+    /// `start`: where its IVs begin, of [`random_start`].
+    pub(crate) fn new(sa: Sa, start: u32) -> Self {
+        Outbound { cipher: Cipher::new(&sa.key, start), record: Record::new(sa), sequence: AtomicU64::new(0) }
     }
 
     /// RFC 4303 3.3.3: the first is 1; `None` when they are used up, for they must not cycle.

@@ -18,7 +18,7 @@ use crate::esp::outer;
 use crate::esp::packet::{self, HEADER_LEN, Header, NEXT_DUMMY, NEXT_IPV4, NEXT_IPV6, OpenError};
 use crate::policy::{Inner, Origin, Policies, Way};
 use crate::selector::{NextLayer, Selector};
-use crate::userspace::association::Inbound;
+use crate::userspace::association::{Inbound, random_start};
 use crate::userspace::senders::{Sender, Senders};
 use crate::{Counters, Dropped, Error, ExportedKey, FlowId, KeyLedger, Sa, SaId, SaKind, SaStatus};
 
@@ -293,9 +293,10 @@ impl Sad {
         let _changing = self.change();
         let sa = Sa { selector: None, ..sa };
         sa.check()?;
+        let start = random_start()?;
         self.ledger.record(std::slice::from_ref(&sa))?;
         self.remove(&[sa.id()]);
-        self.change_senders(|senders| senders.group = Some(Sender::new(sa)));
+        self.change_senders(|senders| senders.group = Some(Sender::new(sa, start)));
         Ok(())
     }
 
@@ -303,8 +304,9 @@ impl Sad {
         let _changing = self.change();
         let sa = Sa { selector: None, ..sa };
         sa.check()?;
+        let start = random_start()?;
         self.ledger.record(std::slice::from_ref(&sa))?;
-        self.change_senders(|senders| drop(senders.unicast.insert(peer, Sender::new(sa))));
+        self.change_senders(|senders| drop(senders.unicast.insert(peer, Sender::new(sa, start))));
         Ok(())
     }
 
@@ -312,11 +314,12 @@ impl Sad {
         let _changing = self.change();
         let sa = Sa { selector: Some(selector), ..sa };
         sa.check()?;
+        let start = random_start()?;
         self.ledger.record(std::slice::from_ref(&sa))?;
         if sa.kind == SaKind::Group {
             self.remove(&[sa.id()]);
         }
-        self.change_senders(|senders| senders.set_flow(flow, selector, Some(sa)));
+        self.change_senders(|senders| senders.set_flow(flow, selector, Some(Sender::new(sa, start))));
         Ok(())
     }
 

@@ -37,8 +37,8 @@ pub(super) struct Flow {
 }
 
 impl Sender {
-    pub(super) fn new(sa: Sa) -> Self {
-        Sender { destination: sa.destination, sa: Arc::new(Outbound::new(sa)) }
+    pub(super) fn new(sa: Sa, start: u32) -> Self {
+        Sender { destination: sa.destination, sa: Arc::new(Outbound::new(sa, start)) }
     }
 
     fn status(&self) -> SaStatus {
@@ -48,8 +48,8 @@ impl Sender {
 
 impl Senders {
     /// In the place of the flow with this number, if there is one.
-    pub(super) fn set_flow(&mut self, id: FlowId, selector: Selector, sa: Option<Sa>) {
-        let flow = Flow { id, selector, sender: sa.map(Sender::new) };
+    pub(super) fn set_flow(&mut self, id: FlowId, selector: Selector, sender: Option<Sender>) {
+        let flow = Flow { id, selector, sender };
         match self.place_of(id) {
             Ok(at) => self.flows[at] = flow,
             Err(at) => self.flows.insert(at, flow),
