@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 use super::ecdsa::{self, Curve};
 use super::{CryptoError, HashAlgorithm, SecretBytes};
 
-/// What is signed before the message, so that the signature can be taken for no other of the same key.
+/// What is signed before the message, so that the signature can be taken for no other of the same key: "prefixed with the string
+/// "rekey" like in GDOI" (draft 4.1).
 const PREFIX: &[u8] = b"rekey";
 
 /// Octets of a private key: a scalar of P-256, or what RFC 8032, section 5.1.5, makes a key of Ed25519 of.
@@ -117,7 +118,7 @@ impl RekeySigner {
     }
 
     /// The body of a SIG payload over `message`: the whole of it in the clear, header included, SIG payload left out
-    /// (FMKE, section 6). The same message has the same signature; the nonce comes from the key and the message (RFC
+    /// (draft 4.1). The same message has the same signature; the nonce comes from the key and the message (RFC
     /// 6979, RFC 8032).
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         match &self.0 {

@@ -78,6 +78,7 @@ fn walk(first: u8, bytes: &[u8], is_taken: impl Fn(u8) -> bool) -> Result<(Vec<R
 fn payload<'a>(kind: u8, reader: &mut Reader<'a>) -> Result<(Raw<'a>, u8), Malformed> {
     let mut inside = *reader;
     let next = inside.u8()?;
+    // "RESERVED (1 octet) - Unused, set to zero" (draft 7.1 to 7.9, RFC 2408 3.2)
     expect("RESERVED", inside.u8()?, 0u8)?;
     let len = usize::from(inside.u16()?);
     if len < GENERIC_LEN {
@@ -111,6 +112,7 @@ impl Chain {
     pub fn add(&mut self, kind: u8, body: &[u8]) -> &mut Self {
         self.reserve(GENERIC_LEN + body.len());
         match self.last {
+            // "If the current payload is the last in the message, then this field will be zero." (draft 7.1)
             Some(last) => self.bytes[last] = kind,
             None => self.first = kind,
         }

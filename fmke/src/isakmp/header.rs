@@ -55,11 +55,13 @@ impl Header {
         let mut reader = Reader::new(datagram);
         let (initiator, responder) = (Cookie(reader.array()?), Cookie(reader.array()?));
         let first = reader.u8()?;
+        // "Major Version is 1 and Minor Version is 0" (draft 3.3, 4.3)
         expect("Version", reader.u8()?, VERSION)?;
         let (exchange, flags) = (reader.u8()?, reader.u8()?);
         let is_wrong = match exchange {
             // "In the Flags field, the encryption bit is set to 1 and the others bits MUST be set to 0" (draft 4.3)
             exchange::MULTICAST_PUSH => flags != flags::ENCRYPTION,
+            // "The remaining bits of the Flags field MUST be set to 0" (RFC 2408 3.1)
             _ => flags & !flags::KNOWN != 0,
         };
         if is_wrong {

@@ -66,24 +66,27 @@ impl KeyPacket {
         self
     }
 
-    /// One of them.
+    /// The only one of this class.
     ///
     /// # Errors
-    /// It is not there.
+    /// There is none, or another one.
     pub fn key(&self, class: u16, name: &'static str) -> Result<&[u8], Malformed> {
-        let found = self.keys.iter().find(|(other, _)| *other == class);
-        found.map(|(_, key)| key.as_slice()).ok_or(Malformed::Missing(name))
+        // "Exactly one attribute matching each type sent in the SAT payload MUST be present" (draft 7.9.1, of a SAK 7.9.2)
+        let mut of_class = self.keys.iter().filter(|(other, _)| *other == class);
+        let (_, key) = of_class.next().ok_or(Malformed::Missing(name))?;
+        if of_class.next().is_some() { Err(Malformed::Conflict(name)) } else { Ok(key) }
     }
 }
 
 impl KeyDownload {
-    /// The packet of this type for an SA.
+    /// The only packet of this type for an SA.
     ///
     /// # Errors
-    /// It is not there.
+    /// There is none, or another one.
     pub fn packet(&self, kind: u8, spi: &[u8]) -> Result<&KeyPacket, Malformed> {
-        let found = self.packets.iter().find(|packet| packet.kind == kind && packet.spi == spi);
-        found.ok_or(Malformed::Missing("key packet"))
+        let mut of_sa = self.packets.iter().filter(|packet| packet.kind == kind && packet.spi == spi);
+        let packet = of_sa.next().ok_or(Malformed::Missing("key packet"))?;
+        if of_sa.next().is_some() { Err(Malformed::Conflict("key packet")) } else { Ok(packet) }
     }
 
     /// The body of the payload.
@@ -114,6 +117,7 @@ impl KeyDownload {
     /// Lengths that do not fit, another count of packets than it says, more than 64; keys of two octets.
     pub fn parse(body: &[u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(body);
+        // "Contains the total number of both TEK and Rekey arrays being passed in this data block" (draft 7.9)
         let count = usize::from(reader.u16()?);
         expect("RESERVED2", reader.u16()?, 0u16)?;
         if count > MOST_PACKETS {
@@ -127,6 +131,7 @@ impl KeyDownload {
 
 fn packet(reader: &mut Reader<'_>) -> Result<KeyPacket, Malformed> {
     let kind = reader.u8()?;
+    // "RESERVED (1 octet) -- Unused, set to zero" (draft 7.9)
     expect("RESERVED", reader.u8()?, 0u8)?;
     let len = usize::from(reader.u16()?);
     if len < PACKET_LEN {

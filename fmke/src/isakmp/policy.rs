@@ -1,7 +1,8 @@
 //! The SA payload of phases 2 and 3: what the SAs are (RFC 6407 5.2, draft 7.6).
 //!
-//! SAK, GAP and SAT payloads stand within the SA payload, one after the other, and are written in this order. A SAT payload is
-//! an SA of ESP, or, with a private Protocol-ID, what is to be protected at all.
+//! SAK, GAP and SAT payloads stand within the SA payload, one after the other, and are written in the order of RFC 6407 5.2.1.
+//! The draft has no GAP: what it says may come next (7.6 to 7.8) is a SAK or a SAT. A SAT payload is an SA of ESP, or, with a
+//! private Protocol-ID, what is to be protected at all.
 
 use super::attribute::{Attribute, attributes, only};
 use super::bytes::{Malformed, Reader, expect};
@@ -75,6 +76,7 @@ impl Policy {
     pub fn parse(body: &[u8], doi: u32) -> Result<Self, Malformed> {
         let mut reader = Reader::new(body);
         expect("DOI", reader.u32()?, doi)?;
+        // "Situation (4 octets) -- Must be zero", "RESERVED (2 octets) -- Must be zero" (draft 7.6)
         expect("Situation", reader.u32()?, 0u32)?;
         let first = reader.u16()?;
         let first = u8::try_from(first)

@@ -53,6 +53,7 @@ impl Transform<'_> {
         let doi = reader.u32()?;
         expect("Situation", reader.u32()?, IDENTITY_ONLY)?;
         let mut list = Vec::new();
+        // RFC 2409 5 wants one proposal alone, of many transforms; who splits them loses nothing by it: one is chosen of all.
         for raw in within(kind::PROPOSAL, reader.rest(), &[kind::PROPOSAL])? {
             proposal(raw.body, &mut list)?;
         }

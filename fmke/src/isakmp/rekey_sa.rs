@@ -35,9 +35,9 @@ pub mod kek_attribute {
 /// The body of a SAK payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RekeySa {
-    /// Where re-key messages come from, and the port that negative acknowledgements go to.
+    /// Where re-key messages come from, and the port, which is not 0, that negative acknowledgements go to.
     pub source: (IpAddr, u16),
-    /// Where they go.
+    /// Where they go; the port is not 0.
     pub destination: (IpAddr, u16),
     /// Both cookies of their header.
     pub spi: [u8; 16],
@@ -79,6 +79,12 @@ impl RekeySa {
         let source = address_end(&mut reader, "SRC ID Type")?;
         let destination = address_end(&mut reader, "DST ID Type")?;
         one_family(source.0, destination.0, "DST ID Type")?;
+        // "A value of zero means that the SRC ID Port field should be ignored" (draft 7.7): but it is where members ask.
+        for (field, (_, port)) in [("SRC ID Port", source), ("DST ID Port", destination)] {
+            if port == 0 {
+                return Err(Malformed::Field { field, value: 0 });
+            }
+        }
         let spi = reader.array()?;
         // "If no POP algorithm is defined in the KEK policy, this field must be zero" (draft 7.7), both.
         expect("POP Algorithm", reader.u16()?, 0u16)?;

@@ -73,6 +73,7 @@ impl TrafficSa {
         write_end(&mut body, &Identity::Address(self.tunnel.1), 0);
         body.push(AES_GCM_16);
         body.extend_from_slice(&self.spi.to_be_bytes());
+        // Without Group Description, "which MUST NOT be sent by a FMKE implementation" (draft 7.8.1).
         for attribute in [
             Attribute::basic(esp_attribute::LIFE_TYPE, SECONDS),
             Attribute::number(esp_attribute::LIFE_DURATION, self.lifetime),
@@ -93,6 +94,7 @@ impl TrafficSa {
         let source = net_end(&mut reader, "SRC ID Type")?;
         let destination = net_end(&mut reader, "DST ID Type")?;
         one_family(source.0.addr(), destination.0.addr(), "DST ID Type")?;
+        // "Tunnel identifiers MUST therefore be mentioned" (draft 7.8.1)
         let (tunnel_source, source_port) = address_end(&mut reader, "TNL SRC ID Type")?;
         let (tunnel_destination, destination_port) = address_end(&mut reader, "TNL DST ID Type")?;
         one_family(tunnel_source, tunnel_destination, "TNL DST ID Type")?;
@@ -113,6 +115,7 @@ impl TrafficSa {
         }
         let basic = |class, name| only(&list, class, name)?.to_basic();
         expect("SA Life Type", basic(esp_attribute::LIFE_TYPE, "SA Life Type")?, SECONDS)?;
+        // "Group members shall therefore encapsulate data in tunnels." (draft 1.0)
         expect("Encapsulation Mode", basic(esp_attribute::ENCAPSULATION, "Encapsulation Mode")?, TUNNEL)?;
         expect("Key Length", basic(esp_attribute::KEY_LENGTH, "Key Length")?, AES_256)?;
         let preserved = match basic(esp_attribute::ADDRESS_PRESERVATION, "Address Preservation")? {

@@ -5,6 +5,9 @@ use crate::isakmp::{Chain, Delete, KeyDownload, KeyPacket, Malformed, Policy, Ra
 /// Octets of SA and KD payloads that one message is filled with: with the rest of it, and IPv6 and UDP around it, it passes
 /// where 1280 do.
 pub(super) const FILL: usize = 1000;
+/// Octets of the SPI of a re-key SA, both cookies (draft 7.7), and of one of ESP (7.8.1).
+const REKEY_SPI_LEN: usize = 16;
+const ESP_SPI_LEN: usize = 4;
 
 /// SAs that come, with their keys, and SAs that go. **Secret.**
 #[derive(Default)]
@@ -26,6 +29,7 @@ impl Push {
             chain.add(kind::DELETE, &delete.to_body());
         }
         // "If a GCKS has no further SAs to send to group members, the SA and KD payloads MUST be omitted from the message."
+        // (draft 5.0)
         if !self.policy.is_empty() {
             chain.add(kind::SA, &self.policy.to_body(doi)).add(kind::KD, &self.keys.to_body());
         }
@@ -35,7 +39,8 @@ impl Push {
     /// Reads the payloads between hash and signature: the number, and what it says.
     ///
     /// # Errors
-    /// Another order of payloads, an SA without keys, keys without an SA, nothing at all; and as each payload says.
+    /// Another order of payloads, an SA without keys, keys without an SA, nothing at all, a delete of what is neither a re-key SA nor
+    /// one of ESP; and as each payload says.
     pub(crate) fn parse(payloads: &[Raw<'_>], doi: u32) -> Result<(u32, Push), Malformed> {
         let (sequence, rest) = payloads.split_first().ok_or(Malformed::Missing("SEQ"))?;
         if sequence.kind != kind::SEQ {
@@ -46,8 +51,19 @@ impl Push {
         let mut push = Push::default();
         for raw in deletes {
             let delete = Delete::parse(raw.body)?;
+            // "The Domain of Interpretation field contains the FMKE DOI." (draft 5.0)
             if delete.doi != doi {
                 return Err(Malformed::Field { field: "DOI of a Delete", value: delete.doi });
+            }
+            // "The Protocol-Id field contains TEK protocol id values defined in Section 7.8 … To delete a KEK SA, the value of zero
+            // MUST be used … only one protocol id value can be defined in a Delete payload." (draft 5.0)
+            let spi_len = match delete.protocol {
+                0 => REKEY_SPI_LEN,
+                1 => ESP_SPI_LEN,
+                other => return Err(Malformed::Field { field: "Protocol-Id of a Delete", value: other.into() }),
+            };
+            if let Some(other) = delete.spis.iter().find(|spi| spi.len() != spi_len) {
+                return Err(Malformed::Field { field: "SPI Size of a Delete", value: other.len() as u32 });
             }
             push.deletes.push(delete);
         }
@@ -182,6 +198,23 @@ mod tests {
         let field = "DOI of a Delete";
         assert_eq!(refused(&[sequence, (kind::DELETE, &foreign)]), Malformed::Field { field, value: 1 });
         assert_eq!(Push::parse(&[], DOI).err(), Some(Malformed::Missing("SEQ")));
+    }
+
+    #[test]
+    fn a_delete_is_of_a_rekey_sa_or_of_sas_of_esp() {
+        let parsed = |protocol, spi_len| {
+            let delete = Delete { doi: DOI, protocol, spis: vec![vec![1; spi_len]; 2] };
+            read(&Push { deletes: vec![delete], ..Push::default() }.chain(1, DOI)).map(|_| ())
+        };
+        assert_eq!((parsed(0, 16), parsed(1, 4)), (Ok(()), Ok(())));
+        for protocol in [2, 77] {
+            let (field, value) = ("Protocol-Id of a Delete", protocol.into());
+            assert_eq!(parsed(protocol, 4), Err(Malformed::Field { field, value }));
+        }
+        for (protocol, spi_len) in [(0, 4), (1, 16), (1, 5)] {
+            let (field, value) = ("SPI Size of a Delete", spi_len as u32);
+            assert_eq!(parsed(protocol, spi_len), Err(Malformed::Field { field, value }));
+        }
     }
 
     #[test]

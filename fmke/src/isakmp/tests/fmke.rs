@@ -7,6 +7,17 @@ use super::{field, hex, is_exact, kinds, with};
 
 const DOI: u32 = 2;
 
+/// (draft 7.0, 8.2, 7.7.1, 7.9, 7.9.2)
+#[test]
+fn numbers_are_the_drafts() {
+    assert_eq!([kind::SA, kind::SAK, kind::SAT, kind::KD, kind::SEQ], [1, 15, 16, 17, 18]);
+    assert_eq!([kind::LSEQ, kind::ACK, kind::SACK, kind::NACK], [133, 134, 135, 136]);
+    assert_eq!([exchange::UNICAST_PUSH, exchange::MULTICAST_PUSH], [240, 241]);
+    assert_eq!([kek_attribute::LIFETIME, kek_attribute::HASH, kek_attribute::NEXT_SEQUENCE], [4, 9, 10]);
+    assert_eq!([key_type::TEK, key_type::KEK, key_type::LKH], [1, 2, 3]);
+    assert_eq!([kek_key::ALGORITHM, kek_key::SIGNATURE, kek_key::GROUP_AUTH], [1, 2, 3]);
+}
+
 #[test]
 fn an_acknowledgement_as_in_the_example() {
     // "Ack : 4 , Sack : 6-7, Sack : 9-9" (draft 3.2)
@@ -279,6 +290,11 @@ fn rekey_sas_that_may_not_be() {
     let mut two = policy();
     two.rekey[0].destination.0 = "ff05::1".parse().unwrap();
     assert_eq!(Policy::parse(&two.to_body(DOI), DOI), Err(field("DST ID Type", 5)));
+    let mut nowhere = policy();
+    nowhere.rekey[0].destination.1 = 0;
+    assert_eq!(Policy::parse(&nowhere.to_body(DOI), DOI), Err(field("DST ID Port", 0)));
+    nowhere.rekey[0].source.1 = 0;
+    assert_eq!(Policy::parse(&nowhere.to_body(DOI), DOI), Err(field("SRC ID Port", 0)));
 }
 
 #[test]
@@ -444,6 +460,19 @@ fn keys_stand_as_in_the_figures() {
     };
     assert_eq!(*written.to_body(), body);
     is_exact(&body, |body| KeyDownload::parse(body).is_ok());
+}
+
+/// "Exactly one attribute matching each type … MUST be present" (draft 7.9.1, 7.9.2), be it the same twice.
+#[test]
+fn a_key_is_there_once() {
+    let packet = || KeyPacket::new(key_type::TEK, b"\0\0\x12\x34").with(1, b"one");
+    let twice = packet().with(2, b"other").with(1, b"one");
+    assert_eq!((twice.key(1, "key"), twice.key(2, "key")), (Err(Malformed::Conflict("key")), Ok(&b"other"[..])));
+    let other = KeyPacket::new(key_type::TEK, b"\0\0\x12\x35");
+    let once = KeyDownload { packets: vec![packet(), other, KeyPacket::new(key_type::KEK, b"\0\0\x12\x34")] };
+    assert!(once.packet(key_type::TEK, b"\0\0\x12\x34").is_ok());
+    let twice = KeyDownload { packets: vec![packet(), packet()] };
+    assert!(matches!(twice.packet(key_type::TEK, b"\0\0\x12\x34"), Err(Malformed::Conflict("key packet"))));
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn written(list: &[(u16, Result<u16, Vec<u8>>)]) -> Vec<Attribute<'_>> {
 }
 
 fn rekey_sa() -> impl Strategy<Value = RekeySa> {
-    let ends = any::<bool>().prop_flat_map(|v4| ((address(v4), any::<u16>()), (address(v4), any::<u16>())));
+    let ends = any::<bool>().prop_flat_map(|v4| ((address(v4), 1..=u16::MAX), (address(v4), 1..=u16::MAX)));
     // Each class once, and what it can hold.
     let attributes = proptest::collection::btree_map(1..=12u16, any::<u32>(), 0..10).prop_map(|map| {
         let fits = |(class, value): (u16, u32)| match class {
