@@ -101,6 +101,7 @@ impl Attempt {
     ) -> Result<Option<Shown>, Refused> {
         let (header, first, body) = Header::parse(datagram)?;
         let is_encrypted = matches!(self.state, State::Proof(_));
+        //= RFC 2408 3.1: "During Phase 1 negotiations, the value MUST be set to 0."
         if header.exchange != exchange::MAIN
             || header.message_id != 0
             || header.flags != if is_encrypted { flags::ENCRYPTION } else { 0 }
@@ -115,6 +116,10 @@ impl Attempt {
             }
             State::Share(share) => {
                 let theirs = Share::read(first, body, share.0.suite)?;
+                // Our own, come back: "the replay or reflection of previous key management messages" (draft 9.1.4).
+                if theirs.public == share.2.public {
+                    return Err(Refused::Replay);
+                }
                 self.prove(now, theirs, context, rng)?;
             }
             State::Proof(proof) => {
@@ -178,6 +183,7 @@ fn choose<A: Authority>(
 ) -> Result<(State, Vec<u8>), Refused> {
     let answer = read_opening(first, body)?;
     let (doi, transforms) = Transform::offer(&answer.offer)?;
+    // "the DOI value … MUST correspond to the DOI which defines the FMKE exchanges" (draft 2.0)
     let choice = context.proposals.accept(offer, &transforms).filter(|_| doi == context.doi);
     let choice = choice.ok_or(Refused::NoProposal)?;
     let agreed = Agreed {

@@ -1,10 +1,8 @@
 //! Informational exchanges under an SA of phase 1: `HDR*, HASH(1), N/D` (RFC 2409 5.7).
 
+use super::main_mode::PROTO_ISAKMP as ISAKMP;
 use super::{IsakmpSa, Message, Refused};
 use crate::isakmp::{Chain, Delete, Notify, exchange, kind, notification};
-
-/// `PROTO_ISAKMP` (RFC 2407 4.4.1).
-const ISAKMP: u8 = 1;
 
 /// What a peer says beside the matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +50,10 @@ pub(super) fn read(sa: &IsakmpSa, message: &Message) -> Result<Vec<Notice>, Refu
             kind::DELETE => {
                 let delete = Delete::parse(payload.body)?;
                 let spi = sa.id().octets();
-                if delete.protocol == ISAKMP && delete.spis.iter().any(|deleted| *deleted == spi) {
+                if delete.doi == sa.doi
+                    && delete.protocol == ISAKMP
+                    && delete.spis.iter().any(|deleted| *deleted == spi)
+                {
                     notices.push(Notice::Deleted);
                 }
             }
@@ -64,6 +65,11 @@ pub(super) fn read(sa: &IsakmpSa, message: &Message) -> Result<Vec<Notice>, Refu
 
 fn notice(sa: &IsakmpSa, notify: &Notify<'_>) -> Option<Notice> {
     let number = || notify.data.try_into().ok().map(u32::from_be_bytes);
+    // Another DOI has other numbers ("MUST correspond to the DOI which defines the FMKE exchanges", draft 2.0), and another protocol
+    // other SAs.
+    if notify.doi != sa.doi || notify.protocol != ISAKMP {
+        return None;
+    }
     //= RFC 3706 5.3: the SPI is "the ISAKMP SA's cookies"; some leave it out
     if !(notify.spi.is_empty() || notify.spi == sa.id().octets()) {
         return None;

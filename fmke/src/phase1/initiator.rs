@@ -226,6 +226,7 @@ impl Initiator {
         }
         let Some(mut attempt) = self.attempt.take_if(|attempt| attempt.is_of(id) && header.exchange == exchange::MAIN)
         else {
+            // A notification in clear, too: it is anybody's.
             return Err(Refused::UnknownSa);
         };
         let context = Context {

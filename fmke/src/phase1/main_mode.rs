@@ -27,6 +27,8 @@ const FRAGMENTATION_ALL: usize = 16;
 const NONCE_LEN: usize = 32;
 /// `X.509 Certificate - Signature` (RFC 2408 3.9).
 const X509_SIGNATURE: u8 = 4;
+/// ISAKMP itself (RFC 2407 4.4.1), in what is said of an SA of phase 1.
+pub(super) const PROTO_ISAKMP: u8 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -42,6 +44,7 @@ impl<'a> Parts<'a> {
     pub(super) fn read(first: u8, body: &'a [u8], padded: bool, once: &[u8], any: &[u8]) -> Result<Self, Refused> {
         let list = payloads(first, body, padded)?;
         for (place, payload) in list.iter().enumerate() {
+            // What is not known is not passed over: "the message is discarded" (RFC 2408 5.3).
             let is_second = list[..place].iter().any(|before| before.kind == payload.kind);
             if !any.contains(&payload.kind) && (!once.contains(&payload.kind) || is_second) {
                 return Err(Malformed::Field { field: "Next Payload", value: u32::from(payload.kind) }.into());
@@ -264,6 +267,7 @@ impl Keyed {
         let begins_anew = parts
             .all(kind::NOTIFY)
             .filter_map(|notify| Notify::parse(notify).ok())
+            .filter(|notify| notify.doi == self.agreed.doi && notify.protocol == PROTO_ISAKMP)
             .any(|notify| notify.kind == notification::INITIAL_CONTACT);
         Ok(Shown { identity, certificates, begins_anew })
     }

@@ -253,6 +253,7 @@ impl Responder {
         if header.exchange != exchange::MAIN {
             return self.handle_session(now, from, (&header, first, body), rng);
         }
+        //= RFC 2408 3.1: "During Phase 1 negotiations, the value MUST be set to 0."
         if header.message_id != 0 || header.flags & !flags::ENCRYPTION != 0 || id.initiator == Cookie::default() {
             return Err(Refused::OutOfPlace);
         }
@@ -313,6 +314,7 @@ impl Responder {
     /// What was offered and is chosen, and the body of the SA payload that says so.
     fn agree(&self, id: SaId, opening: &Opening, client: &Client<'_>) -> Result<(Agreed, Vec<u8>), Refused> {
         let (doi, offered) = Transform::offer(&opening.offer)?;
+        // "the DOI value … MUST correspond to the DOI which defines the FMKE exchanges" (draft 2.0)
         if doi != self.doi {
             return Err(Refused::NoProposal);
         }

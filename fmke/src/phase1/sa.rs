@@ -62,6 +62,7 @@ impl IsakmpSa {
     /// An encrypted datagram. A message id is for one message only and drawn at random: with it goes the initialisation
     /// vector. Who sends a message again sends the same datagram.
     pub fn seal(&self, exchange: u8, message_id: u32, payloads: &Chain) -> Vec<u8> {
+        // "HDR is an ISAKMP payload that uses the Phase 1 cookies", "encryption occurs after HDR" (draft 3.1)
         let header = Header {
             initiator: self.id.initiator,
             responder: self.id.responder,
@@ -86,6 +87,7 @@ impl IsakmpSa {
         if SaId::of(header) != self.id {
             return Err(Refused::UnknownSa);
         }
+        // In clear it would be anybody's: "FMKE MUST be protected by a Phase 1 security association" (draft 1.0).
         //= RFC 2409 5: "all exchanges after phase 1 are encrypted"; a flag beside says something that is not understood
         if header.flags != flags::ENCRYPTION || header.message_id == 0 {
             return Err(Refused::OutOfPlace);

@@ -151,7 +151,11 @@ impl Suite {
         let mut values: [Option<u16>; 15] = [None; 15];
         let mut duration = None;
         for attribute in transform.attributes()? {
-            let number = attribute.to_number()?;
+            //= RFC 2409 Appendix A: "Attributes described as basic MUST NOT be encoded as variable."
+            let number = match attribute.class {
+                class::LIFE_DURATION => attribute.to_number()?,
+                _ => attribute.to_basic()?.into(),
+            };
             let is_repeated =
                 match (attribute.class, values.get_mut(usize::from(attribute.class)), u16::try_from(number)) {
                     (class::LIFE_DURATION, ..) => duration.replace(number).is_some(),

@@ -3,8 +3,10 @@
 mod certificates;
 mod establish;
 mod flood;
+mod forbidden;
 mod lifetime;
 mod network;
+mod notices;
 mod suites;
 mod tamper;
 mod tshark;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::network::*;
 use crate::crypto::dh::Group;
 use crate::crypto::{Cipher, HashAlgorithm};
+use crate::isakmp::{Attribute, Transform, phase1_attribute as class};
 use crate::phase1::{Proposals, Refused};
 
 fn only(group: Group, hash: HashAlgorithm, cipher: Cipher, legacy: bool) -> Proposals {
@@ -43,6 +44,34 @@ fn what_is_weak_is_neither_offered_nor_accepted() {
             assert_eq!(network.log.len(), 1, "and nothing is answered");
         }
     }
+}
+
+/// RFC 2409 Appendix A: "Attributes described as basic MUST NOT be encoded as variable. Variable length attributes MAY be encoded as
+/// basic attributes if their value can fit into two octets."
+#[test]
+fn a_basic_attribute_is_not_variable() {
+    use class::{AUTHENTICATION, ENCRYPTION, GROUP, HASH, KEY_LENGTH, LIFE_DURATION, LIFE_TYPE};
+
+    let proposals = Proposals::default();
+    let offer = proposals.offer(DOI);
+    let (_, offered) = Transform::offer(&offer).unwrap();
+    let list = offered[0].attributes().unwrap();
+    let is_chosen = |change: &dyn Fn(&Attribute<'_>) -> Option<Attribute<'static>>| {
+        let mut attributes = Vec::new();
+        list.iter().for_each(|attribute| change(attribute).as_ref().unwrap_or(attribute).write(&mut attributes));
+        proposals.choose(&[Transform { attributes: &attributes, ..offered[0] }], |_| true).is_some()
+    };
+    assert!(is_chosen(&|_| None));
+    for class in [ENCRYPTION, HASH, AUTHENTICATION, GROUP, LIFE_TYPE, KEY_LENGTH] {
+        let variable = |attribute: &Attribute<'_>| {
+            let number = attribute.to_number().unwrap();
+            (attribute.class == class).then(|| Attribute::number(class, number))
+        };
+        assert!(!is_chosen(&variable), "{class}");
+    }
+    let basic =
+        |attribute: &Attribute<'_>| (attribute.class == LIFE_DURATION).then(|| Attribute::basic(LIFE_DURATION, 3600));
+    assert!(is_chosen(&basic));
 }
 
 #[test]
