@@ -6,6 +6,7 @@ use muster_wire::Time;
 
 use crate::isakmp::Range;
 
+/// "Moreover, the GCKS sends periodically in multicast a message with the last used sequence number" (draft 4.2).
 /// After a message its number is told (LSEQ) so much later, then after twice as long …
 const FIRST_TELLING: Duration = Duration::from_millis(500);
 /// … up to this: who has lost the last messages, or just come back, learns of it.
@@ -62,8 +63,8 @@ impl MulticastSender {
         }
     }
 
-    /// A member misses these: what goes again now, under the same numbers. It may be a replay, or an insider's nuisance:
-    /// nothing goes more often than [`MOST_SENDINGS`], nor twice within [`ON_ITS_WAY`].
+    /// A member misses these: what goes again now, "in multicast … (with the same sequence numbers)" (draft 4.2). It may be a
+    /// replay, or an insider's nuisance: nothing goes more often than [`MOST_SENDINGS`], nor twice within [`ON_ITS_WAY`].
     pub(crate) fn missed(&mut self, now: Time, ranges: &[Range]) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         for (place, message) in self.sent.iter_mut().enumerate() {

@@ -9,6 +9,9 @@ use zeroize::Zeroizing;
 
 use super::PushError;
 
+#[cfg(test)]
+mod tests;
+
 /// Ciphers, hash and prf of re-key messages: always these.
 const CIPHER: Cipher = Cipher::Aes256;
 const HASH: HashAlgorithm = HashAlgorithm::Sha256;
@@ -73,7 +76,7 @@ impl RekeyKeys {
         self.spi
     }
 
-    /// Whether this is the header of one of its messages.
+    /// Whether this is the header of one of its messages: "The cookie pair identifies the Re-key SA." (draft 4.3)
     pub(crate) fn is_of(&self, header: &Header) -> bool {
         header.initiator.0 == self.spi[..8] && header.responder.0 == self.spi[8..]
     }
@@ -87,7 +90,7 @@ impl RekeyKeys {
         sign: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Vec<u8> {
         // "the digital signature of the entire message before encryption (including the header and excluding the SIG payload
-        // itself)": the header as it is sent, with the length that encryption gives, and the payload before saying that SIG
+        // itself)" (draft 4.1): the header as it is sent, with the length that encryption gives, and the payload before saying that SIG
         // comes next.
         let header = self.header(message_id);
         let unsigned = chain.bytes().len();
@@ -140,7 +143,7 @@ impl RekeyKeys {
         self.header(message_id).write(chain.first(), &text)
     }
 
-    /// What a member misses.
+    /// What a member misses. The hash shows "that the source is a Group member. We do not need to know exactly which" (draft 4.1).
     ///
     /// # Errors
     /// Not encrypted, another form, a wrong hash.
@@ -148,6 +151,7 @@ impl RekeyKeys {
         let text = self.decrypt(header, body)?;
         let payloads = payloads(first, &text, true)?;
         let (hash, rest) = payloads.split_first().ok_or(Malformed::Missing("HASH"))?;
+        // "The Group member sends only one type of messages." (draft 4.1)
         if hash.kind != kind::HASH || rest.is_empty() || rest.iter().any(|raw| raw.kind != kind::NACK) {
             return Err(Malformed::Missing("HASH, NACK").into());
         }
@@ -159,6 +163,8 @@ impl RekeyKeys {
     }
 
     fn header(&self, message_id: u32) -> Header {
+        // "The first 8 octets of the cookie pair become the "Initiator Cookie" field and the second 8 octets become the "Responder
+        // Cookie" field" (draft 4.3)
         let [initiator, responder] = [&self.spi[..8], &self.spi[8..]].map(|half| {
             let mut cookie = [0; 8];
             cookie.copy_from_slice(half);

@@ -10,8 +10,8 @@ use crate::isakmp::Range;
 /// The first repetition comes after so long: a satellite's round trip (600 ms) and the member's own delay are below it. The
 /// second comes after twice as long, all others after four times.
 const FIRST_WAIT: Duration = Duration::from_millis(1000);
-/// "A member that cannot be acknowledged is closed": after so many sendings, 31 seconds. A member whose end of phase 1 was the
-/// later one by some repetitions is reached in that time, too.
+/// "If the member cannot acknowledge the GCKS messages, the connection is closed." (draft 3.1): after so many sendings, 31 seconds.
+/// A member whose end of phase 1 was the later one by some repetitions is reached in that time, too.
 const MOST_SENDINGS: u8 = 9;
 /// Messages that are under way at once; the others wait for acknowledgements.
 const MOST_UNDER_WAY: usize = 16;
@@ -46,6 +46,7 @@ pub(crate) enum Due {
 impl UnicastSender {
     /// The number that the next message will bear: it stands in it, so it is asked for first.
     pub(crate) fn next_number(&self) -> u32 {
+        // "Thus the first packet sent in a phase 2 will have a Sequence Number of 1." (draft 7.5)
         // 2^32 messages in the life of one SA of phase 1 there are not.
         self.acknowledged.saturating_add(self.waiting.len() as u32).saturating_add(1)
     }
@@ -71,7 +72,8 @@ impl UnicastSender {
             if beyond.iter().any(|range| (range.first..=range.last).contains(&number)) && number <= last {
                 message.is_there = true;
             } else if number < highest && message.sendings == 1 {
-                // Later ones have come, so it is lost; a further loss the timer mends.
+                // "this acknowledgement must trigger the retransmission" (draft 3.2): later ones have come, so it is lost; a further
+                // loss the timer mends.
                 message.due = now;
             }
         }

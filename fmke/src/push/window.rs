@@ -8,7 +8,7 @@ use crate::isakmp::Range;
 const AHEAD: u32 = 64;
 
 /// The receiver's window over the numbers of one SA, which begin at 1. Messages are handed on in order: a delete must not
-/// overtake what it deletes.
+/// overtake what it deletes. "It must also keep a sliding receive window for it." (draft 7.5)
 pub(crate) struct Window<T> {
     /// The number that is handed on next.
     next: u32,
