@@ -6,7 +6,8 @@ use crate::isakmp::Malformed;
 use crate::phase1::Refused;
 use crate::push::PushError;
 
-/// Why a datagram was refused. Nothing has changed then.
+/// Why a datagram was refused. Nothing has changed then, unless it held what a client cannot use (see
+/// [`Member::handle_datagram`](crate::member::Member::handle_datagram)).
 #[derive(Debug, Error)]
 pub enum Refusal {
     /// By phase 1.

@@ -1,10 +1,12 @@
 //! A group as its member sees it: the re-key SA, the way to the root of the key tree, and what came by multicast.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use muster_wire::Time;
 use rand_core::Rng;
 
+use super::machine::check;
 use crate::crypto::rekey::{RekeyAlgorithm, RekeyVerifier};
 use crate::isakmp::{
     Header, KeyDownload, Malformed, PROTO_SPD, Range, RekeySa, kek_attribute, kek_key, key_type, kind, number,
@@ -27,6 +29,8 @@ pub(super) struct GroupView {
     told: u32,
     /// When it was heard last.
     heard: Time,
+    /// When its KEK is no longer valid.
+    expires: Time,
     /// Where re-key messages come from and negative acknowledgements go, and where they come to.
     source: (IpAddr, u16),
     destination: (IpAddr, u16),
@@ -53,7 +57,7 @@ impl GroupView {
         let key = keys.packet(key_type::KEK, &sa.spi)?.key(kek_key::SIGNATURE, "SIG_ALGORITHM_KEY")?;
         let verifier = RekeyVerifier::from_spki(algorithm, key)?;
         let path = MemberPath::new(download);
-        let (next, version) = read_attributes(sa)?;
+        let (next, version, lifetime) = read_attributes(sa)?;
         if version != path.version() {
             return Err(field("LKH version", version).into());
         }
@@ -66,6 +70,7 @@ impl GroupView {
             last: next - 1,
             told: 0,
             heard: now,
+            expires: now + lifetime,
             source: sa.source,
             destination: sa.destination,
         })
@@ -111,6 +116,7 @@ impl GroupView {
         if let [last] = payloads.as_slice()
             && last.kind == kind::LSEQ
         {
+            // "the last counter value used by the GCKS to order its messages" (draft 7.1)
             let number = number(last.body)?;
             if message_id <= self.told {
                 return Err(PushError::Number(number));
@@ -123,6 +129,13 @@ impl GroupView {
         if push.policy.spd.is_some() {
             return Err(field("Protocol-ID", PROTO_SPD.into()).into());
         }
+        // "In phase 3, there may be zero or one SAK Payload (for the considered group)" (draft 7.6.1). Where its messages come to
+        // is not compared: an operator who moves a group says so under the SA that it has.
+        if push.policy.rekey.len() > 1 {
+            return Err(field("number of SAK payloads", push.policy.rekey.len() as u32).into());
+        }
+        check(&push)?;
+        // "they delete all already received messages" (draft 4.1)
         if !self.window.wants(number) {
             return Err(PushError::Number(number));
         }
@@ -135,7 +148,7 @@ impl GroupView {
 
     /// The next re-key SA of this group, told by multicast: what its key packets say, in order.
     pub(super) fn follow(&mut self, now: Time, sa: &RekeySa, keys: &KeyDownload) -> Result<Next, PushError> {
-        let (next, version) = read_attributes(sa)?;
+        let (next, version, lifetime) = read_attributes(sa)?;
         let packet = keys.packet(key_type::LKH, &sa.spi)?;
         for (class, octets) in &packet.keys {
             let done = match *class {
@@ -161,24 +174,32 @@ impl GroupView {
         self.window = Window::new(next);
         self.nacks = NackTimer::default();
         (self.last, self.told, self.heard, self.source) = (next - 1, 0, now, sa.source);
+        self.expires = now + lifetime;
         Ok(Next::Replaced)
     }
 
     /// When to ask [`due`](Self::due).
     pub(super) fn timeout(&self) -> Time {
-        let silence = self.heard + SILENCE;
-        self.nacks.timeout().map_or(silence, |due| due.min(silence))
+        let end = self.end();
+        self.nacks.timeout().map_or(end, |due| due.min(end))
+    }
+
+    /// When there is no use in it any longer: it was not heard for too long, or not renewed within "the maximum time for which
+    /// the KEK is valid" (draft 7.7.5).
+    fn end(&self) -> Time {
+        (self.heard + SILENCE).min(self.expires)
     }
 
     /// What is due by `now`: a negative acknowledgement; or an end, when the key server does not answer, or is not heard.
     pub(super) fn due(&mut self, now: Time, rng: &mut impl Rng) -> Result<Option<Vec<u8>>, NotHeard> {
-        if self.heard + SILENCE <= now {
+        if self.end() <= now {
             return Err(NotHeard);
         }
         match self.nacks.due(now, rng) {
             NackDue::Nothing => Ok(None),
             NackDue::Lost => Err(NotHeard),
             NackDue::Ask => {
+                // "in unicast to the GCKS, containing the missing sequence numbers" (draft 4.2)
                 let missing: Vec<Range> = self.window.missing(self.last);
                 Ok(Some(self.keys.seal_missing(rng.next_u32().max(1), &missing)))
             }
@@ -189,21 +210,37 @@ impl GroupView {
 /// What the group says is not received any longer.
 pub(super) struct NotHeard;
 
-/// The number of the next message, and the version of the tree.
-fn read_attributes(sa: &RekeySa) -> Result<(u32, u32), Malformed> {
+/// The number of the next message, the version of the tree, and how long the KEK is valid.
+fn read_attributes(sa: &RekeySa) -> Result<(u32, u32, Duration), Malformed> {
     let management = sa.attribute(kek_attribute::MANAGEMENT, "KEK_MANAGEMENT_ALGORITHM")?;
     if management != LKH_CHAINED {
         return Err(field("KEK_MANAGEMENT_ALGORITHM", management));
     }
     let algorithm = sa.attribute(kek_attribute::ALGORITHM, "KEK_ALGORITHM")?;
+    // KEK_ALG_AES (draft 7.7.3), in CBC.
     if algorithm != 3 {
         return Err(field("KEK_ALGORITHM", algorithm));
     }
+    let bits = sa.attribute(kek_attribute::KEY_LENGTH, "KEK_KEY_LENGTH")?;
+    if bits != 256 {
+        return Err(field("KEK_KEY_LENGTH", bits));
+    }
+    let lifetime = sa.attribute(kek_attribute::LIFETIME, "KEK_KEY_LIFETIME")?;
+    if lifetime == 0 {
+        return Err(field("KEK_KEY_LIFETIME", 0));
+    }
+    // "the authentication algorithm which are mentioned in the Re-key SA attributes" (draft 4.1): there is one, which the draft has
+    // no number for. Who mentions one means another.
+    if let Ok(hash) = sa.attribute(kek_attribute::HASH, "HASH_ALGORITHM") {
+        return Err(field("HASH_ALGORITHM", hash));
+    }
+    // "the value of the sequence number which will be used in the next GCKS message" (draft 4.1)
     let next = sa.attribute(kek_attribute::NEXT_SEQUENCE, "NEXT_SEQ_NUMBER")?;
     if next == 0 {
         return Err(field("NEXT_SEQ_NUMBER", 0));
     }
-    Ok((next, sa.attribute(LKH_VERSION, "LKH version")?))
+    let version = sa.attribute(LKH_VERSION, "LKH version")?;
+    Ok((next, version, Duration::from_secs(lifetime.into())))
 }
 
 fn field(field: &'static str, value: u32) -> Malformed {

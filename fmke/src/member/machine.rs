@@ -82,7 +82,8 @@ impl Member {
     /// A datagram came, be it to us or to a group.
     ///
     /// # Errors
-    /// It was refused, and nothing has changed.
+    /// It was refused, and nothing has changed. Or the key server has said, in good form, what cannot be used: then all else that
+    /// came with it counts, and to hear of a group by which that came the client connects anew.
     pub fn handle_datagram(
         &mut self,
         now: Time,
@@ -191,11 +192,13 @@ impl Member {
 
     /// A message of phase 2.
     fn handle_push(&mut self, now: Time, message: &Message) -> Result<(), Refusal> {
+        // "The Exchange Type field is set to "FMKE_unicast_Push"" (draft 3.3)
         if message.header.exchange != exchange::UNICAST_PUSH {
             return Err(Refusal::Exchange(message.header.exchange));
         }
         let sa = self.initiator.sa(message.sa).ok_or(Refused::UnknownSa)?;
         let payloads = message.payloads()?;
+        // "HASH(1) = prf(SKEYID_a, SEQ | SA |KD )" (draft 3.1)
         let (number, push) = Push::parse(sa.check_hash(&[], &payloads)?, self.doi)?;
         check(&push)?;
         let Some(session) = self.session.as_mut().filter(|session| session.sa == message.sa) else {
@@ -207,9 +210,10 @@ impl Member {
         if is_new {
             self.initiator.heard(now, message.sa);
         }
-        pushes.into_iter().try_for_each(|push| self.apply(now, &push, None))?;
+        // It is acknowledged, so nobody says it again: one that cannot be used keeps none of the others back.
+        let taken: Vec<_> = pushes.iter().map(|push| self.apply(now, push, None)).collect();
         self.acknowledge(now);
-        Ok(())
+        taken.into_iter().collect()
     }
 
     /// A message of phase 3.
@@ -226,7 +230,11 @@ impl Member {
         let place = *place;
         let pushes = group.open(now, (header, head, first, body), self.doi, &mut self.rng)?;
         for push in pushes {
-            self.apply(now, &push, Some(place))?;
+            if let Err(refusal) = self.apply(now, &push, Some(place)) {
+                // Nobody says it again, and what it was to bring is missing.
+                self.lose(now, place);
+                return Err(refusal);
+            }
             // The rest was said under a re-key SA that is no more: for others.
             if !self.groups.get(&place).is_some_and(|group| group.is_of(header)) {
                 break;
@@ -299,6 +307,7 @@ impl Member {
         let sa = session.sa;
         let Some(mut chain) = session.due(now) else { return };
         let Some(phase1) = self.initiator.sa(sa) else { return };
+        // "HASH(2) = prf(SKEYID_a, ACK [ | SACK ])" (draft 3.1)
         phase1.add_hash(&[], &mut chain);
         let datagram = phase1.seal(exchange::UNICAST_PUSH, self.rng.next_u32().max(1), &chain);
         self.initiator.send(sa, datagram);
@@ -306,7 +315,9 @@ impl Member {
 }
 
 /// Whether each SA has a key of its length: all or nothing is taken of a message.
-fn check(push: &Push) -> Result<(), PushError> {
+///
+/// "If one or more Data SAs are defined in the SA payload, KD will contains the TEKs." (draft 3.1; of phase 3, 4.1)
+pub(super) fn check(push: &Push) -> Result<(), PushError> {
     for sa in &push.policy.traffic {
         let key =
             push.keys.packet(key_type::TEK, &sa.spi.to_be_bytes())?.key(tek_key::ALGORITHM, "TEK_ALGORITHM_KEY")?;

@@ -8,6 +8,9 @@ mod machine;
 mod session;
 mod traffic;
 
+#[cfg(test)]
+mod tests;
+
 pub use event::Event;
 pub use machine::{Member, Settings};
 pub use traffic::{Change, FlowKey};

@@ -8,7 +8,7 @@ use crate::isakmp::{Chain, kind};
 use crate::phase1::SaId;
 use crate::push::{Gathering, Push, PushError, Taken, Window};
 
-/// "the member sends periodically acknowledgement messages": one for all that comes within so long.
+/// "the member sends periodically acknowledgement messages" (draft 1.0): one for all that comes within so long.
 const DELAY: Duration = Duration::from_millis(50);
 
 pub(super) struct Session {
@@ -22,6 +22,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(sa: SaId) -> Self {
+        // "Thus the first packet sent in a phase 2 will have a Sequence Number of 1." (draft 7.5)
         Session { sa, window: Window::new(1), spd: Gathering::default(), due: None }
     }
 
@@ -48,6 +49,7 @@ impl Session {
     pub(super) fn due(&mut self, now: Time) -> Option<Chain> {
         self.due.take_if(|due| *due <= now)?;
         let mut chain = Chain::new();
+        // "the sequence number of the last correctly received message" (draft 3.2): it and all before it are here.
         chain.add(kind::ACK, &self.window.acknowledged().to_be_bytes());
         // More than these the window does not hold apart; a message of 1,280 octets takes them all.
         for range in self.window.beyond() {
