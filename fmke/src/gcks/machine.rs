@@ -194,6 +194,12 @@ impl Gcks {
             }
             if !state.places.is_empty() {
                 state.reconsider(now);
+                // Members hold what they were told for as long as they were told then.
+                let is_longer =
+                    |was: &Group| was.kek_lifetime < group.kek_lifetime || was.tek_lifetime < group.tek_lifetime;
+                if before.groups.get(name).is_some_and(is_longer) {
+                    state.rekey(now);
+                }
             }
         }
         for (name, vpn) in &profiles.vpns {
@@ -449,11 +455,13 @@ impl Gcks {
 
     /// An acknowledgement.
     fn handle_message(&mut self, now: Time, message: &Message) -> Result<(), Refusal> {
+        // "The Exchange Type field is set to "FMKE_unicast_Push"" (draft 3.3)
         if message.header.exchange != exchange::UNICAST_PUSH {
             return Err(Refusal::Exchange(message.header.exchange));
         }
         let sa = self.responder.sa(message.sa).ok_or(Refused::UnknownSa)?;
         let payloads = message.payloads()?;
+        // "HASH(2) = prf(SKEYID_a, ACK [ | SACK ])" (draft 3.1)
         let (number, beyond) = super::session::read_acknowledgement(sa.check_hash(&[], &payloads)?)?;
         if let Some(client) = self.by_sa.get(&message.sa).cloned() {
             if let Some(session) = self.sessions.get_mut(&client) {
@@ -482,6 +490,7 @@ impl Gcks {
         if self.names.get(&from.ip()).is_none_or(|name| self.excluded.contains(name)) {
             return Err(Refused::UnknownAddress.into());
         }
+        // "a message with invalid cookies will be discarded" (draft 9.2.5)
         let found = self.groups.iter_mut().find(|(_, state)| state.knows(header));
         let (name, state) = found.ok_or(Refused::UnknownSa)?;
         let again = state.missed(now, header, first, body)?;
@@ -586,6 +595,7 @@ impl Gcks {
         let Some(sa) = self.responder.sa(session.sa) else { return };
         for push in pushes.iter().filter(|push| !push.is_empty()) {
             let mut chain = push.chain(session.sender.next_number(), self.doi);
+            // "HASH(1) = prf(SKEYID_a, SEQ | SA |KD )" (draft 3.1)
             sa.add_hash(&[], &mut chain);
             let message_id = self.rng.next_u32().max(1);
             session.sender.push(now, sa.seal(exchange::UNICAST_PUSH, message_id, &chain));

@@ -31,7 +31,7 @@ impl Rekey {
 
     /// With these keys, whose first message is still to be made.
     pub(super) fn with_keys(keys: RekeyKeys, since: Time) -> Self {
-        // It has the number 1 (draft 7.5).
+        // "The first packet sent for a given Rekey SA will have a Sequence Number of 1." (draft 7.5)
         Rekey { keys, sender: MulticastSender::new(1), since, told: 0 }
     }
 
@@ -45,6 +45,7 @@ impl Rekey {
             (kek_attribute::KEY_LENGTH, 256),
             (kek_attribute::LIFETIME, lifetime),
             (kek_attribute::SIGNATURE, ctx.signer.algorithm().number().into()),
+            // "must be initially transmitted to Group members during the phase 2 as an attribute of the Re-key SA" (draft 7.5)
             (kek_attribute::NEXT_SEQUENCE, self.sender.next_number()),
             (LKH_VERSION, version),
         ];
