@@ -8,7 +8,7 @@ use muster_fmke::isakmp::Identity;
 use tracing::warn;
 
 use crate::addresses::{addresses, black_address, duplicates, interface_index, networks};
-use crate::centralised::{Certificates, identity, read_secret};
+use crate::centralised::{Certificates, identity, read_secret, remark_on_port};
 use crate::daemon::unix_seconds;
 use crate::expiry::rfc3339;
 use crate::lists;
@@ -67,6 +67,7 @@ fn check_client(path: &Path, file: &File) -> Vec<Finding> {
             Some(secret) => vec![secret_shared(&path.parent().unwrap_or(Path::new(".")).join(secret), gcks.address)],
             None => certificates_shown(path, file, gcks),
         });
+        findings.extend(remarks(gcks).into_iter().map(|what| Finding { ok: true, what }));
     }
     findings.extend(interfaces(file));
     findings.extend(machine(file));
@@ -106,6 +107,13 @@ fn certificates_shown(path: &Path, file: &File, gcks: &GcksAt) -> Vec<Finding> {
             ends.collect()
         }
     }
+}
+
+/// What stands in no client's way, and its operator is to know.
+pub(crate) fn remarks(gcks: &GcksAt) -> Vec<String> {
+    let ports = [("gcks.port", Some(gcks.port)), ("gcks.local_port", gcks.local_port)];
+    let remark = |(key, port): (&str, Option<u16>)| Some(format!("{key}: {}", remark_on_port(port?)?));
+    ports.into_iter().filter_map(remark).collect()
 }
 
 fn interfaces(file: &File) -> Vec<Finding> {

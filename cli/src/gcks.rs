@@ -14,8 +14,9 @@ pub(crate) fn run(command: GcksCommand) -> Result<(), Failure> {
     match command {
         GcksCommand::Run { config } => serve(&config),
         GcksCommand::Check { config } => {
-            muster_bridge::check_gcks(&config)?;
-            say(format_args!("{}: understood", config.display()))
+            let remarks = muster_bridge::check_gcks(&config)?;
+            say(format_args!("{}: understood", config.display()))?;
+            remarks.iter().try_for_each(|remark| say(format_args!("note: {remark}")))
         }
         GcksCommand::Status(args) => read(&args, "status", status),
         GcksCommand::Clients(args) => read(&args, "clients", clients),

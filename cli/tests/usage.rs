@@ -108,6 +108,35 @@ fn check_tells_of_bounds_for_nobody_and_of_a_key_for_all() {
     assert!(!check.out.contains(r#"[trust."Alpha"]"#), "{}", check.out);
 }
 
+/// The draft of FMKE forbids IKE's port, and there are peers that have no other: it is taken, and told of.
+#[test]
+fn ikes_port_is_taken_and_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |file: &str| folder.path().join(file).display().to_string();
+    let write = |file: &str, text: &str| {
+        std::fs::write(path(file), text).unwrap();
+        std::fs::set_permissions(path(file), Permissions::from_mode(0o600)).unwrap();
+    };
+    write("a.psk", "fedcba9876543210");
+    let server = "[gcks]\ninterface = \"no-such\"\naddress = \"192.0.2.9\"\n";
+    let client = "[device]\n[black]\ninterface = \"no-such\"\n[group]\nmode = \"centralised\"\n[gcks]\n\
+                  address = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n";
+    for (port, is_told) in [("", false), ("port = 848", false), ("port = 500", true)] {
+        write("gcks.toml", &format!("{server}{port}"));
+        let check = run(["gcks", "check", "--config", &path("gcks.toml")]).done();
+        assert_eq!(check.contains("gcks.port: port 500 is IKE's"), is_told, "{check}");
+        let ran = run(["gcks", "run", "--config", &path("gcks.toml")]);
+        assert_eq!(ran.status, 1, "there is no such interface: {}", ran.err);
+        assert_eq!(ran.err.contains("gcks.port: port 500 is IKE's"), is_told, "{}", ran.err);
+        write("muster.toml", &format!("{client}{port}"));
+        let check = run(["check", "--config", &path("muster.toml")]).out;
+        assert_eq!(check.contains("gcks.port: port 500 is IKE's"), is_told, "{check}");
+    }
+    write("muster.toml", &format!("{client}local_port = 500"));
+    let check = run(["check", "--config", &path("muster.toml")]).out;
+    assert!(check.contains("gcks.local_port: port 500 is IKE's"), "{check}");
+}
+
 #[test]
 fn nobody_reading_is_no_panic() {
     let folder = tempfile::tempdir().unwrap();

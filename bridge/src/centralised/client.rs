@@ -17,6 +17,7 @@ use super::flows::{Flows, NotCarried};
 use super::{Certificates, socket};
 use crate::addresses::interface_index;
 use crate::alarm::Alarm;
+use crate::check::remarks;
 use crate::control::{self, Asked};
 use crate::daemon::{
     HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, WATCHING_GENERATIONS, every, first_address, io_error, now,
@@ -48,6 +49,7 @@ const BURST: usize = 64;
 /// What the configuration names cannot be used; the data plane has ended.
 pub fn run_client(config: &Path, file: File, set_level: SetLevel) -> Result<(), RunError> {
     forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
+    file.gcks.iter().flat_map(remarks).for_each(|remark| warn!("{remark}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -23,4 +23,4 @@ pub use settings::{GcksFile, check_gcks};
 pub(crate) use certificates::{Certificates, Named, Paths};
 pub(crate) use phase1::identity;
 pub(crate) use secret::read_secret;
-pub(crate) use settings::{default_doi, default_port};
+pub(crate) use settings::{default_doi, default_port, remark_on_port};

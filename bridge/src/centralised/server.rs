@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
-use super::settings::GcksSettings;
+use super::settings::{GcksSettings, remark_on_port};
 use super::socket;
 use crate::alarm::Alarm;
 use crate::control::Asked;
@@ -46,6 +46,9 @@ const RETRY: Duration = Duration::from_secs(1);
 pub fn run_gcks(config: &Path, set_level: SetLevel) -> Result<(), RunError> {
     forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
     let settings = GcksSettings::load(config)?;
+    if let Some(remark) = remark_on_port(settings.gcks.port) {
+        warn!("gcks.port: {remark}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -253,6 +253,14 @@ pub(crate) fn default_port() -> u16 {
     848
 }
 
+/// What the operator of a key server or a client at this port is to know.
+pub(crate) fn remark_on_port(port: u16) -> Option<&'static str> {
+    // "FMKE MUST NOT run on port 500 (the port commonly used for IKE)" (draft 2.0). It may here: strongSwan speaks IKEv1 without a
+    // marker on no other.
+    (port == 500)
+        .then_some("port 500 is IKE's: right for peers that speak on no other, strongSwan say; no IKE runs beside it")
+}
+
 pub(crate) fn default_doi() -> u32 {
     2
 }
@@ -293,10 +301,12 @@ fn default_hop_limit() -> u8 {
     64
 }
 
-/// Reads a key server's configuration with all that it names, and changes nothing.
+/// Reads a key server's configuration with all that it names, and changes nothing. What its operator is to know of it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_gcks(path: &Path) -> Result<(), SettingsError> {
-    GcksSettings::load(path)?.known.certificates.check_time(unix_seconds())
+pub fn check_gcks(path: &Path) -> Result<Vec<String>, SettingsError> {
+    let settings = GcksSettings::load(path)?;
+    settings.known.certificates.check_time(unix_seconds())?;
+    Ok(remark_on_port(settings.gcks.port).map(|remark| format!("gcks.port: {remark}")).into_iter().collect())
 }
