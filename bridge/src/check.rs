@@ -1,14 +1,14 @@
 //! What is wrong with a configuration, and whether this machine can run it.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use muster_dataplane::Probe;
 use muster_fmke::isakmp::Identity;
+use muster_fmke::phase1::ManualKey;
 use tracing::warn;
 
 use crate::addresses::{addresses, black_address, duplicates, interface_index, networks};
-use crate::centralised::{Certificates, identity, read_secret, remark_on_port};
+use crate::centralised::{Certificates, SHORT_KEY, identity, read_secret, remark_on_port};
 use crate::daemon::unix_seconds;
 use crate::expiry::rfc3339;
 use crate::lists;
@@ -64,7 +64,7 @@ fn check_client(path: &Path, file: &File) -> Vec<Finding> {
     let mut findings = vec![Finding { ok: true, what: format!("{}: understood", path.display()) }];
     if let Some(gcks) = &file.gcks {
         findings.extend(match &gcks.secret_file {
-            Some(secret) => vec![secret_shared(&path.parent().unwrap_or(Path::new(".")).join(secret), gcks.address)],
+            Some(secret) => vec![secret_shared(&path.parent().unwrap_or(Path::new(".")).join(secret), gcks)],
             None => certificates_shown(path, file, gcks),
         });
         findings.extend(remarks(gcks).into_iter().map(|what| Finding { ok: true, what }));
@@ -74,8 +74,12 @@ fn check_client(path: &Path, file: &File) -> Vec<Finding> {
     findings
 }
 
-fn secret_shared(secret: &Path, server: IpAddr) -> Finding {
+fn secret_shared(secret: &Path, gcks: &GcksAt) -> Finding {
+    let server = gcks.address;
     match read_secret(secret) {
+        Ok(octets) if !gcks.return_channel && ManualKey::new(octets.clone()).is_err() => {
+            Finding { ok: false, what: format!("{}: {SHORT_KEY}", secret.display()) }
+        }
         Ok(_) => {
             Finding { ok: true, what: format!("{}: the secret shared with the key server {server}", secret.display()) }
         }

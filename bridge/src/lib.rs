@@ -10,6 +10,7 @@ mod centralised;
 mod check;
 pub mod control;
 mod daemon;
+mod durable;
 mod engine;
 mod event;
 mod expiry;

@@ -2,13 +2,15 @@
 //! behind what it knew. They are public; each is checked again when it is read.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use muster_certs::TrustStore;
 use muster_wire::Hash;
 use muster_wire::idp::MAX_CRL;
 use tracing::{debug, warn};
+
+use crate::durable;
 
 /// Below `device.state_dir`.
 const FOLDER: &str = "crls";
@@ -18,15 +20,7 @@ const MOST: usize = 256;
 
 /// Keeps the list of an issuer in place of its last.
 pub(crate) fn keep(state_dir: &Path, issuer: &Hash, list: &[u8]) -> io::Result<()> {
-    let folder = state_dir.join(FOLDER);
-    fs::create_dir_all(&folder)?;
-    // Renamed over the old one only when it is on the disk: a full disk or a crash leaves the old one.
-    let new = folder.join("new");
-    let mut file = File::create(&new)?;
-    file.write_all(list)?;
-    file.sync_all()?;
-    fs::rename(&new, folder.join(format!("{issuer}{SUFFIX}")))?;
-    File::open(&folder)?.sync_all()
+    durable::write(&state_dir.join(FOLDER), &format!("{issuer}{SUFFIX}"), list)
 }
 
 /// Hands over what was kept. What is no list of a trust anchor is passed over, with a word in the log.

@@ -163,6 +163,8 @@ sections! {
         #[serde(default)] legacy: bool,
         /// What the key server may have sent to these unprotected: by itself it has nothing sent so.
         #[serde(default)] allow_bypass: Vec<IpNet>,
+        /// Whether anything can be sent to it. If not, `secret_file` holds the key of an SA that phase 1 would make.
+        #[serde(default = "yes")] return_channel: bool,
     }
     /// `[metrics]`
     MetricsSection {
@@ -502,6 +504,15 @@ fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> 
     if gcks.allow_bypass.iter().any(|net| net.addr().is_multicast()) {
         return Err(("gcks.allow_bypass", "holds a network that is multicast, which never goes unprotected".into()));
     }
+    let of_phase1 = [
+        ("gcks.legacy", gcks.legacy),
+        ("gcks.identity", gcks.identity.is_some()),
+        ("gcks.local_identity", gcks.local_identity.is_some()),
+        ("gcks.certificate", gcks.named().is_used()),
+    ];
+    if let Some((key, _)) = of_phase1.iter().find(|(_, is_there)| !gcks.return_channel && *is_there) {
+        return Err((key, "is for phase 1, which there is none of without a return channel".into()));
+    }
     if file.group.address.is_some() {
         return Err(("group.address", "the key server says where each flow goes: leave it out".into()));
     }
@@ -530,6 +541,10 @@ pub(crate) fn read_from(file: fs::File) -> std::io::Result<String> {
 
 fn default_control() -> PathBuf {
     "/run/muster/control.sock".into()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_state_dir() -> PathBuf {

@@ -1,13 +1,14 @@
 //! The startup stamp: strictly rising over the starts of a device, on a router without a clock too.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::durable;
+
 /// The larger of the clock (microseconds) and the last stamp + 1; kept in `folder` before it is used.
 pub(crate) fn next_stamp(folder: &Path, clock: SystemTime) -> io::Result<u64> {
-    fs::create_dir_all(folder)?;
     let path = folder.join("startup");
     let last = match fs::read_to_string(&path) {
         Ok(text) => text.trim().parse::<u64>().map_err(|_| {
@@ -18,13 +19,7 @@ pub(crate) fn next_stamp(folder: &Path, clock: SystemTime) -> io::Result<u64> {
     };
     let clock = clock.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
     let next = clock.max(last.checked_add(1).ok_or_else(|| io::Error::other("the startup stamp is used up"))?);
-    // Renamed over the old one only when it is on the disk: a full disk or a crash leaves the old one.
-    let new = folder.join("startup.new");
-    let mut file = File::create(&new)?;
-    writeln!(file, "{next}")?;
-    file.sync_all()?;
-    fs::rename(&new, &path)?;
-    File::open(folder)?.sync_all()?;
+    durable::write(folder, "startup", format!("{next}\n").as_bytes())?;
     Ok(next)
 }
 

@@ -65,14 +65,30 @@ fn status(status: &Value) -> String {
 
 fn clients(clients: &Value) -> String {
     table(
-        &["NAME", "ADDRESS", "STATE", "GROUPS", "VPNS", "UNPROTECTED"],
+        &["NAME", "ADDRESS", "STATE", "TOLD", "GROUPS", "VPNS", "UNPROTECTED"],
         lines(clients).map(|client| {
             let (groups, vpns) = (words(&client["groups"]), words(&client["vpns"]));
             let bypass: Vec<String> = lines(&client["bypass"]).map(text).collect();
             let bypass = if bypass.is_empty() { "-".into() } else { bypass.join("; ") };
-            vec![text(&client["name"]), text(&client["address"]), text(&client["state"]), groups, vpns, bypass]
+            vec![
+                text(&client["name"]),
+                text(&client["address"]),
+                text(&client["state"]),
+                told(client),
+                groups,
+                vpns,
+                bypass,
+            ]
         }),
     )
+}
+
+/// What was said to a client without a return channel last.
+fn told(client: &Value) -> String {
+    match &client["told"] {
+        Value::Null => "-".into(),
+        told => format!("{}, {} ago", text(&told["number"]), milliseconds(&told["age_ms"])),
+    }
 }
 
 fn groups(groups: &Value) -> String {

@@ -84,6 +84,7 @@ impl Bench {
             // All come within a minute.
             limits: Limits { exchanges: 2 * clients as usize, computations: rate, ..Limits::default() },
             join_window: Duration::from_millis(200),
+            one_way_period: Duration::from_secs(60),
             signature: RekeyAlgorithm::EcdsaP256,
         };
         let now = Time(1_000_000_000);
@@ -227,6 +228,7 @@ fn profiles(clients: u32) -> Profiles {
                     gcks::Client {
                         address: address(number),
                         credential: Credential::default(),
+                        one_way: None,
                         bypass: Default::default(),
                     },
                 )

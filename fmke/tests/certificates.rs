@@ -207,12 +207,18 @@ fn key_server(ca: &Ca, now: Time, unix: u64, disk: BTreeMap<String, Zeroizing<Ve
         liveness: Liveness::default(),
         limits: Limits::default(),
         join_window: Duration::ZERO,
+        one_way_period: Duration::from_secs(60),
         signature: RekeyAlgorithm::EcdsaP256,
     };
     let client = |name: &str| {
         (
             name.to_owned(),
-            gcks::Client { address: address(name).ip(), credential: Default::default(), bypass: Default::default() },
+            gcks::Client {
+                address: address(name).ip(),
+                credential: Default::default(),
+                bypass: Default::default(),
+                one_way: None,
+            },
         )
     };
     let group = Group {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_fmke::gcks::{Credential, Event, Profiles};
 use muster_fmke::isakmp::TrafficSelector;
-use world::{Weather, World};
+use world::{TERMINAL, Weather, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SEEDS: std::ops::Range<u64> = 0..30;
@@ -246,4 +246,161 @@ fn what_is_to_be_protected_cannot_go_unprotected() {
         let error = check(wrong).unwrap_err();
         assert!(error.contains("client \"site-1\"") && error.contains(names), "{error}");
     }
+}
+
+/// Without a return channel (draft 6.1): in foul weather, too, it gets every SA, and its clients go on though it or the key server
+/// begins anew. `World` sees to it that it sends nothing, and that no number comes twice under its key.
+#[test]
+fn who_cannot_answer_gets_every_sa_all_the_same() {
+    for (seed, weather) in SEEDS.flat_map(|seed| [(seed, Weather::FOUL), (seed, Weather::SATELLITE)]) {
+        let mut world = World::with_terminal(seed, weather);
+        world.settle();
+        // Each group's flow, and what the hub sends to it.
+        assert_eq!(world.held(TERMINAL).len(), 3 + 1);
+        for _ in 0..3 {
+            world.rekey();
+            world.run(3 * SECOND);
+            world.settle();
+            world.assert_one_key_each();
+        }
+        world.restart(TERMINAL);
+        world.settle();
+        world.rekey();
+        world.kill_before_sending();
+        world.run(3 * SECOND);
+        world.settle();
+        let others = world.lost.iter().filter(|lost| !lost.starts_with(TERMINAL)).count();
+        assert_eq!(others, 0, "seed {seed}, {weather:?}: {:?}", world.lost);
+    }
+}
+
+/// Rekeys reach it by multicast, within the activation delay: it does not wait for what is said to it alone.
+#[test]
+fn who_cannot_answer_follows_rekeys_at_once() {
+    let mut world = World::with_terminal(1, Weather::CALM);
+    world.settle();
+    world.run(10 * SECOND);
+    let (before, said) = (world.keys(TERMINAL), world.to_terminal.len());
+    world.rekey();
+    world.run(SECOND);
+    let new = world.keys(TERMINAL).difference(&before).count();
+    assert_eq!(new, 3 + 1);
+    assert_eq!(world.to_terminal.len(), said + 1, "but for its VPN, nothing is said to it alone");
+}
+
+#[test]
+fn what_was_said_to_a_terminal_is_not_taken_twice() {
+    for seed in SEEDS {
+        let mut world = World::with_terminal(seed, Weather::FOUL);
+        world.settle();
+        world.exclude("site-1");
+        world.run(120 * SECOND);
+        world.settle();
+        let (held, keys) = (world.held(TERMINAL), world.keys(TERMINAL));
+        assert_eq!(world.replay_to_terminal(), 0, "seed {seed}");
+        world.restart(TERMINAL);
+        assert_eq!(world.replay_to_terminal(), 0, "seed {seed}: after a restart");
+        world.settle();
+        assert!(world.held(TERMINAL) == held && world.keys(TERMINAL).is_subset(&keys));
+    }
+}
+
+#[test]
+fn an_excluded_terminal_is_told_nothing_and_an_admitted_one_all() {
+    for seed in SEEDS {
+        let mut world = World::with_terminal(seed, Weather::FOUL);
+        world.settle();
+        let (before, said) = (world.keys(TERMINAL), world.to_terminal.len());
+        world.exclude(TERMINAL);
+        world.run(60 * SECOND);
+        world.kill(world.profiles());
+        world.run(120 * SECOND);
+        world.settle();
+        assert_eq!(world.to_terminal.len(), said, "seed {seed}");
+        assert!(world.keys(TERMINAL).is_subset(&before), "seed {seed}: an excluded client learnt a key");
+        assert!(world.sent_under().is_disjoint(&before), "seed {seed}: somebody sends under a key that it knows");
+        world.admit(TERMINAL);
+        world.settle();
+        assert_eq!(world.held(TERMINAL).len(), 3 + 1);
+    }
+}
+
+/// Each of its beginnings takes a connection; the others take new keys now and then only.
+#[test]
+fn who_begins_anew_all_the_time_disturbs_nobody() {
+    let mut world = World::figure_7(7, Weather::CALM);
+    world.settle();
+    let rekeyed = |world: &World| world.events.iter().filter(|event| matches!(event, Event::Rekeyed { .. })).count();
+    let (before, keys, sas) = (rekeyed(&world), world.keys("site-1").len(), world.sas("site-1"));
+    for _ in 0..120 {
+        world.restart("hub");
+        world.run(SECOND);
+        assert!(world.sas("site-1") <= 2 * sas, "old SAs pile up");
+    }
+    // At the beginning, and every 30 seconds: of three groups; of the flows of two and of two VPNs, both ways.
+    assert!(rekeyed(&world) - before <= 3 * 5, "{}", rekeyed(&world) - before);
+    assert!(world.keys("site-1").len() - keys <= (2 + 2) * 5, "{}", world.keys("site-1").len() - keys);
+    world.run(40 * SECOND);
+    world.settle();
+    world.assert_one_key_each();
+}
+
+/// More changes than whose messages are kept, while a member hears nothing for two seconds.
+#[test]
+fn who_is_many_changes_behind_is_told_all() {
+    for seed in SEEDS {
+        let mut world = World::figure_7(seed, Weather::FOUL);
+        world.settle();
+        // Nothing is on its way to it, which would be said again at each change.
+        world.run(60 * SECOND);
+        world.cut_off("site-2", true);
+        for _ in 0..40 {
+            world.rekey_group("video-3");
+            world.run(Duration::from_millis(50));
+        }
+        world.cut_off("site-2", false);
+        // The hub has taken its new keys, and the old ones are gone.
+        world.run(8 * SECOND);
+        world.settle_within(40 * SECOND);
+        assert!(world.lost.is_empty(), "seed {seed}: {:?} fell out of a group", world.lost);
+    }
+}
+
+/// One end is cut off from the key server when the VPN's keys are due; the other is not.
+#[test]
+fn a_vpns_keys_stay_while_one_end_cannot_be_told_others() {
+    let mut world = World::figure_7(8, Weather::CALM);
+    let mut profiles = world.profiles();
+    profiles.vpns.values_mut().for_each(|vpn| vpn.lifetime = 400 * SECOND);
+    world.configure(profiles);
+    world.settle();
+    let before = world.keys_between("hub", "site-1");
+    world.run(200 * SECOND);
+    world.cut_off("site-1", true);
+    // The end of four fifths of the lifetime is past, the end of it is not; by command, neither.
+    world.run(150 * SECOND);
+    world.rekey();
+    world.run(10 * SECOND);
+    assert_eq!(
+        (world.keys_between("hub", "site-1"), world.keys_between("site-1", "hub")),
+        (before.clone(), before.clone())
+    );
+    let between_others = world.keys_between("hub", "site-2");
+    assert_eq!(world.keys_between("site-2", "hub"), between_others);
+    // Back, it has new ones at once.
+    world.cut_off("site-1", false);
+    world.run(60 * SECOND);
+    world.settle();
+    assert!(world.keys_between("hub", "site-1").is_disjoint(&before));
+    // Away for longer than the lifetime: nobody sends under what is over, and then both have the same again.
+    world.cut_off("site-1", true);
+    world.run(500 * SECOND);
+    world.cut_off("site-1", false);
+    world.run(60 * SECOND);
+    world.settle();
+    assert_eq!(world.keys_between("hub", "site-1"), world.keys_between("site-1", "hub"));
+    // It does not renew all the time.
+    let now = world.keys_between("hub", "site-1");
+    world.run(100 * SECOND);
+    assert_eq!(world.keys_between("hub", "site-1"), now);
 }

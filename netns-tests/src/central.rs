@@ -1,6 +1,6 @@
 //! A coalition with a key server: routers that are its clients, and one more that it runs on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +40,8 @@ pub struct Central {
     certified: BTreeMap<usize, (String, String)>,
     /// More of the key server's own section.
     gcks_section: String,
+    /// Without a return channel.
+    one_way: BTreeSet<usize>,
     folder: TempDir,
 }
 
@@ -61,7 +63,19 @@ impl Central {
         let capture = Capture::start(coalition.black(), watch).expect("a capture");
         let clients = (0..clients).map(|_| None).collect();
         let (certified, gcks_section) = (BTreeMap::new(), String::new());
-        let lab = Central { family, coalition, capture, clients, gcks: None, gcks_at, certified, gcks_section, folder };
+        let one_way = BTreeSet::new();
+        let lab = Central {
+            family,
+            coalition,
+            capture,
+            clients,
+            gcks: None,
+            gcks_at,
+            one_way,
+            certified,
+            gcks_section,
+            folder,
+        };
         for client in 0..lab.clients.len() {
             lab.write_private(
                 &format!("{}.psk", lab.name(client)),
@@ -99,10 +113,16 @@ impl Central {
         self.gcks_section += lines;
     }
 
+    /// This client has no return channel, from its next start on, and for the key server from its next configuration on.
+    pub fn cut_return_channel(&mut self, client: usize) {
+        self.one_way.insert(client);
+        self.configure(client, "return_channel = false");
+    }
+
     /// The key server's configuration: all clients, and these groups and VPNs.
     pub fn configure_gcks(&self, profiles: &str) {
         let mut text = format!(
-            "[gcks]\ninterface = \"black0\"\naddress = \"{}\"\nstate_dir = \"gcks.state\"\ncontrol = \"gcks.sock\"\n{}\n[log]\nlevel = \"debug\"\n\n",
+            "[gcks]\ninterface = \"black0\"\naddress = \"{}\"\nstate_dir = \"gcks.state\"\ncontrol = \"gcks.sock\"\none_way_period = \"10s\"\n{}\n[log]\nlevel = \"debug\"\n\n",
             self.black_address(self.gcks_at),
             self.gcks_section,
         );
@@ -112,7 +132,8 @@ impl Central {
                 Some((identity, _)) => format!("identity = \"{identity}\""),
                 None => format!("secret_file = \"{name}.psk\""),
             };
-            write!(text, "[clients.{name}]\naddress = \"{address}\"\n{shown}\n\n").expect("a string");
+            let channel = if self.one_way.contains(&client) { "return_channel = false\n" } else { "" };
+            write!(text, "[clients.{name}]\naddress = \"{address}\"\n{shown}\n{channel}\n").expect("a string");
         }
         self.write_private("gcks.toml", &(text + profiles));
     }
@@ -346,6 +367,13 @@ level = "debug"
         }
     }
 
+    /// How many datagrams of UDP left this router on black.
+    pub fn udp_from(&self, router: usize) -> usize {
+        assert!(self.capture.settle(Duration::from_secs(5)));
+        let address = self.black_address(router);
+        self.capture.frames().iter().filter(|frame| udp_source(&frame.bytes) == Some(address)).count()
+    }
+
     /// Nothing of red was on black, and no two packets had one key and one number: that would be the end of AES-GCM.
     ///
     /// # Panics
@@ -387,6 +415,16 @@ level = "debug"
         });
         names.map(tail).chain(planes).collect()
     }
+}
+
+/// The source of a frame that holds UDP.
+fn udp_source(frame: &[u8]) -> Option<IpAddr> {
+    let (source, protocol) = match frame.get(12..14)? {
+        [0x86, 0xdd] => (IpAddr::from(<[u8; 16]>::try_from(frame.get(22..38)?).ok()?), frame.get(20)?),
+        [0x08, 0x00] => (IpAddr::from(<[u8; 4]>::try_from(frame.get(26..30)?).ok()?), frame.get(23)?),
+        _ => return None,
+    };
+    (*protocol == 17).then_some(source)
 }
 
 /// From SPI and sequence number on. SPIs are the key server's, which has each once.

@@ -36,9 +36,11 @@ use crate::worn::Worn;
 mod answering;
 mod following;
 mod listening;
+mod numbers;
 mod starting;
 
 use listening::readable;
+use numbers::Numbers;
 
 /// So many datagrams are taken from each socket before the loop turns to something else.
 const BURST: usize = 64;
@@ -99,6 +101,10 @@ struct Client {
     listening: BTreeMap<(IpAddr, u16), UdpSocket>,
     /// Where the last attempt to listen failed, so that it is told once.
     deaf: bool,
+    /// Without a return channel: what was taken before a restart.
+    numbers: Option<Numbers>,
+    /// That could not be kept, which is told once.
+    forgetful: bool,
     buffer: Vec<u8>,
     refused: u64,
     worn: Worn,
@@ -186,6 +192,9 @@ impl Client {
 
     /// Does all that the machine wants done: first what is received and sent under, then what tells the key server so.
     fn act(&mut self) {
+        if !self.keep_number() {
+            return;
+        }
         while let Some(change) = self.member.poll_change() {
             self.change_bypass(|flows| flows.apply(change));
         }
@@ -216,6 +225,21 @@ impl Client {
             let list: Vec<String> = granted_now.iter().map(ToString::to_string).collect();
             let told = if list.is_empty() { "nothing".to_owned() } else { list.join(", ") };
             self.tell(EventKind::Bypass, told);
+        }
+    }
+
+    /// Keeps the number of what came last, without a return channel: before that nothing is done that it says, or a replay of it would
+    /// be done after a restart. Tried again each time.
+    fn keep_number(&mut self) -> bool {
+        let (Some(numbers), Some(next)) = (&mut self.numbers, self.member.next_number()) else { return true };
+        let kept = numbers.keep(next);
+        let was_forgetful = std::mem::replace(&mut self.forgetful, kept.is_err());
+        match kept {
+            Err(why) if !was_forgetful => {
+                self.tell(EventKind::Failed, format!("nothing new is taken: device.state_dir: {why}"));
+                false
+            }
+            kept => kept.is_ok(),
         }
     }
 
@@ -259,7 +283,11 @@ impl Client {
 
     fn tell_status(&mut self) {
         let (sas, groups) = (self.member.sas(), self.listening.len());
-        let state = if self.member.is_connected() { "connected with" } else { "connecting with" };
+        let state = match &self.numbers {
+            Some(_) => "listening to",
+            None if self.member.is_connected() => "connected with",
+            None => "connecting with",
+        };
         let status = format!("{state} the key server {}: {groups} groups, {sas} SAs", self.server);
         self.outside.notifier.status(status);
     }

@@ -22,5 +22,5 @@ pub use settings::{GcksFile, check_gcks};
 
 pub(crate) use certificates::{Certificates, Named, Paths};
 pub(crate) use phase1::identity;
-pub(crate) use secret::read_secret;
+pub(crate) use secret::{SHORT_KEY, read_secret};
 pub(crate) use settings::{default_doi, default_port, remark_on_port};

@@ -24,6 +24,11 @@ pub(crate) struct ClientSection {
     pub(crate) secret_file: Option<PathBuf>,
     /// Who it says that it is, if that is not its address; its certificate bears it.
     pub(crate) identity: Option<String>,
+    /// Whether it can send to us. If not, its secret is the key of an SA that phase 1 would make.
+    #[serde(default = "yes")]
+    pub(crate) return_channel: bool,
+    /// Where it listens then, if that is not our own port.
+    pub(crate) port: Option<u16>,
     /// What its LAN sends unprotected.
     #[serde(default)]
     bypass: Vec<BypassSection>,
@@ -146,6 +151,7 @@ impl ClientSection {
         Client {
             address: self.address,
             credential: Credential::default(),
+            one_way: None,
             bypass: self.bypass.iter().map(BypassSection::selector).collect(),
         }
     }

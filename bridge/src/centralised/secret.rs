@@ -15,6 +15,9 @@ const LEAST: usize = 16;
 const MOST: usize = 1024;
 /// White space around it.
 const BLANKS: usize = 64;
+/// Of a key without a phase 1 above it.
+pub(crate) const SHORT_KEY: &str =
+    "without a return channel the secret is a key: 32 octets at least, as from `openssl rand -hex 32`";
 
 /// One that stands in the configuration itself.
 #[derive(Clone)]

@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use muster_fmke::crypto::rekey::RekeyAlgorithm;
-use muster_fmke::gcks::{Credential, ProfileError, Profiles};
+use muster_fmke::gcks::{Credential, OneWay, ProfileError, Profiles};
 use muster_fmke::isakmp::Identity;
-use muster_fmke::phase1;
+use muster_fmke::phase1::{self, ManualKey};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::certificates::{Certificates, Named, Paths};
 use super::phase1::{Expected, Known, identity, proposals};
 use super::profiles::{ClientSection, GroupSection, VpnSection, each};
-use super::secret::read_secret;
+use super::secret::{SHORT_KEY, read_secret};
 use crate::daemon::unix_seconds;
 use crate::secret_file::exposure;
 use crate::settings::{LogSection, SettingsError, read_from};
@@ -82,6 +82,9 @@ pub(crate) struct GcksSection {
     /// Clients that connect within so long come into their groups together.
     #[serde(default = "default_join_window", with = "humantime_serde")]
     pub(crate) join_window: Duration,
+    /// Clients without a return channel are told all that they are to hold so often: one that was off has it after so long.
+    #[serde(default = "default_one_way_period", with = "humantime_serde")]
+    pub(crate) one_way_period: Duration,
     /// Of everything that leaves on black.
     #[serde(default = "default_hop_limit")]
     pub(crate) hop_limit: u8,
@@ -150,14 +153,10 @@ impl GcksSettings {
             groups: each(&groups, GroupSection::group).map_err(named("groups"))?,
             vpns: each(&vpns, VpnSection::vpn).map_err(named("vpns"))?,
         };
-        profiles.check().map_err(|ProfileError { section, name, message }| {
-            let key = [("client", "clients"), ("group", "groups")].iter().find(|(known, _)| *known == section);
-            value(key.map_or("vpns", |(_, key)| key), format!("{name:?}: {message}"))
-        })?;
         let certificates = Certificates::load(path, gcks.named())?;
         let own = gcks.identity().map_err(|why| value("gcks.identity", why))?;
         certificates.check_identity(&own)?;
-        let (mut known, mut identities) = (HashMap::new(), BTreeMap::new());
+        let (mut known, mut identities, mut one_way) = (HashMap::new(), BTreeMap::new(), Vec::new());
         for (name, client) in &clients {
             let wrong = |message: &str| value("clients", format!("{name:?}: {message}"));
             if client.address.is_ipv4() != gcks.address.is_ipv4() {
@@ -193,8 +192,26 @@ impl GcksSettings {
                     None => Credential::of(&[b"muster certificate", shown]),
                 };
             }
-            known.insert(client.address, Expected { secret, identity });
+            if client.return_channel {
+                if client.port.is_some() {
+                    return Err(wrong("port is for a client without a return channel"));
+                }
+                known.insert(client.address, Expected { secret, identity });
+                continue;
+            }
+            if client.identity.is_some() {
+                return Err(wrong("identity is for phase 1, which there is none of without a return channel"));
+            }
+            let key = secret.and_then(|secret| ManualKey::new(secret).ok()).ok_or_else(|| wrong(SHORT_KEY))?;
+            one_way.push((name.clone(), OneWay { key, port: client.port.unwrap_or(gcks.port) }));
         }
+        for (name, one_way) in one_way {
+            profiles.clients.entry(name).and_modify(|client| client.one_way = Some(one_way));
+        }
+        profiles.check().map_err(|ProfileError { section, name, message }| {
+            let key = [("client", "clients"), ("group", "groups")].iter().find(|(known, _)| *known == section);
+            value(key.map_or("vpns", |(_, key)| key), format!("{name:?}: {message}"))
+        })?;
         let known = Known { clients: known, certificates };
         Ok(GcksSettings { path: path.to_owned(), gcks, log, profiles, own, known })
     }
@@ -214,7 +231,7 @@ impl GcksSettings {
 
     /// What the machine is started with.
     pub(crate) fn machine(&self) -> muster_fmke::gcks::Settings {
-        let GcksSection { doi, address, port, legacy, join_window, signature, .. } = self.gcks;
+        let GcksSection { doi, address, port, legacy, join_window, one_way_period, signature, .. } = self.gcks;
         muster_fmke::gcks::Settings {
             doi,
             address: SocketAddr::new(address, port),
@@ -223,6 +240,7 @@ impl GcksSettings {
             liveness: phase1::Liveness::default(),
             limits: phase1::Limits::default(),
             join_window,
+            one_way_period,
             signature: match signature {
                 Signature::EcdsaP256 => RekeyAlgorithm::EcdsaP256,
                 Signature::Ed25519 => RekeyAlgorithm::Ed25519,
@@ -278,6 +296,9 @@ fn check_section(gcks: &GcksSection) -> Result<(), (&'static str, String)> {
     if gcks.join_window > Duration::from_secs(60) {
         return Err(("gcks.join_window", "must be at most 1m".into()));
     }
+    if !(Duration::from_secs(10)..=Duration::from_secs(86_400)).contains(&gcks.one_way_period) {
+        return Err(("gcks.one_way_period", "must be 10s to 1d".into()));
+    }
     Ok(())
 }
 
@@ -295,6 +316,10 @@ fn default_control() -> PathBuf {
 
 fn default_join_window() -> Duration {
     Duration::from_millis(50)
+}
+
+fn default_one_way_period() -> Duration {
+    Duration::from_secs(60)
 }
 
 fn default_hop_limit() -> u8 {

@@ -8,6 +8,7 @@ use muster_wire::Time;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
+use super::oneway::Terminal;
 use super::profile::Client;
 use super::store::Write;
 use crate::crypto::rekey::RekeySigner;
@@ -18,6 +19,8 @@ pub(crate) struct Context<'a> {
     pub(crate) server: SocketAddr,
     pub(crate) signer: &'a RekeySigner,
     pub(crate) clients: &'a BTreeMap<String, Client>,
+    /// Of them, those without a return channel.
+    pub(super) one_way: &'a BTreeMap<String, Terminal>,
     /// SPIs of all SAs of ESP.
     pub(crate) spis: &'a mut BTreeSet<u32>,
     pub(crate) rng: &'a mut ChaCha20Rng,

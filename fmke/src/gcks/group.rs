@@ -1,6 +1,6 @@
 //! One secure multicast group at the key server: who is in, its keys, and how they change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use muster_wire::Time;
@@ -8,11 +8,12 @@ use muster_wire::Time;
 use super::context::Context;
 use super::profile::{FlowSelector, Group};
 use super::rekey::Rekey;
+use super::restarts::Restarts;
 use super::store::Write;
 use super::tek::{Tek, delete_teks};
 use crate::isakmp::{Delete, Header, KeyPacket, key_type};
 use crate::lkh::{Change, KeyTree, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, MAX_JOINS, Place, TreeError};
-use crate::push::{Filling, Push, PushError};
+use crate::push::{Filling, Push, PushError, Repeater};
 
 /// Octets of one part of an update: with a re-key SA and a signature around it, a datagram that passes where 1,280 octets do.
 const PART: usize = 850;
@@ -20,8 +21,14 @@ const PART: usize = 850;
 pub(super) const RENEW_AT: f64 = 0.8;
 /// What was sent under the re-key SA before is sent again for so long to whoever misses it.
 pub(super) const AFTERLIFE: Duration = Duration::from_secs(60);
-/// Re-key SAs whose ends are told, at most. A member that is further behind connects again.
+/// Re-key SAs whose messages are kept, at most.
 const MOST_PREVIOUS: usize = 32;
+/// A member that is further behind than so many changes is told all.
+const MOST_STEPS: usize = 4;
+/// Re-key SAs before those, whose ends are told still, at most: 20 changes a second for [`AFTERLIFE`], and some.
+const MOST_STALE: usize = 2048;
+/// A re-key SA under which so much was said is replaced at the next change: all of it is kept.
+const MOST_MESSAGES: u32 = 1024;
 
 /// The state of one group. Keys, members and messages are in the store; of what is wished for, only that members began anew.
 pub(super) struct GroupState {
@@ -31,8 +38,14 @@ pub(super) struct GroupState {
     pub(super) current: Option<Rekey>,
     /// Those before it, the latest last, each until a member that missed how it ended can have asked.
     pub(super) previous: Vec<(Rekey, Time)>,
+    /// And those before them, without their messages. Not in the store: whoever misses how one ended is told all.
+    stale: VecDeque<(Rekey, Time)>,
+    /// Copies for members without a return channel.
+    repeater: Repeater,
     pub(super) teks: BTreeMap<(FlowSelector, String), Tek>,
     pub(super) teks_since: Time,
+    /// Members that began anew: what they send needs keys that they never used.
+    restarts: Restarts<String>,
     /// To be done at the next change.
     wishes: Wishes,
     /// When that is made.
@@ -46,8 +59,6 @@ struct Wishes {
     newcomers: BTreeSet<String>,
     /// Who goes.
     leavers: BTreeSet<String>,
-    /// Members that began anew: what they send needs keys that they never used.
-    restarted: BTreeSet<String>,
     /// Members that connected again: they get all that they may have missed.
     returned: BTreeSet<String>,
     /// New keys for all, by command.
@@ -67,6 +78,15 @@ pub(super) struct Outcome {
     pub(super) rekeyed: bool,
 }
 
+/// What comes of a negative acknowledgement.
+pub(super) struct Missed {
+    /// These go again.
+    pub(super) again: Vec<Vec<u8>>,
+    /// The member has missed so many changes that it is to be told all: each of them would take it a question, or what it asks for is
+    /// not kept any longer.
+    pub(super) is_behind: bool,
+}
+
 impl GroupState {
     pub(super) fn new(now: Time) -> Self {
         GroupState {
@@ -74,8 +94,11 @@ impl GroupState {
             places: BTreeMap::new(),
             current: None,
             previous: Vec::new(),
+            stale: VecDeque::new(),
+            repeater: Repeater::default(),
             teks: BTreeMap::new(),
             teks_since: now,
+            restarts: Restarts::default(),
             wishes: Wishes::default(),
             due: None,
         }
@@ -84,13 +107,16 @@ impl GroupState {
     /// A client of this group has connected. It is told of the group at the next change, `window` from now at the latest.
     pub(super) fn admit(&mut self, now: Time, client: &str, began_anew: bool, window: Duration) {
         self.wishes.leavers.remove(client);
-        let wish = match self.places.contains_key(client) {
-            false => &mut self.wishes.newcomers,
-            true if began_anew => &mut self.wishes.restarted,
-            true => &mut self.wishes.returned,
-        };
-        wish.insert(client.to_owned());
-        self.wish_by(now + window);
+        let client = client.to_owned();
+        let mut due = now + window;
+        if !self.places.contains_key(&client) {
+            self.wishes.newcomers.insert(client);
+        } else if (began_anew && self.is_sender(&client)) || self.restarts.is_waiting(&client) {
+            due = due.max(self.restarts.add(client));
+        } else {
+            self.wishes.returned.insert(client);
+        }
+        self.wish_by(due);
     }
 
     /// Whether this client, that began anew, must get keys that it never used.
@@ -100,9 +126,10 @@ impl GroupState {
 
     /// A client is to go, `window` from now at the latest.
     pub(super) fn expel(&mut self, now: Time, client: &str, window: Duration) {
-        for wish in [&mut self.wishes.newcomers, &mut self.wishes.restarted, &mut self.wishes.returned] {
+        for wish in [&mut self.wishes.newcomers, &mut self.wishes.returned] {
             wish.remove(client);
         }
+        self.restarts.remove(client);
         if self.places.contains_key(client) {
             self.wishes.leavers.insert(client.to_owned());
             self.wish_by(now + window);
@@ -127,9 +154,10 @@ impl GroupState {
     /// When to ask [`due`](Self::due).
     pub(super) fn timeout(&self, profile: &Group) -> Option<Time> {
         let telling = self.rekeys().filter_map(|rekey| rekey.sender.timeout());
-        let afterlife = self.previous.iter().map(|(_, until)| *until);
+        let afterlife = self.previous.iter().chain(&self.stale).map(|(_, until)| *until);
         let renewal = (!self.places.is_empty()).then(|| self.renewal(profile));
-        self.due.into_iter().chain(telling).chain(afterlife).chain(renewal).min()
+        let copies = self.repeater.timeout();
+        self.due.into_iter().chain(telling).chain(afterlife).chain(renewal).chain(copies).min()
     }
 
     /// What is to be done by `now`.
@@ -146,36 +174,43 @@ impl GroupState {
             // It names its re-key SAs: what it names must be there.
             ctx.writes.push(Write::group(name, self, &ctx.calendar));
         }
+        self.stale.retain(|(_, until)| *until > now);
         let is_old = !self.places.is_empty() && self.renewal(profile) <= now;
         let mut outcome = match is_old || self.due.is_some_and(|due| due <= now) {
             true => self.change(now, name, profile, ctx)?,
             false => Outcome::default(),
         };
-        for rekey in self.previous.iter_mut().map(|(rekey, _)| rekey).chain(self.current.iter_mut()) {
+        let before = self.stale.iter_mut().chain(&mut self.previous).map(|(rekey, _)| rekey);
+        for rekey in before.chain(self.current.iter_mut()) {
             outcome.multicast.extend(rekey.due(now, ctx));
         }
+        outcome.multicast.extend(self.repeater.due(now));
         Ok(outcome)
     }
 
-    /// A member misses what was multicast: what goes again.
-    pub(super) fn missed(
-        &mut self,
-        now: Time,
-        header: &Header,
-        first: u8,
-        body: &[u8],
-    ) -> Result<Vec<Vec<u8>>, PushError> {
+    /// A member misses what was multicast.
+    pub(super) fn missed(&mut self, now: Time, header: &Header, first: u8, body: &[u8]) -> Result<Missed, PushError> {
+        if let Some((rekey, _)) = self.stale.iter().find(|(rekey, _)| rekey.keys.is_of(header)) {
+            rekey.keys.open_missing(header, first, body)?;
+            return Ok(Missed { again: Vec::new(), is_behind: true });
+        }
         let rekeys = self.previous.iter_mut().map(|(rekey, _)| rekey).chain(self.current.iter_mut());
-        let mut again = None;
+        let (mut again, mut later) = (None::<Vec<Vec<u8>>>, 0);
         for rekey in rekeys {
-            if rekey.keys.is_of(header) {
-                again = Some(rekey.sender.missed(now, &rekey.keys.open_missing(header, first, body)?));
-            } else if again.as_ref().is_some_and(|again| !again.is_empty()) {
-                // Who missed how the one before ended has missed what was said since, too.
+            let Some(again) = &again else {
+                if rekey.keys.is_of(header) {
+                    again = Some(rekey.sender.missed(now, &rekey.keys.open_missing(header, first, body)?));
+                }
+                continue;
+            };
+            later += 1;
+            // Who missed how the one before ended has missed what was said since, too.
+            if !again.is_empty() {
                 rekey.sender.tell_soon(now);
             }
         }
-        again.ok_or(PushError::Authentication)
+        let again = again.ok_or(PushError::Authentication)?;
+        Ok(Missed { again, is_behind: later > MOST_STEPS })
     }
 
     /// Whether this is the header of a message under one of our re-key SAs.
@@ -184,8 +219,13 @@ impl GroupState {
     }
 
     /// All that a member is to hold, in as few messages as it fills.
+    ///
+    /// One that began anew gets it when there are keys that it never used.
     pub(super) fn push_for(&self, client: &str, profile: &Group, ctx: &Context<'_>) -> Vec<Push> {
         let mut filling = Filling::default();
+        if self.restarts.is_waiting(client) {
+            return Vec::new();
+        }
         let (Some(place), Some(current)) = (self.places.get(client), &self.current) else { return Vec::new() };
         // A place that stands in the list is taken in the tree.
         let Ok(download) = self.tree.download(*place) else { return Vec::new() };
@@ -207,8 +247,8 @@ impl GroupState {
         ctx.writes.extend(self.tree.nodes().map(|(id, _)| Write::node(name, id, None)));
         ctx.writes.extend(self.places.keys().map(|client| Write::no_place(name, client)));
         ctx.writes.push(Write::no_group(name));
-        self.rekeys().for_each(|rekey| rekey.forget(name, ctx));
-        let rekeys: Vec<Vec<u8>> = self.rekeys().map(|rekey| rekey.keys.spi().to_vec()).collect();
+        self.stored().for_each(|rekey| rekey.forget(name, ctx));
+        let rekeys: Vec<Vec<u8>> = self.stored().map(|rekey| rekey.keys.spi().to_vec()).collect();
         // "To delete a KEK SA, the value of zero MUST be used as the protocol id." (draft 5.0)
         let of_rekeys = Delete { doi: ctx.doi, protocol: 0, spis: rekeys };
         let mut deletes = delete_teks(ctx.doi, &teks);
@@ -224,7 +264,9 @@ impl GroupState {
             wishes.leavers.into_iter().filter(|client| self.places.contains_key(client)).collect();
         let newcomers: Vec<String> = wishes.newcomers.into_iter().collect();
         let is_heard = self.places.len() > leavers.len();
-        let is_kek_old = self.current.as_ref().is_some_and(|current| current.renewal(profile) <= now);
+        let is_worn = |current: &Rekey| current.sender.next_number() > MOST_MESSAGES;
+        let is_kek_old =
+            self.current.as_ref().is_some_and(|current| current.renewal(profile) <= now || is_worn(current));
         let are_teks_old = self.tek_renewal(profile) <= now;
 
         // The tree: what goes to those who stay, under the re-key SA that they have.
@@ -256,7 +298,8 @@ impl GroupState {
             || wishes.rekey
             || are_teks_old
             || (!newcomers.is_empty() && is_heard && profile.rekey_on_join);
-        let is_anew = |sender: &str| all_anew || wishes.restarted.contains(sender);
+        let restarted = self.restarts.take(now, all_anew, profile.delays);
+        let is_anew = |sender: &str| all_anew || restarted.contains(sender);
         let (deleted, fresh) = self.renew_teks(now, name, profile, ctx, is_anew, all_anew);
         if is_heard {
             let mut filling = Filling::default();
@@ -270,8 +313,14 @@ impl GroupState {
             }
         }
         ctx.writes.push(Write::group(name, self, &ctx.calendar));
-        ctx.writes.extend(wishes.restarted.iter().map(|client| Write::restarted(name, client, false)));
-        let told = newcomers.into_iter().chain(wishes.restarted).chain(wishes.returned);
+        ctx.writes.extend(restarted.iter().map(|client| Write::restarted(name, client, false)));
+        if let Some(next) = self.restarts.timeout() {
+            self.wish_by(next);
+        }
+        if ctx.one_way.keys().any(|client| self.places.contains_key(client)) {
+            multicast.iter().for_each(|datagram| self.repeater.add(now, datagram));
+        }
+        let told = newcomers.into_iter().chain(restarted).chain(wishes.returned);
         let told = told.filter(|client| self.places.contains_key(client)).collect();
         let rekeyed = !fresh.is_empty() || !deleted.is_empty() || has_new_kek;
         Ok(Outcome { multicast, told, gone: leavers, rekeyed })
@@ -316,7 +365,13 @@ impl GroupState {
             }
         }
         if self.previous.len() == MOST_PREVIOUS {
-            self.previous.remove(0).0.forget(name, ctx);
+            let (mut rekey, until) = self.previous.remove(0);
+            rekey.forget(name, ctx);
+            rekey.sender.forget();
+            if self.stale.len() == MOST_STALE {
+                self.stale.pop_front();
+            }
+            self.stale.push_back((rekey, until));
         }
         self.previous.extend(self.current.take().map(|rekey| (rekey, now + AFTERLIFE)));
         self.current = next;
@@ -389,6 +444,10 @@ impl GroupState {
     }
 
     fn rekeys(&self) -> impl Iterator<Item = &Rekey> {
+        self.stale.iter().map(|(rekey, _)| rekey).chain(self.stored())
+    }
+
+    fn stored(&self) -> impl Iterator<Item = &Rekey> {
         self.previous.iter().map(|(rekey, _)| rekey).chain(&self.current)
     }
 }

@@ -14,6 +14,7 @@ use super::certificates::Certificates;
 use super::context::{Calendar, Context};
 use super::event::Event;
 use super::group::{GroupState, Outcome};
+use super::oneway::{Numbers, Terminal};
 use super::profile::{Group, Profiles, Vpn};
 use super::restore::{StoreError, Stored, damaged};
 use super::session::Session;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Clients that connect within so long after one another come into their groups together.
     pub join_window: Duration,
+    /// Clients without a return channel are told all of their profile so often.
+    pub one_way_period: Duration,
     /// Signs what is multicast, if the store has no key yet.
     pub signature: RekeyAlgorithm,
 }
@@ -55,16 +58,20 @@ pub struct Settings {
 /// The key server. After each input its driver takes [`poll_writes`](Self::poll_writes), stores them all at once, and only then
 /// sends what [`poll_transmit`](Self::poll_transmit) gives; when they cannot be stored it starts anew from what is.
 pub struct Gcks {
-    doi: u32,
-    address: SocketAddr,
+    pub(super) doi: u32,
+    pub(super) address: SocketAddr,
     join_window: Duration,
-    profiles: Arc<Profiles>,
+    pub(super) one_way_period: Duration,
+    pub(super) profiles: Arc<Profiles>,
     responder: Responder,
     pub(super) sessions: BTreeMap<String, Session>,
+    /// Clients without a return channel.
+    pub(super) one_way: BTreeMap<String, Terminal>,
+    pub(super) numbers: Numbers,
     /// By the SA of phase 1 in use.
     by_sa: BTreeMap<SaId, String>,
     /// When to look at which; it may be too early, or gone.
-    timers: BTreeSet<(Time, String)>,
+    pub(super) timers: BTreeSet<(Time, String)>,
     /// SAs of ESP that were taken away, and how long somebody may still hold them.
     gone: BTreeMap<u32, Time>,
     /// Clients that have not acknowledged all.
@@ -77,9 +84,9 @@ pub struct Gcks {
     signer: RekeySigner,
     spis: BTreeSet<u32>,
     rng: ChaCha20Rng,
-    calendar: Calendar,
+    pub(super) calendar: Calendar,
     writes: Vec<Write>,
-    out: VecDeque<Datagram>,
+    pub(super) out: VecDeque<Datagram>,
     events: VecDeque<Event>,
 }
 
@@ -101,16 +108,20 @@ impl Gcks {
         let mut rng = ChaCha20Rng::from_seed(*octets);
         let stored = Stored(stored);
         let mut writes = Vec::new();
-        let Settings { doi, address, proposals, credentials, liveness, limits, join_window, signature } = settings;
+        let Settings { doi, address, proposals, credentials, liveness, limits, join_window, one_way_period, signature } =
+            settings;
         let signer = signer(&stored, signature, &mut rng, &mut writes)?;
         let responder = Responder::new(doi, proposals, credentials, liveness, limits, now, &mut rng);
         let mut gcks = Gcks {
             doi,
             address,
             join_window,
+            one_way_period,
             profiles: Arc::default(),
             responder,
             sessions: BTreeMap::new(),
+            one_way: BTreeMap::new(),
+            numbers: stored.numbers()?,
             by_sa: BTreeMap::new(),
             timers: BTreeSet::new(),
             gone: BTreeMap::new(),
@@ -144,8 +155,8 @@ impl Gcks {
             self.groups.extend(state.map(|state| (name.clone(), state)));
         }
         for (name, vpn) in &profiles.vpns {
-            let sas = self.context(|_, ctx| stored.vpn(name, ctx))?;
-            self.vpns.insert(name.clone(), VpnState::restore(sas));
+            let state = self.context(|_, ctx| stored.vpn(name, vpn, ctx))?;
+            self.vpns.insert(name.clone(), state);
             let is_same = stored.value(&format!("vpn/{name}")) == Some(profiles.digest_of_vpn(vpn).as_slice());
             if !is_same {
                 self.drop_vpn(now, name);
@@ -182,12 +193,14 @@ impl Gcks {
         for name in profiles.clients.keys() {
             self.writes.push(Write::client(name, &profiles.digest_of_client(name)));
         }
+        self.enlist(now);
         for (name, group) in &profiles.groups {
             let state = self.groups.entry(name.clone()).or_insert_with(|| GroupState::new(now));
             let leavers: Vec<String> =
                 state.places.keys().filter(|client| !group.members.contains(*client)).cloned().collect();
             leavers.iter().for_each(|client| state.expel(now, client, Duration::ZERO));
-            for client in self.sessions.keys().filter(|client| group.members.contains(*client)) {
+            let one_way = self.one_way.iter().filter(|(_, terminal)| terminal.is_spoken_to()).map(|(client, _)| client);
+            for client in self.sessions.keys().chain(one_way).filter(|client| group.members.contains(*client)) {
                 if !state.places.contains_key(client) {
                     state.admit(now, client, false, Duration::ZERO);
                 }
@@ -203,9 +216,7 @@ impl Gcks {
             }
         }
         for (name, vpn) in &profiles.vpns {
-            if vpn.ends.iter().any(|end| self.sessions.contains_key(&end.client)) {
-                self.open_vpn(now, name, vpn, false, None);
-            }
+            self.attend_vpn(now, name, vpn);
         }
         self.handle_timeout(now);
     }
@@ -226,6 +237,7 @@ impl Gcks {
     fn replaced(&mut self, now: Time, client: &str) {
         self.writes.push(self.certificates.forget(client));
         self.cast_out(now, client);
+        self.one_way.remove(client);
         if !self.profiles.clients.contains_key(client) {
             self.writes.push(Write::no_entry(&format!("client/{client}")));
         }
@@ -255,10 +267,7 @@ impl Gcks {
         if header.exchange == exchange::MULTICAST_PUSH {
             return self.handle_missing(now, from, &header, first, body);
         }
-        // To who is excluded nothing is ever sent, as to strangers.
-        if self.names.get(&from.ip()).is_none_or(|name| self.excluded.contains(name)) {
-            return Err(Refused::UnknownAddress.into());
-        }
+        self.expected(from)?;
         let message = self.responder.handle_datagram(now, from, datagram, clients, &mut self.rng)?;
         if let Some(message) = message {
             self.handle_message(now, &message)?;
@@ -282,26 +291,27 @@ impl Gcks {
             if let Some(session) = self.sessions.get_mut(&client).filter(|session| session.timer == Some(at)) {
                 session.timer = None;
                 self.send_due(now, &client);
+            } else if let Some(terminal) = self.one_way.get_mut(&client).filter(|terminal| terminal.timer == Some(at)) {
+                terminal.timer = None;
+                self.attend_one_way(now, &client);
             }
         }
         let groups: Vec<String> = self.groups.keys().cloned().collect();
         for name in groups {
             self.attend(now, &name);
         }
-        let old = |(name, vpn): (&String, &Vpn)| {
-            let renewal = self.vpns.get(name)?.renewal(vpn)?;
-            (renewal <= now).then(|| (name.clone(), vpn.clone()))
-        };
-        let old: Vec<(String, Vpn)> = self.profiles.vpns.iter().filter_map(old).collect();
-        for (name, vpn) in old {
-            self.open_vpn(now, &name, &vpn, true, None);
+        let profiles = self.profiles.clone();
+        for (name, vpn) in &profiles.vpns {
+            if self.vpn_timeout(name, vpn).is_some_and(|at| at <= now) {
+                self.attend_vpn(now, name, vpn);
+            }
         }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Time> {
         let groups = self.profiles.groups.iter().filter_map(|(name, group)| self.groups.get(name)?.timeout(group));
-        let vpns = self.profiles.vpns.iter().filter_map(|(name, vpn)| self.vpns.get(name)?.renewal(vpn));
+        let vpns = self.profiles.vpns.iter().filter_map(|(name, vpn)| self.vpn_timeout(name, vpn));
         let sessions = self.timers.first().map(|(at, _)| *at);
         let certificates = self.certificates.first_end().map(|end| self.calendar.later(end.saturating_add(1)));
         groups.chain(vpns).chain(sessions).chain(certificates).chain(self.responder.poll_timeout()).min()
@@ -360,27 +370,51 @@ impl Gcks {
         self.responder.present(credentials);
     }
 
-    /// This client may connect again.
-    pub fn admit(&mut self, client: &str) {
-        if self.excluded.remove(client) {
-            self.writes.push(Write::excluded(client, false));
+    /// This client may connect again; one that cannot is told again.
+    pub fn admit(&mut self, now: Time, client: &str) {
+        if !self.excluded.remove(client) {
+            return;
         }
+        self.writes.push(Write::excluded(client, false));
+        let Some(terminal) = self.one_way.get_mut(client) else { return };
+        terminal.speak(now);
+        self.set_timer(client);
+        let profiles = self.profiles.clone();
+        for (group, _) in profiles.groups_of(client) {
+            if let Some(state) = self.groups.get_mut(group) {
+                state.admit(now, client, false, Duration::ZERO);
+            }
+        }
+        profiles.vpns_of(client).for_each(|(name, vpn)| _ = self.attend_vpn(now, name, vpn));
+        self.handle_timeout(now);
     }
 
     /// New keys for a group, or for all groups and VPNs.
     pub fn rekey(&mut self, now: Time, group: Option<&str>) {
         let chosen = self.groups.iter_mut().filter(|(name, _)| group.is_none_or(|group| group == name.as_str()));
         chosen.for_each(|(_, state)| state.rekey(now));
+        // Before the VPNs: to whom something is on its way, all of a group is told again when it changes.
+        self.handle_timeout(now);
         if group.is_none() {
             let profiles = self.profiles.clone();
-            profiles.vpns.iter().for_each(|(name, vpn)| self.open_vpn(now, name, vpn, true, None));
+            self.vpns.values_mut().for_each(VpnState::want);
+            profiles.vpns.iter().for_each(|(name, vpn)| _ = self.attend_vpn(now, name, vpn));
         }
-        self.handle_timeout(now);
     }
 
     /// What was laid down.
     pub fn profiles(&self) -> &Profiles {
         &self.profiles
+    }
+
+    /// Whose datagrams are looked at. To who is excluded nothing is ever sent, as to strangers; a client without a return channel
+    /// says nothing, so that what comes from its address is another's.
+    fn expected(&self, from: SocketAddr) -> Result<&String, Refused> {
+        let name = self.names.get(&from.ip()).ok_or(Refused::UnknownAddress)?;
+        match self.excluded.contains(name) || self.one_way.contains_key(name) {
+            true => Err(Refused::UnknownAddress),
+            false => Ok(name),
+        }
     }
 
     fn follow_phase1(&mut self, now: Time) {
@@ -404,17 +438,7 @@ impl Gcks {
         }
         self.by_sa.insert(sa, name.clone());
         self.events.push_back(Event::Connected { client: name.clone(), address, began_anew });
-        self.gone.retain(|spi, until| {
-            let may_be_held = *until > now;
-            if !may_be_held {
-                self.writes.push(Write::not_gone(*spi));
-            }
-            may_be_held
-        });
-        let gone: Vec<u32> = self.gone.keys().copied().collect();
-        for delete in delete_teks(self.doi, &gone) {
-            self.push(now, &name, &[Push { deletes: vec![delete], ..Push::default() }]);
-        }
+        self.tell_gone(now, &name);
         // Before any SA: what has one is not to go on another's until it comes.
         let spd = self.profiles.spd_of(&name);
         if !(began_anew && spd.is_empty()) {
@@ -430,10 +454,23 @@ impl Gcks {
                 state.admit(now, &name, began_anew, self.join_window);
             }
         }
-        let vpns: Vec<(String, Vpn)> =
-            self.profiles.vpns_of(&name).map(|(vpn, profile)| (vpn.clone(), profile.clone())).collect();
-        for (vpn, profile) in vpns {
-            self.open_vpn(now, &vpn, &profile, began_anew, Some(&name));
+        for (vpn, profile) in profiles.vpns_of(&name) {
+            self.enter_vpn(now, vpn, profile, &name, began_anew);
+        }
+    }
+
+    /// What was taken away and it may still hold.
+    pub(super) fn tell_gone(&mut self, now: Time, client: &str) {
+        self.gone.retain(|spi, until| {
+            let may_be_held = *until > now;
+            if !may_be_held {
+                self.writes.push(Write::not_gone(*spi));
+            }
+            may_be_held
+        });
+        let gone: Vec<u32> = self.gone.keys().copied().collect();
+        for delete in delete_teks(self.doi, &gone) {
+            self.push(now, client, &[Push { deletes: vec![delete], ..Push::default() }]);
         }
     }
 
@@ -446,6 +483,9 @@ impl Gcks {
     }
 
     fn disconnect(&mut self, client: &str) {
+        if let Some(terminal) = self.one_way.get_mut(client) {
+            terminal.silence();
+        }
         if let Some(session) = self.sessions.remove(client) {
             self.by_sa.remove(&session.sa);
             self.behind.remove(client);
@@ -487,16 +527,26 @@ impl Gcks {
         first: u8,
         body: &[u8],
     ) -> Result<(), Refusal> {
-        if self.names.get(&from.ip()).is_none_or(|name| self.excluded.contains(name)) {
-            return Err(Refused::UnknownAddress.into());
-        }
         // "a message with invalid cookies will be discarded" (draft 9.2.5)
+        let client = self.expected(from)?.clone();
         let found = self.groups.iter_mut().find(|(_, state)| state.knows(header));
         let (name, state) = found.ok_or(Refused::UnknownSa)?;
-        let again = state.missed(now, header, first, body)?;
-        let to = self.profiles.groups.get(name).map(|group| SocketAddr::from(group.rekey));
-        self.out.extend(again.into_iter().filter_map(|bytes| Some(Datagram { to: to?, bytes })));
+        let missed = state.missed(now, header, first, body)?;
+        let profiles = self.profiles.clone();
+        let Some((name, profile)) = profiles.groups.get_key_value(name) else { return Ok(()) };
+        let to = SocketAddr::from(profile.rekey);
+        self.out.extend(missed.again.into_iter().map(|bytes| Datagram { to, bytes }));
+        // What is on its way to it tells it as much; and this may be a replay.
+        if missed.is_behind && !self.behind.contains(&client) {
+            self.tell_group(now, &client, name, profile);
+        }
         Ok(())
+    }
+
+    /// All of a group, to one of its members.
+    pub(super) fn tell_group(&mut self, now: Time, client: &str, name: &str, profile: &Group) {
+        let pushes = self.context(|gcks, ctx| gcks.groups.get(name).map(|state| state.push_for(client, profile, ctx)));
+        self.push(now, client, &pushes.unwrap_or_default());
     }
 
     /// Does what is due in a group.
@@ -520,64 +570,18 @@ impl Gcks {
         let to = SocketAddr::from(profile.rekey);
         self.out.extend(multicast.into_iter().map(|bytes| Datagram { to, bytes }));
         // What is on its way to these is of the keys before.
-        let behind = self.behind.iter().filter(|client| rekeyed && !told.contains(client));
+        let one_way = self.one_way.iter().filter(|(_, terminal)| terminal.is_behind(now)).map(|(client, _)| client);
+        let behind = self.behind.iter().chain(one_way).filter(|client| rekeyed && !told.contains(client));
         let is_member =
             |client: &&String| self.groups.get(name).is_some_and(|state| state.places.contains_key(*client));
         let behind: Vec<String> = behind.filter(is_member).cloned().collect();
         for client in told.into_iter().chain(behind) {
-            let pushes =
-                self.context(|gcks, ctx| gcks.groups.get(name).map(|state| state.push_for(&client, profile, ctx)));
-            self.push(now, &client, &pushes.unwrap_or_default());
+            self.tell_group(now, &client, name, profile);
         }
         if rekeyed {
             let members = self.groups.get(name).map_or(0, |state| state.places.len());
             self.events.push_back(Event::Rekeyed { group: name.to_owned(), members, gone });
         }
-    }
-
-    /// Makes sure of a VPN's keys, fresh ones if `anew`, and tells its ends, or that end.
-    fn open_vpn(&mut self, now: Time, name: &str, vpn: &Vpn, anew: bool, only: Option<&str>) {
-        if vpn.ends.iter().any(|end| self.excluded.contains(&end.client)) {
-            return;
-        }
-        let digest = self.profiles.digest_of_vpn(vpn);
-        let are_both_here = vpn.ends.iter().all(|end| self.sessions.contains_key(&end.client));
-        let (pushes, is_fresh) = self.context(|gcks, ctx| {
-            let state = gcks.vpns.entry(name.to_owned()).or_default();
-            let is_fresh = anew || state.sas.is_empty();
-            // The end that began anew needs keys to send under that it never used. Those of an end that is not here stay as they
-            // are: it cannot be told others.
-            let senders: Vec<usize> = match only {
-                Some(only) if !state.sas.is_empty() && !are_both_here => {
-                    (0..2).filter(|end| vpn.ends[*end].client == only).collect()
-                }
-                _ => vec![0, 1],
-            };
-            if is_fresh {
-                state.renew(now, name, &senders, ctx);
-                ctx.writes.push(Write::vpn(name, &digest));
-            }
-            (state.push(vpn, ctx), is_fresh)
-        });
-        for end in &vpn.ends {
-            if is_fresh || only.is_none_or(|only| only == end.client) {
-                self.push(now, &end.client, &pushes);
-            }
-        }
-    }
-
-    fn drop_vpn(&mut self, now: Time, name: &str) {
-        let profiles = self.profiles.clone();
-        if let Some(vpn) = profiles.vpns.get(name) {
-            self.drop_vpn_of(now, name, vpn);
-        }
-    }
-
-    fn drop_vpn_of(&mut self, now: Time, name: &str, vpn: &Vpn) {
-        let Some(mut state) = self.vpns.remove(name) else { return };
-        let deletes = self.context(|_, ctx| state.forget(now + vpn.lifetime, name, ctx));
-        let push = [Push { deletes, ..Push::default() }];
-        vpn.ends.iter().for_each(|end| self.push(now, &end.client, &push));
     }
 
     /// A group is no more: its members forget it.
@@ -590,7 +594,14 @@ impl Gcks {
     }
 
     /// Phase 2, if the client is connected: else it gets all when it connects.
-    fn push(&mut self, now: Time, client: &str, pushes: &[Push]) {
+    pub(super) fn push(&mut self, now: Time, client: &str, pushes: &[Push]) {
+        if let Some(terminal) = self.one_way.get_mut(client) {
+            for push in pushes.iter().filter(|push| !push.is_empty()) {
+                self.out.extend(terminal.push(now, push, &mut self.numbers, &mut self.writes));
+            }
+            self.set_timer(client);
+            return;
+        }
         let Some(session) = self.sessions.get_mut(client) else { return };
         let Some(sa) = self.responder.sa(session.sa) else { return };
         for push in pushes.iter().filter(|push| !push.is_empty()) {
@@ -627,12 +638,13 @@ impl Gcks {
     }
 
     /// Lends out what the parts share.
-    fn context<T>(&mut self, run: impl FnOnce(&mut Parts<'_>, &mut Context<'_>) -> T) -> T {
+    pub(super) fn context<T>(&mut self, run: impl FnOnce(&mut Parts<'_>, &mut Context<'_>) -> T) -> T {
         let mut ctx = Context {
             doi: self.doi,
             server: self.address,
             signer: &self.signer,
             clients: &self.profiles.clients,
+            one_way: &self.one_way,
             spis: &mut self.spis,
             rng: &mut self.rng,
             calendar: self.calendar,
@@ -643,9 +655,9 @@ impl Gcks {
     }
 }
 
-struct Parts<'a> {
-    groups: &'a mut BTreeMap<String, GroupState>,
-    vpns: &'a mut BTreeMap<String, VpnState>,
+pub(super) struct Parts<'a> {
+    pub(super) groups: &'a mut BTreeMap<String, GroupState>,
+    pub(super) vpns: &'a mut BTreeMap<String, VpnState>,
 }
 
 fn signer(

@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::crypto::HashAlgorithm;
 use crate::isakmp::{Delays, TrafficSelector};
 use crate::lkh::MAX_MEMBERS;
+use crate::phase1::ManualKey;
 
 /// A name is a key of the store and a word of the log: at most so many octets.
 const MOST_NAME: usize = 64;
@@ -35,6 +36,17 @@ pub struct Client {
     pub credential: Credential,
     /// What its LAN sends unprotected: unicast, which its own operator must allow, too.
     pub bypass: BTreeSet<TrafficSelector>,
+    /// If it has no return channel: how it is told what it is to hold.
+    pub one_way: Option<OneWay>,
+}
+
+/// How a client without a return channel is told (draft 6.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OneWay {
+    /// What it shares with the key server.
+    pub key: ManualKey,
+    /// Where it listens.
+    pub port: u16,
 }
 
 /// A digest of the secret or the identity that a client shows. Says nothing of it in a log.
@@ -143,7 +155,7 @@ impl Profiles {
     /// # Errors
     /// The first thing that does not: a client, a group or a VPN that names a client that there is not, two clients with one
     /// address, a flow's destination that is no group, families that do not go together, a lifetime of nothing, a bypass for
-    /// what is to be protected.
+    /// what is to be protected, a sender without a return channel.
     pub fn check(&self) -> Result<(), ProfileError> {
         let mut addresses = BTreeMap::new();
         for (name, client) in &self.clients {
@@ -213,6 +225,9 @@ impl Profiles {
             if let Some(other) = flow.senders.iter().find(|sender| !group.members.contains(*sender)) {
                 return Err(format!("{other:?}, who sends to {destination}, is no member"));
             }
+            if let Some(mute) = flow.senders.iter().find(|sender| self.is_one_way(sender)) {
+                return Err(format!("{mute:?}, who sends to {destination}, has no return channel"));
+            }
         }
         Ok(())
     }
@@ -225,6 +240,9 @@ impl Profiles {
         }
         if at_a.address.is_ipv4() != at_b.address.is_ipv4() || a.net.addr().is_ipv4() != b.net.addr().is_ipv4() {
             return Err("its ends are of two families".into());
+        }
+        if vpn.ends.iter().all(|end| self.is_one_way(&end.client)) {
+            return Err("neither end has a return channel".into());
         }
         if a.net.contains(&b.net) || b.net.contains(&a.net) {
             return Err(format!("{} and {} overlap", a.net, b.net));
@@ -243,7 +261,13 @@ impl Profiles {
     /// Who a client is.
     pub(super) fn digest_of_client(&self, name: &str) -> Vec<u8> {
         let Some(client) = self.clients.get(name) else { return Vec::new() };
-        HashAlgorithm::Sha256.digest(&[client.address.to_string().as_bytes(), &client.credential.octets()])
+        let channel: &[u8] = if client.one_way.is_some() { b"one way" } else { b"" };
+        HashAlgorithm::Sha256.digest(&[client.address.to_string().as_bytes(), &client.credential.octets(), channel])
+    }
+
+    /// Whether a client has no return channel.
+    pub(crate) fn is_one_way(&self, client: &str) -> bool {
+        self.clients.get(client).is_some_and(|client| client.one_way.is_some())
     }
 
     fn client(&self, name: &str) -> Result<&Client, String> {

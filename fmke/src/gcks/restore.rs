@@ -11,9 +11,11 @@ use zeroize::Zeroizing;
 
 use super::context::{Calendar, Context};
 use super::group::{AFTERLIFE, GroupState};
-use super::profile::{FlowSelector, Profiles};
+use super::oneway::Numbers;
+use super::profile::{FlowSelector, Profiles, Vpn};
 use super::rekey::Rekey;
 use super::tek::{KEY_LEN, Tek};
+use super::vpn::VpnState;
 use crate::crypto::SecretBytes;
 use crate::isakmp::Reader;
 use crate::lkh::{KeyTree, Node, NodeId, Place};
@@ -77,17 +79,29 @@ impl Stored {
         // Whoever missed how it ended while the key server was away asks now.
         let previous = rekeys.map(|entry| entry.map(|(rekey, _)| (rekey, now + AFTERLIFE)));
         state.previous = previous.collect::<Result<_, _>>()?;
-        let restarted = format!("restarted/{name}/");
-        for (client, _) in self.below(&restarted) {
-            state.admit(now, client, true, Duration::ZERO);
-        }
         for (spi, value) in self.below(&format!("tek/{name}/")) {
             let key = format!("tek/{name}/{spi}");
             let (id, tek) = read_tek(spi, value).ok_or_else(|| damaged(&key, "its form"))?;
             ctx.spis.insert(tek.spi);
             state.teks.insert(id, tek);
         }
+        for (client, _) in self.below(&format!("restarted/{name}/")) {
+            // Who is out since then is not let in by it.
+            if state.places.contains_key(client) {
+                state.admit(now, client, true, Duration::ZERO);
+            }
+        }
         Ok(Some(state))
+    }
+
+    /// By SAs that were put there by hand, the first numbers that were never used.
+    pub(super) fn numbers(&self) -> Result<Numbers, StoreError> {
+        let entry = |(spi, value): (&str, &[u8])| {
+            let free = value.try_into().ok().map(u32::from_be_bytes);
+            let octets = u128::from_str_radix(spi, 16).ok().map(u128::to_be_bytes);
+            octets.zip(free).ok_or_else(|| damaged(&format!("number/{spi}"), "its form"))
+        };
+        self.below("number/").map(entry).collect()
     }
 
     /// SAs of ESP that were taken away.
@@ -112,9 +126,9 @@ impl Stored {
             let mut parts = key.split('/');
             let (kind, owner) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let stays = match kind {
-                "group" | "node" | "place" | "rekey" | "sent" | "restarted" => is_group(owner),
+                "group" | "node" | "place" | "rekey" | "sent" => is_group(owner),
                 "vpn" => is_vpn(owner),
-                "tek" => owner.strip_prefix("vpn ").map_or_else(|| is_group(owner), is_vpn),
+                "tek" | "restarted" => owner.strip_prefix("vpn ").map_or_else(|| is_group(owner), is_vpn),
                 _ => true,
             };
             if !stays {
@@ -126,8 +140,8 @@ impl Stored {
         (keys, spis)
     }
 
-    /// The SAs of a VPN: which end sends, since when, the SA.
-    pub(super) fn vpn(&self, name: &str, ctx: &mut Context<'_>) -> Result<Vec<(usize, Time, Tek)>, StoreError> {
+    /// A VPN, with its SAs, if there are any.
+    pub(super) fn vpn(&self, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Result<VpnState, StoreError> {
         let prefix = format!("tek/{}/", super::store::vpn_owner(name));
         let mut list = Vec::new();
         for (spi, value) in self.below(&prefix) {
@@ -142,7 +156,10 @@ impl Stored {
             ctx.spis.insert(tek.spi);
             list.push((from, ctx.calendar.time(since), tek));
         }
-        Ok(list)
+        let restarted = format!("restarted/{}/", super::store::vpn_owner(name));
+        let ends =
+            self.below(&restarted).filter_map(|(client, _)| vpn.ends.iter().position(|end| end.client == client));
+        Ok(VpnState::restore(list, ends.collect()))
     }
 
     fn tree(&self, name: &str, version: u32, depth: u8) -> Result<KeyTree, StoreError> {

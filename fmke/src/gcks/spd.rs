@@ -42,7 +42,8 @@ impl Profiles {
             senders.for_each(|(_, spd)| _ = spd.protect.insert(flow.selector.traffic()));
         }
         for vpn in self.vpns.values() {
-            for (from, end) in vpn.ends.iter().enumerate() {
+            // One without a return channel sends nothing.
+            for (from, end) in vpn.ends.iter().enumerate().filter(|(_, end)| !self.is_one_way(&end.client)) {
                 if let Some(spd) = spds.get_mut(end.client.as_str()) {
                     spd.protect.insert(vpn.traffic(from));
                 }
@@ -57,6 +58,9 @@ impl Profiles {
             let error = |message: String| Err((client.to_owned(), message));
             if spd.len() > MOST_SPD_ENTRIES {
                 return error(format!("sends more than {MOST_SPD_ENTRIES} flows"));
+            }
+            if self.is_one_way(client) && !spd.bypass.is_empty() {
+                return error("has a bypass and no return channel".into());
             }
             for bypass in &spd.bypass {
                 let TrafficSelector { protocol, source, destination: (destination, port) } = bypass;

@@ -6,7 +6,8 @@
 //! | `excluded/CLIENT` | nothing: it may not connect |
 //! | `client/CLIENT` | a digest of who it is |
 //! | `certificate/CLIENT` | the certificates that it has shown, each with its length before it |
-//! | `restarted/GROUP/CLIENT` | nothing: what it sends there is to have keys that it never used |
+//! | `restarted/GROUP/CLIENT`, `restarted/vpn VPN/CLIENT` | nothing: what it sends there is to have keys that it never used |
+//! | `number/SPI` | the first number that was never used under this SA, which was put there by hand |
 //! | `gone/SPI` | until when somebody may hold this SA of ESP, which was taken away |
 //! | `vpn/VPN` | a digest of what its keys are for |
 //! | `group/GROUP` | version and depth of its tree, since when its keys are, SPIs of its re-key SAs |
@@ -74,9 +75,14 @@ impl Write {
         Self::unset(format!("certificate/{client}"))
     }
 
-    pub(super) fn restarted(group: &str, client: &str, has: bool) -> Self {
-        let key = format!("restarted/{group}/{client}");
+    /// `owner`: a group, or [`vpn_owner`].
+    pub(super) fn restarted(owner: &str, client: &str, has: bool) -> Self {
+        let key = format!("restarted/{owner}/{client}");
         if has { Self::set(key, |_| ()) } else { Self::unset(key) }
+    }
+
+    pub(super) fn number(spi: &[u8; 16], free: u32) -> Self {
+        Self::set(format!("number/{}", hex(spi)), |value| value.extend(free.to_be_bytes()))
     }
 
     pub(super) fn gone(spi: u32, until: u64) -> Self {

@@ -12,6 +12,13 @@ impl Gcks {
         self.sessions.contains_key(client)
     }
 
+    /// Of a client without a return channel: the number of what it was told last, and how long ago that was. Whether it came nobody
+    /// knows.
+    pub fn told(&self, now: Time, client: &str) -> Option<(u32, Duration)> {
+        let (number, at) = self.one_way.get(client)?.told?;
+        Some((number, now.since(at)))
+    }
+
     /// Whether this client is excluded.
     pub fn is_excluded(&self, client: &str) -> bool {
         self.excluded.contains(client)

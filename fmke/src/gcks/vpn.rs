@@ -1,31 +1,122 @@
 //! A VPN at the key server: an SA each way between two clients.
 
+use std::collections::BTreeSet;
+
 use muster_wire::Time;
 
 use super::context::Context;
 use super::group::RENEW_AT;
+use super::machine::Gcks;
+use super::oneway::Terminal;
 use super::profile::Vpn;
+use super::restarts::Restarts;
 use super::store::{Write, vpn_owner};
 use super::tek::{Tek, delete_teks};
 use crate::isakmp::Delete;
 use crate::push::{Filling, Push};
 
-/// By which end sends. Both are there, or none.
+/// Which of its two ends.
+type End = usize;
+
+/// Its SAs, by which end sends. There is one for each end with a return channel, or none.
 #[derive(Default)]
 pub(super) struct VpnState {
-    pub(super) sas: Vec<(usize, Tek)>,
+    pub(super) sas: Vec<(End, Tek)>,
     pub(super) since: Time,
+    /// Ends that began anew: what they send needs keys that they never used.
+    pub(super) restarts: Restarts<End>,
+    /// Ends that were not there when what they send under was drawn: they have not used it.
+    untold: BTreeSet<End>,
+    /// New keys for both, as soon as both can be told.
+    is_wanted: bool,
+}
+
+/// The ends of a VPN as they are now.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    /// Can be told.
+    pub(super) here: [bool; 2],
+    /// Have a return channel.
+    pub(super) send: [bool; 2],
+}
+
+impl Ends {
+    fn are_here(self) -> bool {
+        self.here == [true; 2]
+    }
 }
 
 impl VpnState {
     /// Out of the store, where changes are whole.
-    pub(super) fn restore(stored: Vec<(usize, Time, Tek)>) -> Self {
+    pub(super) fn restore(stored: Vec<(End, Time, Tek)>, restarted: Vec<End>) -> Self {
         let since = stored.iter().map(|(_, since, _)| *since).min().unwrap_or_default();
-        VpnState { sas: stored.into_iter().map(|(from, _, tek)| (from, tek)).collect(), since }
+        let sas = stored.into_iter().map(|(from, _, tek)| (from, tek)).collect();
+        let mut state = VpnState { sas, since, ..VpnState::default() };
+        restarted.into_iter().for_each(|end| _ = state.restarts.add(end));
+        state
     }
 
-    /// Fresh keys for what these ends send.
-    pub(super) fn renew(&mut self, now: Time, name: &str, senders: &[usize], ctx: &mut Context<'_>) {
+    /// This end, which sends, began anew.
+    pub(super) fn restarted(&mut self, end: End, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) {
+        if self.sas.iter().any(|(from, _)| *from == end) && !self.untold.contains(&end) {
+            self.restarts.add(end);
+            // A crash before its keys are new must not make us forget.
+            ctx.writes.push(Write::restarted(&vpn_owner(name), &vpn.ends[end].client, true));
+        }
+    }
+
+    /// New keys, by command. They wait until both ends can be told: else one would send what the other cannot read.
+    pub(super) fn want(&mut self) {
+        self.is_wanted = true;
+    }
+
+    /// Does what is due by `now`; whether there are new keys, of which both ends are to be told.
+    pub(super) fn attend(&mut self, now: Time, name: &str, vpn: &Vpn, ends: Ends, ctx: &mut Context<'_>) -> bool {
+        if !self.sas.is_empty() && self.since + vpn.lifetime <= now {
+            // Neither end holds them any longer.
+            let owner = vpn_owner(name);
+            self.sas.drain(..).for_each(|(_, tek)| tek.forget(&owner, ctx));
+        }
+        let has_restarted = self.restarts.timeout().is_some_and(|at| at <= now);
+        let is_all = match self.sas.is_empty() {
+            true => ends.here.contains(&true),
+            false => ends.are_here() && (self.is_wanted || has_restarted || self.renewal(vpn) <= now),
+        };
+        let restarted = self.restarts.take(now, is_all, vpn.delays);
+        // Those of an end that is not here stay as they are: it cannot be told others.
+        let is_anew = |end: &End| is_all || restarted.contains(end);
+        let senders: Vec<End> = (0..2).filter(|end| ends.send[*end] && is_anew(end)).collect();
+        if senders.is_empty() {
+            return false;
+        }
+        for end in restarted {
+            ctx.writes.push(Write::restarted(&vpn_owner(name), &vpn.ends[end].client, false));
+        }
+        self.is_wanted &= !is_all;
+        self.renew(now, name, &senders, ctx);
+        for end in senders {
+            match ends.here[end] {
+                true => self.untold.remove(&end),
+                false => self.untold.insert(end),
+            };
+        }
+        true
+    }
+
+    /// This end is told.
+    pub(super) fn tell(&mut self, end: End) {
+        self.untold.remove(&end);
+    }
+
+    /// When to ask [`attend`](Self::attend).
+    pub(super) fn timeout(&self, vpn: &Vpn, ends: Ends) -> Option<Time> {
+        let lives = !self.sas.is_empty();
+        let end = lives.then(|| self.since + vpn.lifetime);
+        let renewal = (lives && ends.are_here()).then(|| self.renewal(vpn));
+        end.into_iter().chain(renewal).chain(self.restarts.timeout()).min()
+    }
+
+    fn renew(&mut self, now: Time, name: &str, senders: &[End], ctx: &mut Context<'_>) {
         let owner = vpn_owner(name);
         for (_, tek) in self.sas.extract_if(.., |(from, _)| senders.contains(from)) {
             tek.forget(&owner, ctx);
@@ -42,12 +133,13 @@ impl VpnState {
     }
 
     /// Takes its SAs, which somebody may hold `until`, away: what tells the two ends so.
-    pub(super) fn forget(&mut self, until: Time, name: &str, ctx: &mut Context<'_>) -> Vec<Delete> {
+    pub(super) fn forget(&mut self, until: Time, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Vec<Delete> {
         let owner = vpn_owner(name);
         self.sas.iter().for_each(|(_, tek)| tek.forget(&owner, ctx));
         let spis: Vec<u32> = self.sas.drain(..).map(|(_, tek)| tek.spi).collect();
         spis.iter().for_each(|spi| ctx.bury(*spi, until));
         ctx.writes.push(Write::no_vpn(name));
+        ctx.writes.extend(vpn.ends.iter().map(|end| Write::restarted(&owner, &end.client, false)));
         delete_teks(ctx.doi, &spis)
     }
 
@@ -68,7 +160,73 @@ impl VpnState {
     }
 
     /// When its keys are to be renewed.
-    pub(super) fn renewal(&self, vpn: &Vpn) -> Option<Time> {
-        (!self.sas.is_empty()).then(|| self.since + vpn.lifetime.mul_f64(RENEW_AT))
+    fn renewal(&self, vpn: &Vpn) -> Time {
+        self.since + vpn.lifetime.mul_f64(RENEW_AT)
+    }
+}
+
+impl Gcks {
+    /// Does what is due of a VPN; whether there are new keys, which its ends were told.
+    pub(super) fn attend_vpn(&mut self, now: Time, name: &str, vpn: &Vpn) -> bool {
+        if vpn.ends.iter().any(|end| self.excluded.contains(&end.client)) {
+            return false;
+        }
+        let (digest, ends) = (self.profiles.digest_of_vpn(vpn), self.ends(vpn));
+        let pushes = self.context(|gcks, ctx| {
+            let state = gcks.vpns.entry(name.to_owned()).or_default();
+            let is_fresh = state.attend(now, name, vpn, ends, ctx);
+            is_fresh.then(|| {
+                ctx.writes.push(Write::vpn(name, &digest));
+                state.push(vpn, ctx)
+            })
+        });
+        let Some(pushes) = pushes else { return false };
+        vpn.ends.iter().for_each(|end| self.push(now, &end.client, &pushes));
+        true
+    }
+
+    /// An end of a VPN has connected: it is told of its keys.
+    pub(super) fn enter_vpn(&mut self, now: Time, name: &str, vpn: &Vpn, client: &str, began_anew: bool) {
+        let Some(end) = vpn.ends.iter().position(|end| end.client == client) else { return };
+        self.context(|gcks, ctx| match gcks.vpns.get_mut(name) {
+            Some(state) if began_anew => state.restarted(end, name, vpn, ctx),
+            _ => {}
+        });
+        if self.attend_vpn(now, name, vpn) {
+            return;
+        }
+        let pushes = self.context(|gcks, ctx| {
+            let state = gcks.vpns.get_mut(name).filter(|state| !state.restarts.is_waiting(&end))?;
+            state.tell(end);
+            Some(state.push(vpn, ctx))
+        });
+        self.push(now, client, &pushes.unwrap_or_default());
+    }
+
+    fn ends(&self, vpn: &Vpn) -> Ends {
+        let clients = vpn.ends.each_ref().map(|end| end.client.as_str());
+        let is_spoken_to = |client| self.one_way.get(client).is_some_and(Terminal::is_spoken_to);
+        Ends {
+            here: clients.map(|client| self.sessions.contains_key(client) || is_spoken_to(client)),
+            send: clients.map(|client| !self.profiles.is_one_way(client)),
+        }
+    }
+
+    pub(super) fn vpn_timeout(&self, name: &str, vpn: &Vpn) -> Option<Time> {
+        self.vpns.get(name)?.timeout(vpn, self.ends(vpn))
+    }
+
+    pub(super) fn drop_vpn(&mut self, now: Time, name: &str) {
+        let profiles = self.profiles.clone();
+        if let Some(vpn) = profiles.vpns.get(name) {
+            self.drop_vpn_of(now, name, vpn);
+        }
+    }
+
+    pub(super) fn drop_vpn_of(&mut self, now: Time, name: &str, vpn: &Vpn) {
+        let Some(mut state) = self.vpns.remove(name) else { return };
+        let deletes = self.context(|_, ctx| state.forget(now + vpn.lifetime, name, vpn, ctx));
+        let push = [Push { deletes, ..Push::default() }];
+        vpn.ends.iter().for_each(|end| self.push(now, &end.client, &push));
     }
 }

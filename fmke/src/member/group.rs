@@ -9,20 +9,19 @@ use rand_core::Rng;
 use super::machine::check;
 use crate::crypto::rekey::{RekeyAlgorithm, RekeyVerifier};
 use crate::isakmp::{
-    Header, KeyDownload, Malformed, PROTO_SPD, Range, RekeySa, kek_attribute, kek_key, key_type, kind, number,
+    Header, KeyDownload, Malformed, PROTO_SPD, RekeySa, kek_attribute, kek_key, key_type, kind, number,
 };
 use crate::lkh::{Download, Joins, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, MemberPath, PathError, Update};
-use crate::push::{
-    LKH_CHAINED, LKH_VERSION, NackDue, NackTimer, Opened, Push, PushError, RekeyKeys, SILENCE, Taken, Window,
-};
+use crate::push::{LKH_CHAINED, LKH_VERSION, Opened, Push, PushError, RekeyKeys, SILENCE};
+
+use super::reception::{self, Reception};
 
 /// A group that we are in.
 pub(super) struct GroupView {
     keys: RekeyKeys,
     path: MemberPath,
     verifier: RekeyVerifier,
-    window: Window<Push>,
-    nacks: NackTimer,
+    reception: Reception,
     /// The highest number that the key server has said it used.
     last: u32,
     /// The message id with which it said so last: it rises, so that nobody can play the key server's voice from memory.
@@ -47,8 +46,9 @@ pub(super) enum Next {
 }
 
 impl GroupView {
-    /// Of what came by phase 2: the SA, the keys from our leaf to the root, the key of signatures.
-    pub(super) fn new(now: Time, sa: &RekeySa, keys: &KeyDownload) -> Result<Self, PushError> {
+    /// Of what came by phase 2: the SA, the keys from our leaf to the root, the key of signatures. `can_ask`: there is a return
+    /// channel.
+    pub(super) fn new(now: Time, sa: &RekeySa, keys: &KeyDownload, can_ask: bool) -> Result<Self, PushError> {
         let download = keys.packet(key_type::LKH, &sa.spi)?.key(LKH_DOWNLOAD_ARRAY, "LKH_DOWNLOAD_ARRAY")?;
         let download = Download::decode(download).map_err(|_| field("LKH_DOWNLOAD_ARRAY", 0))?;
         let algorithm = sa.attribute(kek_attribute::SIGNATURE, "SIG_ALGORITHM")?;
@@ -65,8 +65,7 @@ impl GroupView {
             keys: RekeyKeys::new(path.root().key(), sa.spi),
             path,
             verifier,
-            window: Window::new(next),
-            nacks: NackTimer::default(),
+            reception: Reception::new(can_ask, next),
             last: next - 1,
             told: 0,
             heard: now,
@@ -90,6 +89,11 @@ impl GroupView {
         self.source
     }
 
+    /// Whether it holds all changes of the group that `other` holds.
+    pub(super) fn is_as_new_as(&self, other: &GroupView) -> bool {
+        self.path.version() >= other.path.version()
+    }
+
     pub(super) fn is_of(&self, header: &Header) -> bool {
         self.keys.is_of(header)
     }
@@ -103,15 +107,14 @@ impl GroupView {
         rng: &mut impl Rng,
     ) -> Result<Vec<Push>, PushError> {
         let opened = self.keys.open(message, |signed, signature| self.verifier.verify(signed, signature))?;
-        let before = self.window.acknowledged();
-        let pushes = self.take(message.0.message_id, &opened, doi)?;
+        let before = self.reception.next();
+        let pushes = self.take(now, message.0.message_id, &opened, doi)?;
         self.heard = now;
-        let is_missing = self.window.acknowledged() < self.last;
-        self.nacks.update(now, is_missing, self.window.acknowledged() > before, rng);
+        self.reception.update(now, before, self.last, rng);
         Ok(pushes)
     }
 
-    fn take(&mut self, message_id: u32, opened: &Opened, doi: u32) -> Result<Vec<Push>, PushError> {
+    fn take(&mut self, now: Time, message_id: u32, opened: &Opened, doi: u32) -> Result<Vec<Push>, PushError> {
         let payloads = opened.payloads();
         if let [last] = payloads.as_slice()
             && last.kind == kind::LSEQ
@@ -136,14 +139,11 @@ impl GroupView {
         }
         check(&push)?;
         // "they delete all already received messages" (draft 4.1)
-        if !self.window.wants(number) {
+        if !self.reception.wants(number) {
             return Err(PushError::Number(number));
         }
         self.last = self.last.max(number);
-        match self.window.take(number, push) {
-            Taken::InOrder(pushes) => Ok(pushes),
-            Taken::Early | Taken::Repeated | Taken::Beyond => Ok(Vec::new()),
-        }
+        Ok(self.reception.take(now, number, push))
     }
 
     /// The next re-key SA of this group, told by multicast: what its key packets say, in order.
@@ -171,8 +171,7 @@ impl GroupView {
             return Ok(Next::Nothing);
         }
         self.keys = RekeyKeys::new(self.path.root().key(), sa.spi);
-        self.window = Window::new(next);
-        self.nacks = NackTimer::default();
+        self.reception = self.reception.restart(next);
         (self.last, self.told, self.heard, self.source) = (next - 1, 0, now, sa.source);
         self.expires = now + lifetime;
         Ok(Next::Replaced)
@@ -181,7 +180,7 @@ impl GroupView {
     /// When to ask [`due`](Self::due).
     pub(super) fn timeout(&self) -> Time {
         let end = self.end();
-        self.nacks.timeout().map_or(end, |due| due.min(end))
+        self.reception.timeout().map_or(end, |due| due.min(end))
     }
 
     /// When there is no use in it any longer: it was not heard for too long, or not renewed within "the maximum time for which
@@ -190,25 +189,32 @@ impl GroupView {
         (self.heard + SILENCE).min(self.expires)
     }
 
-    /// What is due by `now`: a negative acknowledgement; or an end, when the key server does not answer, or is not heard.
-    pub(super) fn due(&mut self, now: Time, rng: &mut impl Rng) -> Result<Option<Vec<u8>>, NotHeard> {
+    /// What is due by `now`.
+    pub(super) fn due(&mut self, now: Time, rng: &mut impl Rng) -> Due {
         if self.end() <= now {
-            return Err(NotHeard);
+            return Due::Lost;
         }
-        match self.nacks.due(now, rng) {
-            NackDue::Nothing => Ok(None),
-            NackDue::Lost => Err(NotHeard),
-            NackDue::Ask => {
-                // "in unicast to the GCKS, containing the missing sequence numbers" (draft 4.2)
-                let missing: Vec<Range> = self.window.missing(self.last);
-                Ok(Some(self.keys.seal_missing(rng.next_u32().max(1), &missing)))
-            }
+        match self.reception.due(now, self.last, rng) {
+            reception::Due::Nothing => Due::Nothing,
+            // "in unicast to the GCKS, containing the missing sequence numbers" (draft 4.2)
+            reception::Due::Ask(missing) => Due::Ask(self.keys.seal_missing(rng.next_u32().max(1), &missing)),
+            reception::Due::Take(pushes) => Due::Take(pushes),
+            reception::Due::Lost => Due::Lost,
         }
     }
 }
 
-/// What the group says is not received any longer.
-pub(super) struct NotHeard;
+/// What is to be done now.
+pub(super) enum Due {
+    /// Nothing yet.
+    Nothing,
+    /// Send this negative acknowledgement.
+    Ask(Vec<u8>),
+    /// Take these.
+    Take(Vec<Push>),
+    /// The key server does not answer, or is not heard.
+    Lost,
+}
 
 /// The number of the next message, the version of the tree, and how long the KEK is valid.
 fn read_attributes(sa: &RekeySa) -> Result<(u32, u32, Duration), Malformed> {

@@ -9,15 +9,14 @@ use rand_core::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
 use super::event::Event;
-use super::group::{GroupView, Next};
+use super::group::{Due, GroupView, Next};
+use super::oneway::{OneWay, OneWaySettings};
 use super::session::Session;
 use super::traffic::{Change, Role, Traffic};
 use crate::Refusal;
 use crate::crypto::SecretBytes;
-use crate::isakmp::{Delays, Delete, HEADER_LEN, Header, Malformed, exchange, key_type, tek_key};
-use crate::phase1::{
-    self, Authority, Closed, Credentials, Datagram, Initiator, Liveness, Message, Proposals, Refused, SaId, Server,
-};
+use crate::isakmp::{Delays, Delete, HEADER_LEN, Header, Malformed, RekeySa, exchange, key_type, tek_key};
+use crate::phase1::{self, Authority, Credentials, Datagram, Initiator, Liveness, Message, Proposals, Refused, Server};
 use crate::push::{Push, PushError, Spd};
 
 /// Octets of key and salt (RFC 4106 8.1).
@@ -45,8 +44,7 @@ pub struct Settings {
 pub struct Member {
     doi: u32,
     address: IpAddr,
-    initiator: Initiator,
-    session: Option<Session>,
+    link: Link,
     /// By where their re-key messages come to.
     groups: BTreeMap<(IpAddr, u16), GroupView>,
     traffic: Traffic,
@@ -58,17 +56,34 @@ pub struct Member {
     events: VecDeque<Event>,
 }
 
+/// The way to the key server.
+enum Link {
+    /// There and back: phase 1, and what is under way under its SA.
+    Both(Box<Initiator>, Option<Session>),
+    /// From it alone.
+    OneWay(OneWay),
+}
+
 impl Member {
     /// It connects with the first [`handle_timeout`](Self::handle_timeout).
     pub fn new(now: Time, settings: Settings, seed: &SecretBytes) -> Self {
+        let Settings { doi, address, proposals, credentials, server, liveness } = settings;
+        let initiator = Initiator::new(doi, proposals, credentials, server, liveness, now);
+        Self::with_link(doi, address, Link::Both(Box::new(initiator), None), seed)
+    }
+
+    /// One without a return channel: it takes what it is told, and sends nothing.
+    pub fn one_way(settings: &OneWaySettings, seed: &SecretBytes) -> Self {
+        Self::with_link(settings.doi, settings.address, Link::OneWay(OneWay::new(settings)), seed)
+    }
+
+    fn with_link(doi: u32, address: IpAddr, link: Link, seed: &SecretBytes) -> Self {
         let mut octets = Zeroizing::new([0; 32]);
         octets.iter_mut().zip(seed.as_bytes()).for_each(|(octet, seed)| *octet = *seed);
-        let Settings { doi, address, proposals, credentials, server, liveness } = settings;
         Member {
             doi,
             address,
-            initiator: Initiator::new(doi, proposals, credentials, server, liveness, now),
-            session: None,
+            link,
             groups: BTreeMap::new(),
             traffic: Traffic::default(),
             spd: None,
@@ -95,28 +110,48 @@ impl Member {
         if header.exchange == exchange::MULTICAST_PUSH {
             return self.handle_multicast(now, &header, &datagram[..HEADER_LEN], first, body);
         }
-        let message = self.initiator.handle_datagram(now, from, datagram, authority, &mut self.rng)?;
-        self.follow_phase1();
-        match message {
-            Some(message) => self.handle_push(now, &message),
-            None => Ok(()),
+        match &mut self.link {
+            Link::Both(initiator, _) => {
+                let message = initiator.handle_datagram(now, from, datagram, authority, &mut self.rng)?;
+                self.follow_phase1();
+                message.map_or(Ok(()), |message| self.handle_push(now, &message))
+            }
+            Link::OneWay(one_way) => {
+                let pushes = one_way.open(now, from, (&header, first, body), self.doi)?;
+                // One that cannot be taken keeps none of the others back.
+                let taken: Vec<_> = pushes.iter().map(|push| self.apply(now, push, None)).collect();
+                taken.into_iter().collect()
+            }
         }
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Time) {
-        self.initiator.handle_timeout(now, &mut self.rng);
-        self.follow_phase1();
-        self.acknowledge(now);
+        match &mut self.link {
+            Link::Both(initiator, _) => {
+                initiator.handle_timeout(now, &mut self.rng);
+                self.follow_phase1();
+                self.acknowledge(now);
+            }
+            Link::OneWay(one_way) => {
+                for push in one_way.due(now) {
+                    // It was checked when it came; what its group makes of it is its own matter.
+                    let _ = self.apply(now, &push, None);
+                }
+            }
+        }
         self.changes.extend(self.traffic.due(now));
         let due: Vec<_> =
             self.groups.iter().filter(|(_, group)| group.timeout() <= now).map(|(place, _)| *place).collect();
         for place in due {
             let Some(group) = self.groups.get_mut(&place) else { continue };
+            let (spi, to) = (group.spi(), group.source().into());
             match group.due(now, &mut self.rng) {
-                Ok(Some(bytes)) => self.out.push_back(Datagram { to: group.source().into(), bytes }),
-                Ok(None) => {}
-                Err(_) => self.lose(now, place),
+                Due::Ask(bytes) => self.out.push_back(Datagram { to, bytes }),
+                // As above.
+                Due::Take(pushes) => drop(self.hear(now, place, spi, pushes)),
+                Due::Nothing => {}
+                Due::Lost => self.lose(now, place),
             }
         }
     }
@@ -124,13 +159,21 @@ impl Member {
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Time> {
         let groups = self.groups.values().map(GroupView::timeout);
-        let session = self.session.as_ref().and_then(Session::timeout);
-        groups.chain(session).chain(self.traffic.timeout()).chain(self.initiator.poll_timeout()).min()
+        let link = match &self.link {
+            Link::Both(initiator, session) => {
+                [initiator.poll_timeout(), session.as_ref().and_then(Session::timeout)].into_iter().flatten().min()
+            }
+            Link::OneWay(one_way) => one_way.timeout(),
+        };
+        groups.chain(self.traffic.timeout()).chain(link).min()
     }
 
     /// The next datagram.
     pub fn poll_transmit(&mut self) -> Option<Datagram> {
-        self.out.pop_front().or_else(|| self.initiator.poll_transmit())
+        match &mut self.link {
+            Link::Both(initiator, _) => self.out.pop_front().or_else(|| initiator.poll_transmit()),
+            Link::OneWay(_) => None,
+        }
     }
 
     /// What the data plane is to do next.
@@ -150,7 +193,24 @@ impl Member {
 
     /// Whether there is an SA with the key server.
     pub fn is_connected(&self) -> bool {
-        self.session.is_some()
+        matches!(&self.link, Link::Both(_, Some(_)))
+    }
+
+    /// Without a return channel: the number of the next message that is taken. It is to be kept before anything is done that
+    /// [`poll_change`](Self::poll_change) says, or a replay would be taken after a restart.
+    pub fn next_number(&self) -> Option<u32> {
+        match &self.link {
+            Link::Both(..) => None,
+            Link::OneWay(one_way) => Some(one_way.next()),
+        }
+    }
+
+    /// Without a return channel: when the key server said something new to us alone.
+    pub fn heard(&self) -> Option<Time> {
+        match &self.link {
+            Link::Both(..) => None,
+            Link::OneWay(one_way) => one_way.heard,
+        }
     }
 
     /// How many SAs of ESP there are.
@@ -160,34 +220,36 @@ impl Member {
 
     /// What we show from now on: we connect anew, and hold what we hold.
     pub fn present(&mut self, now: Time, credentials: Credentials) {
-        self.initiator.present(now, credentials);
+        if let Link::Both(initiator, _) = &mut self.link {
+            initiator.present(now, credentials);
+        }
     }
 
     /// Takes leave of the key server.
     pub fn close(&mut self) {
-        self.initiator.close(&mut self.rng);
+        if let Link::Both(initiator, _) = &mut self.link {
+            initiator.close(&mut self.rng);
+        }
         self.follow_phase1();
     }
 
     fn follow_phase1(&mut self) {
-        while let Some(event) = self.initiator.poll_event() {
+        let Link::Both(initiator, session) = &mut self.link else { return };
+        while let Some(event) = initiator.poll_event() {
             match event {
                 phase1::Event::Established { sa, .. } => {
-                    self.session = Some(Session::new(sa));
+                    *session = Some(Session::new(sa));
                     self.events.push_back(Event::Connected);
                 }
-                phase1::Event::Closed { sa, why, .. } => self.closed(sa, why),
+                // What we hold stays good without the key server, until it says otherwise or its lifetime is over.
+                phase1::Event::Closed { sa, why, .. } => {
+                    if session.take_if(|session| session.sa == sa).is_some() {
+                        self.events.push_back(Event::Disconnected { why: format!("{why:?}").to_lowercase() });
+                    }
+                }
                 phase1::Event::Failed => self.events.push_back(Event::Refused),
             }
         }
-    }
-
-    fn closed(&mut self, sa: SaId, why: Closed) {
-        if self.session.take_if(|session| session.sa == sa).is_none() {
-            return;
-        }
-        self.events.push_back(Event::Disconnected { why: format!("{why:?}").to_lowercase() });
-        // What we hold stays good without the key server, until it says otherwise or its lifetime is over.
     }
 
     /// A message of phase 2.
@@ -196,19 +258,20 @@ impl Member {
         if message.header.exchange != exchange::UNICAST_PUSH {
             return Err(Refusal::Exchange(message.header.exchange));
         }
-        let sa = self.initiator.sa(message.sa).ok_or(Refused::UnknownSa)?;
+        let Link::Both(initiator, session) = &mut self.link else { return Err(Refused::UnknownSa.into()) };
+        let sa = initiator.sa(message.sa).ok_or(Refused::UnknownSa)?;
         let payloads = message.payloads()?;
         // "HASH(1) = prf(SKEYID_a, SEQ | SA |KD )" (draft 3.1)
         let (number, push) = Push::parse(sa.check_hash(&[], &payloads)?, self.doi)?;
         check(&push)?;
-        let Some(session) = self.session.as_mut().filter(|session| session.sa == message.sa) else {
+        let Some(session) = session.as_mut().filter(|session| session.sa == message.sa) else {
             // Of an SA that another has replaced, under which all is told again.
             return Ok(());
         };
         let (pushes, is_new) = session.take(now, number, push)?;
         // One that is not new may be a replay.
         if is_new {
-            self.initiator.heard(now, message.sa);
+            initiator.heard(now, message.sa);
         }
         // It is acknowledged, so nobody says it again: one that cannot be used keeps none of the others back.
         let taken: Vec<_> = pushes.iter().map(|push| self.apply(now, push, None)).collect();
@@ -227,8 +290,13 @@ impl Member {
     ) -> Result<(), Refusal> {
         let found = self.groups.iter_mut().find(|(_, group)| group.is_of(header));
         let (place, group) = found.ok_or(Refused::UnknownSa)?;
-        let place = *place;
+        let (place, spi) = (*place, group.spi());
         let pushes = group.open(now, (header, head, first, body), self.doi, &mut self.rng)?;
+        self.hear(now, place, spi, pushes)
+    }
+
+    /// Takes what was said to a group under its re-key SA with this SPI.
+    fn hear(&mut self, now: Time, place: (IpAddr, u16), spi: [u8; 16], pushes: Vec<Push>) -> Result<(), Refusal> {
         for push in pushes {
             if let Err(refusal) = self.apply(now, &push, Some(place)) {
                 // Nobody says it again, and what it was to bring is missing.
@@ -236,7 +304,7 @@ impl Member {
                 return Err(refusal);
             }
             // The rest was said under a re-key SA that is no more: for others.
-            if !self.groups.get(&place).is_some_and(|group| group.is_of(header)) {
+            if self.groups.get(&place).is_none_or(|group| group.spi() != spi) {
                 break;
             }
         }
@@ -250,11 +318,7 @@ impl Member {
         }
         for sa in &push.policy.rekey {
             match group {
-                None => {
-                    let view = GroupView::new(now, sa, &push.keys)?;
-                    self.groups.insert(view.destination(), view);
-                    self.events.push_back(Event::Joined { group: sa.destination });
-                }
+                None => self.enter(now, sa, push)?,
                 Some(place) => {
                     let Some(view) = self.groups.get_mut(&place) else { continue };
                     match view.follow(now, sa, &push.keys)? {
@@ -265,7 +329,7 @@ impl Member {
                 }
             }
         }
-        if let (Some(part), Some(session)) = (&push.policy.spd, &mut self.session)
+        if let (Some(part), Link::Both(_, Some(session))) = (&push.policy.spd, &mut self.link)
             && let Some(spd) = session.spd.take(part)?
             && self.spd.as_ref() != Some(&spd)
         {
@@ -277,9 +341,30 @@ impl Member {
             let key =
                 push.keys.packet(key_type::TEK, &sa.spi.to_be_bytes())?.key(tek_key::ALGORITHM, "TEK_ALGORITHM_KEY")?;
             let role = if sa.tunnel.0 == self.address { Role::Sender } else { Role::Receiver };
+            if role == Role::Sender && self.is_one_way() {
+                continue;
+            }
             self.changes.extend(self.traffic.install(now, role, sa, key, delays));
         }
         Ok(())
+    }
+
+    /// We are told of a group. Without a return channel we are told all the time: what we hold may be newer than what comes, which was
+    /// said before something that came by multicast.
+    fn enter(&mut self, now: Time, sa: &RekeySa, push: &Push) -> Result<(), Refusal> {
+        let view = GroupView::new(now, sa, &push.keys, !self.is_one_way())?;
+        let group = view.destination();
+        match self.groups.get(&group).filter(|_| self.is_one_way()) {
+            Some(held) if held.is_as_new_as(&view) => return Ok(()),
+            Some(_) => self.events.push_back(Event::Rekeyed { group }),
+            None => self.events.push_back(Event::Joined { group }),
+        }
+        self.groups.insert(group, view);
+        Ok(())
+    }
+
+    fn is_one_way(&self) -> bool {
+        matches!(self.link, Link::OneWay(_))
     }
 
     fn delete(&mut self, delete: &Delete) {
@@ -295,22 +380,25 @@ impl Member {
         }
     }
 
-    /// A group is not received any longer: the key server, asked anew, tells us where it is; if it does not, we are out.
+    /// A group is not received any longer: the key server, asked anew (or, of itself, when it next tells us all), tells us where it
+    /// is; if it does not, we are out.
     fn lose(&mut self, now: Time, place: (IpAddr, u16)) {
         self.groups.remove(&place);
         self.events.push_back(Event::Lost { group: place });
-        self.initiator.renew(now);
+        if let Link::Both(initiator, _) = &mut self.link {
+            initiator.renew(now);
+        }
     }
 
     fn acknowledge(&mut self, now: Time) {
-        let Some(session) = &mut self.session else { return };
+        let Link::Both(initiator, Some(session)) = &mut self.link else { return };
         let sa = session.sa;
         let Some(mut chain) = session.due(now) else { return };
-        let Some(phase1) = self.initiator.sa(sa) else { return };
+        let Some(phase1) = initiator.sa(sa) else { return };
         // "HASH(2) = prf(SKEYID_a, ACK [ | SACK ])" (draft 3.1)
         phase1.add_hash(&[], &mut chain);
         let datagram = phase1.seal(exchange::UNICAST_PUSH, self.rng.next_u32().max(1), &chain);
-        self.initiator.send(sa, datagram);
+        initiator.send(sa, datagram);
     }
 }
 

@@ -1,10 +1,13 @@
 //! A client of the key server: it connects, holds what it is told, and says what the data plane is to do.
 //!
-//! [`Member`] is the state machine. Read `session` (phase 2), `group` (phase 3), `traffic` (SAs of ESP, one after the other).
+//! [`Member`] is the state machine. Read `session` (phase 2), `oneway` (the same without a return channel), `group` and `reception`
+//! (phase 3), `traffic` (SAs of ESP, one after the other).
 
 mod event;
 mod group;
 mod machine;
+mod oneway;
+mod reception;
 mod session;
 mod traffic;
 
@@ -13,6 +16,7 @@ mod tests;
 
 pub use event::Event;
 pub use machine::{Member, Settings};
+pub use oneway::OneWaySettings;
 pub use traffic::{Change, FlowKey};
 
 pub use crate::push::{MOST_SPD_ENTRIES, Spd};

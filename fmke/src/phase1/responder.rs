@@ -11,7 +11,7 @@ use super::budget::{Budget, Rate};
 use super::cookie::{Cookies, Opening};
 use super::fragment::{Reassembly, split};
 use super::main_mode::{Agreed, Keyed, Role, Share, opening, read_opening};
-use super::session::{Due, Heard, Session};
+use super::session::{Due, Heard, Last, Session};
 use super::suite::MOST_OFFER;
 use super::table::Table;
 use super::{
@@ -20,8 +20,8 @@ use super::{
 use crate::crypto::dh::Secret;
 use crate::isakmp::{Cookie, Header, Identity, Transform, exchange, flags, kind, write_proposal};
 
-/// An exchange lives for so long after its first message, and for so long again after its third; in the latter time its last
-/// message is sent again to whoever lost it.
+/// An exchange lives for so long after its first message, and for so long again after its third; for so long after its fifth the
+/// last message is sent again to whoever lost it.
 const HALF_OPEN: Duration = Duration::from_secs(60);
 /// SAs of one identity, at most: the one in use, and the one that takes its place.
 const MOST_OF_IDENTITY: usize = 2;
@@ -29,7 +29,7 @@ const MOST_OF_IDENTITY: usize = 2;
 /// What strangers can take up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Exchanges that wait for a third message, and as many that wait for a fifth or were completed a moment ago.
+    /// Exchanges that wait for a third message, and as many that wait for a fifth. Who has completed one takes no one's place here.
     pub exchanges: usize,
     /// The same of one address.
     pub exchanges_of_address: usize,
@@ -65,6 +65,8 @@ pub struct Responder {
     of_identity: BTreeMap<Identity, Vec<Cookie>>,
     /// When to look at which; it may be too early, for a peer that was heard meanwhile.
     timers: BTreeSet<(Time, Cookie)>,
+    /// Which sessions still have the last message of phase 1, and until when.
+    answered: VecDeque<(Time, Cookie)>,
     datagrams: VecDeque<Datagram>,
     events: VecDeque<Event>,
 }
@@ -77,13 +79,12 @@ struct Opened {
     sent: Vec<u8>,
 }
 
-/// After messages 3 and 4, or 5 and 6.
+/// After messages 3 and 4.
 struct Half {
     initiator: Cookie,
     address: SocketAddr,
     takes_fragments: bool,
-    /// None once the SA is established.
-    keyed: Option<Box<Keyed>>,
+    keyed: Box<Keyed>,
     received: Vec<u8>,
     sent: Vec<u8>,
 }
@@ -112,6 +113,7 @@ impl Responder {
             sessions: BTreeMap::new(),
             of_identity: BTreeMap::new(),
             timers: BTreeSet::new(),
+            answered: VecDeque::new(),
             datagrams: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -161,7 +163,8 @@ impl Responder {
     /// When to call [`Responder::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Time> {
         let tables = [self.opened.expires(), self.halves.expires(), self.reassembly.expires()];
-        tables.into_iter().flatten().chain(self.timers.first().map(|(at, _)| *at)).min()
+        let answered = self.answered.front().map(|(until, _)| *until);
+        tables.into_iter().flatten().chain(answered).chain(self.timers.first().map(|(at, _)| *at)).min()
     }
 
     /// Time has passed.
@@ -169,6 +172,12 @@ impl Responder {
         self.opened.expire(now);
         self.halves.expire(now);
         self.reassembly.expire(now);
+        while let Some(&(_, cookie)) = self.answered.front().filter(|(until, _)| *until <= now) {
+            self.answered.pop_front();
+            if let Some(session) = self.sessions.get_mut(&cookie) {
+                session.last = None;
+            }
+        }
         while let Some(&(at, cookie)) = self.timers.first().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, cookie));
             let Some(session) = self.sessions.get_mut(&cookie) else { continue };
@@ -198,7 +207,7 @@ impl Responder {
         self.sessions.values().map(|session| &session.sa)
     }
 
-    /// Exchanges that are not complete, or were completed a moment ago.
+    /// Exchanges that are not complete.
     pub fn exchanges(&self) -> usize {
         self.opened.len() + self.halves.len()
     }
@@ -269,10 +278,19 @@ impl Responder {
                 return Ok(None);
             }
             self.handle_fifth(now, from, datagram, peer, rng)?;
+        } else if let Some(again) = self.answer_of(id, from, datagram) {
+            self.transmit(from, again.0, again.1);
         } else {
             self.handle_third(now, from, datagram, peer.0, rng)?;
         }
         Ok(None)
+    }
+
+    /// What was said to the last message of phase 1, if this is that message, and whether in pieces.
+    fn answer_of(&self, id: SaId, from: SocketAddr, datagram: &[u8]) -> Option<(Vec<u8>, bool)> {
+        let session = self.session(id).filter(|session| session.address == from)?;
+        let last = session.last.as_ref().filter(|last| last.received == datagram)?;
+        Some((last.sent.clone(), session.sa.features.fragments))
     }
 
     /// Message 1: an offer. It costs an entry, and not even that if it is familiar.
@@ -371,7 +389,7 @@ impl Responder {
             initiator: id.initiator,
             address: from,
             takes_fragments,
-            keyed: Some(Box::new(keyed)),
+            keyed: Box::new(keyed),
             received: datagram.to_vec(),
             sent: sent.clone(),
         };
@@ -393,7 +411,10 @@ impl Responder {
         let (header, first, body) = Header::parse(datagram)?;
         let cookie = header.responder;
         let half = self.halves.get(cookie).ok_or(Refused::UnknownSa)?;
-        let keyed = half.keyed.as_ref().filter(|_| header.is_encrypted()).ok_or(Refused::OutOfPlace)?;
+        if !header.is_encrypted() {
+            return Err(Refused::OutOfPlace);
+        }
+        let keyed = &half.keyed;
         let plaintext = keyed.open(keyed.keys.first_iv(), body)?;
         if keyed.agreed.suite.authentication.signature().is_some() && !self.budget.take(now) {
             return Err(Refused::Busy);
@@ -407,14 +428,14 @@ impl Responder {
         let chain = keyed.prove(Role::Responder, &self.own, rng)?;
         let sent = keyed.seal(keyed.agreed.suite.cipher.last_block(body), &chain)?;
 
-        let Some(half) = self.halves.get_mut(cookie) else { return Err(Refused::UnknownSa) };
-        let Some(keyed) = half.keyed.take() else { return Err(Refused::OutOfPlace) };
-        (half.received, half.sent) = (datagram.to_vec(), sent.clone());
+        let Half { keyed, .. } = self.halves.remove(cookie).ok_or(Refused::UnknownSa)?;
         let opening = Opening { offer: keyed.agreed.offer.clone(), features: keyed.agreed.features };
         self.cookies.learn(&opening);
         let sa = keyed.into_sa(&sent, shown.identity, now);
-        self.transmit(from, sent, sa.features.fragments);
-        let session = Session::new(sa, from, now, rng);
+        self.transmit(from, sent.clone(), sa.features.fragments);
+        let mut session = Session::new(sa, from, now, rng);
+        session.last = Some(Box::new(Last { received: datagram.to_vec(), sent }));
+        self.answered.push_back((now + HALF_OPEN, cookie));
         self.establish(now, session, shown.certificates, shown.begins_anew, rng);
         Ok(())
     }
@@ -488,7 +509,6 @@ impl Responder {
                 self.of_identity.remove(&peer);
             }
         }
-        self.halves.remove(cookie);
         self.events.push_back(Event::Closed { sa, peer, why });
     }
 

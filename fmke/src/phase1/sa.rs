@@ -39,6 +39,11 @@ impl IsakmpSa {
         self.id
     }
 
+    /// The domain of interpretation.
+    pub(crate) fn doi(&self) -> u32 {
+        self.doi
+    }
+
     /// Who the peer is.
     pub fn peer(&self) -> &Identity {
         &self.peer

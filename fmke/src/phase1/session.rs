@@ -15,6 +15,13 @@ pub(super) struct Session {
     /// Where the peer was in phase 1, and still is.
     pub(super) address: SocketAddr,
     watch: Watch,
+    /// For a while, at the key server: the last message of phase 1 that came, and our answer, which may be lost.
+    pub(super) last: Option<Box<Last>>,
+}
+
+pub(super) struct Last {
+    pub(super) received: Vec<u8>,
+    pub(super) sent: Vec<u8>,
 }
 
 /// What a datagram under an SA is.
@@ -42,7 +49,7 @@ pub(super) enum Due {
 
 impl Session {
     pub(super) fn new(sa: IsakmpSa, address: SocketAddr, now: Time, rng: &mut impl CryptoRng) -> Self {
-        Session { sa, address, watch: Watch::new(now, rng) }
+        Session { sa, address, watch: Watch::new(now, rng), last: None }
     }
 
     /// A datagram whose cookies are this SA's.

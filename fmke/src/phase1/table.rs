@@ -57,7 +57,9 @@ impl<T> Table<T> {
         self.remove(cookie);
         let drawn = rng.next_u64();
         match self.of_address.get(&address) {
-            Some(own) if own.len() >= self.most_of_one => self.remove(own[(drawn % own.len() as u64) as usize]),
+            Some(own) if own.len() >= self.most_of_one => {
+                self.remove(own[(drawn % own.len() as u64) as usize]);
+            }
             _ if self.entries.len() >= self.most => {
                 // Cookies are as good as random to those who do not know the key.
                 let after = self.entries.range(Cookie(drawn.to_be_bytes())..).chain(self.entries.iter()).next();
@@ -77,14 +79,15 @@ impl<T> Table<T> {
         }
     }
 
-    pub(super) fn remove(&mut self, cookie: Cookie) {
-        let Some(entry) = self.entries.remove(&cookie) else { return };
+    pub(super) fn remove(&mut self, cookie: Cookie) -> Option<T> {
+        let entry = self.entries.remove(&cookie)?;
         if let Some(own) = self.of_address.get_mut(&entry.address) {
             own.retain(|other| *other != cookie);
             if own.is_empty() {
                 self.of_address.remove(&entry.address);
             }
         }
+        Some(entry.value)
     }
 
     /// All of one address.

@@ -56,9 +56,15 @@ impl MulticastSender {
         self.telling = Some((now, FIRST_TELLING));
     }
 
+    /// Keeps no message any longer, only how many there were.
+    pub(crate) fn forget(&mut self) {
+        self.first = self.next_number();
+        self.sent = Vec::new();
+    }
+
     /// Tells the last number as after a message.
     pub(crate) fn tell_soon(&mut self, now: Time) {
-        if !self.sent.is_empty() {
+        if self.telling.is_some() {
             self.telling = Some((now + FIRST_TELLING, FIRST_TELLING));
         }
     }
@@ -138,6 +144,10 @@ mod tests {
         assert_eq!(times, [0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5]);
         sender.push(Time(100 * SECOND), vec![2]);
         assert_eq!(sender.timeout(), Some(Time(100 * SECOND + SECOND / 2)));
+        sender.forget();
+        assert_eq!((sender.next_number(), sender.missed(Time(200 * SECOND), &range(1, 2)).len()), (3, 0));
+        sender.tell_soon(Time(200 * SECOND));
+        assert_eq!(sender.due(Time(201 * SECOND)), Some(2), "how many there were is still told");
         let mut resumed = MulticastSender::new(1);
         resumed.resume(Time(7 * SECOND), vec![1]);
         resumed.resume(Time(7 * SECOND), vec![2]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::isakmp::Range;
 
 /// Messages beyond the next one are kept, at most so many ahead: what is further ahead comes again.
-const AHEAD: u32 = 64;
+pub(super) const AHEAD: u32 = 64;
 
 /// The receiver's window over the numbers of one SA, which begin at 1. Messages are handed on in order: a delete must not
 /// overtake what it deletes. "It must also keep a sliding receive window for it." (draft 7.5)
@@ -60,6 +60,30 @@ impl<T> Window<T> {
             self.next = self.next.saturating_add(1);
         }
         Taken::InOrder(in_order)
+    }
+
+    /// Gives up those that are missing below `number`: what had waited for them, in order.
+    pub(crate) fn skip_to(&mut self, number: u32) -> Vec<T> {
+        let mut in_order = Vec::new();
+        while let Some(entry) = self.early.first_entry().filter(|entry| *entry.key() < number) {
+            in_order.push(entry.remove());
+        }
+        self.next = self.next.max(number);
+        while let Some(message) = self.early.remove(&self.next) {
+            in_order.push(message);
+            self.next = self.next.saturating_add(1);
+        }
+        in_order
+    }
+
+    /// The number that is handed on next.
+    pub(crate) fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// Those that came before their turn.
+    pub(crate) fn early(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.early.iter().map(|(number, message)| (*number, message))
     }
 
     /// The last number up to which all have come (ACK); 0: none.

@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use muster_fmke::gcks::{Client, Credential, End, Flow, FlowSelector, Group, Profiles, Vpn};
+use muster_fmke::crypto::SecretBytes;
+use muster_fmke::gcks::{Client, Credential, End, Flow, FlowSelector, Group, OneWay, Profiles, Vpn};
 use muster_fmke::isakmp::Delays;
 use muster_fmke::member::{FlowKey, Spd};
+use muster_fmke::phase1::ManualKey;
 
-use super::{Weather, World};
+use super::{PORT, Weather, World};
+
+pub(crate) const TERMINAL: &str = "terminal";
 
 const DELAYS: Delays = Delays { activation: 2, deactivation: 5 };
 
@@ -22,6 +26,25 @@ impl World {
         let sent = self.flows(name, |_| true).into_iter().filter(|(_, is_sent)| *is_sent);
         let protect = sent.map(|(flow, _)| flow.selector()).collect();
         Spd { bypass: self.profiles.clients[name].bypass.clone(), protect }
+    }
+
+    /// The same with a terminal that cannot answer in all groups, to which the hub also sends by unicast.
+    pub(crate) fn with_terminal(seed: u64, weather: Weather) -> Self {
+        let mut profiles = profiles();
+        let key = ManualKey::new(SecretBytes::from(&[7; 32][..])).unwrap();
+        let terminal = Client {
+            address: "192.0.2.13".parse().unwrap(),
+            credential: Credential::default(),
+            bypass: BTreeSet::new(),
+            one_way: Some(OneWay { key, port: PORT }),
+        };
+        profiles.clients.insert(TERMINAL.into(), terminal);
+        profiles.groups.values_mut().for_each(|group| _ = group.members.insert(TERMINAL.into()));
+        let mut vpn = profiles.vpns["hub-site-1"].clone();
+        vpn.ends[1] = End { client: TERMINAL.into(), net: "10.4.0.0/16".parse().unwrap(), port: 0 };
+        profiles.vpns.insert("hub-terminal".into(), vpn);
+        profiles.check().unwrap();
+        World::new(seed, weather, profiles)
     }
 
     /// What a client is to hold by the profiles: (flow, whether it sends it).
@@ -44,7 +67,8 @@ impl World {
         }
         for vpn in self.profiles.vpns.values().filter(|vpn| is_open(vpn)) {
             for (from, to) in [(&vpn.ends[0], &vpn.ends[1]), (&vpn.ends[1], &vpn.ends[0])] {
-                if from.client == name || to.client == name {
+                let is_sent = self.profiles.clients[&from.client].one_way.is_none();
+                if is_sent && (from.client == name || to.client == name) {
                     let (source, destination) = ((from.net, from.port), (to.net, to.port));
                     let tunnel = (address(&from.client), address(&to.client));
                     flows
@@ -64,8 +88,12 @@ fn profiles() -> Profiles {
     ];
     let mut profiles = Profiles::default();
     for (name, address, _) in routers {
-        let client =
-            Client { address: address.parse().unwrap(), credential: Credential::default(), bypass: BTreeSet::new() };
+        let client = Client {
+            address: address.parse().unwrap(),
+            credential: Credential::default(),
+            one_way: None,
+            bypass: BTreeSet::new(),
+        };
         profiles.clients.insert(name.into(), client);
     }
     for (number, sites) in [vec!["site-1"], vec!["site-2"], vec!["site-1", "site-2"]].into_iter().enumerate() {

@@ -2,15 +2,17 @@
 
 mod figure_7;
 
+pub(crate) use figure_7::TERMINAL;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::crypto::rekey::RekeyAlgorithm;
-use muster_fmke::gcks::{self, Event, Gcks, Profiles};
+use muster_fmke::gcks::{self, Event, Gcks, OneWay, Profiles};
 use muster_fmke::isakmp::{Identity, TrafficSelector};
-use muster_fmke::member::{self, Change, FlowKey, Member, Spd};
+use muster_fmke::member::{self, Change, FlowKey, Member, OneWaySettings, Spd};
 use muster_fmke::phase1::{
     Authority, CertificateError, Client, Clients, Credentials, Datagram, Limits, Liveness, Proposals, Server,
 };
@@ -70,6 +72,10 @@ pub(crate) struct World {
     pub(crate) lost: Vec<String>,
     excluded: BTreeSet<String>,
     cut_off: BTreeSet<String>,
+    /// What those without a return channel keep over a restart.
+    kept: BTreeMap<String, u32>,
+    /// All that was ever sent to the terminal alone, by message id.
+    pub(crate) to_terminal: BTreeMap<u32, Vec<u8>>,
 }
 
 /// A client and what its data plane holds.
@@ -110,6 +116,8 @@ impl World {
             lost: Vec::new(),
             excluded: BTreeSet::new(),
             cut_off: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            to_terminal: BTreeMap::new(),
         };
         for name in world.profiles.clients.keys().cloned().collect::<Vec<_>>() {
             world.restart(&name);
@@ -120,16 +128,14 @@ impl World {
     /// A client begins, with nothing.
     pub(crate) fn restart(&mut self, name: &str) {
         let address = self.profiles.clients[name].address;
-        let settings = member::Settings {
-            doi: DOI,
-            address,
-            proposals: Proposals::default(),
-            credentials: Credentials { identity: Identity::Address(address), certificates: Vec::new() },
-            server: Server { address: server(), secret: self.secrets.0.get(&address).cloned(), identity: None },
-            liveness: Liveness::default(),
-        };
         let seed = SecretBytes::generate(32, &mut self.rng);
-        let member = Member::new(self.now, settings, &seed);
+        let member = match &self.profiles.clients[name].one_way {
+            Some(OneWay { key, .. }) => {
+                let next = self.kept.get(name).copied().unwrap_or(1);
+                Member::one_way(&OneWaySettings { doi: DOI, address, server: server(), key: key.clone(), next }, &seed)
+            }
+            None => Member::new(self.now, self.settings(address), &seed),
+        };
         let router = Router {
             member,
             address,
@@ -144,6 +150,17 @@ impl World {
         if let Some(before) = before {
             let sent_under = before.sent_under;
             self.clients.get_mut(name).unwrap().sent_under.extend(sent_under);
+        }
+    }
+
+    fn settings(&self, address: IpAddr) -> member::Settings {
+        member::Settings {
+            doi: DOI,
+            address,
+            proposals: Proposals::default(),
+            credentials: Credentials { identity: Identity::Address(address), certificates: Vec::new() },
+            server: Server { address: server(), secret: self.secrets.0.get(&address).cloned(), identity: None },
+            liveness: Liveness::default(),
         }
     }
 
@@ -208,7 +225,13 @@ impl World {
     /// Stores, then sends.
     fn serve(&mut self) {
         self.store();
+        let terminal = self.profiles.clients.get(TERMINAL).map(|client| SocketAddr::new(client.address, PORT));
         while let Some(datagram) = self.gcks.poll_transmit() {
+            if Some(datagram.to) == terminal {
+                let id = u32::from_be_bytes(datagram.bytes[20..24].try_into().unwrap());
+                let said = self.to_terminal.entry(id).or_insert_with(|| datagram.bytes.clone());
+                assert_eq!(*said, datagram.bytes, "two messages with one number under one key");
+            }
             if datagram.to.ip().is_multicast() {
                 // Each receiver has its own luck.
                 for name in self.clients.keys().cloned().collect::<Vec<_>>() {
@@ -266,6 +289,10 @@ impl World {
         while let Some(datagram) = router.member.poll_transmit() {
             out.push(datagram);
         }
+        if let Some(next) = router.member.next_number() {
+            assert!(out.is_empty(), "it cannot send");
+            self.kept.insert(name.to_owned(), next);
+        }
         while let Some(change) = router.member.poll_change() {
             router.apply(change);
         }
@@ -275,8 +302,35 @@ impl World {
         }
     }
 
+    /// Says again all that was said to the terminal alone: how much of it is taken.
+    pub(crate) fn replay_to_terminal(&mut self) -> usize {
+        let said = self.to_terminal.clone();
+        let router = self.clients.get_mut(TERMINAL).unwrap();
+        let taken =
+            said.values().filter(|bytes| router.member.handle_datagram(self.now, server(), bytes, &()).is_ok()).count();
+        self.drain(TERMINAL);
+        taken
+    }
+
+    /// Lets a client in again.
+    pub(crate) fn admit(&mut self, name: &str) {
+        self.excluded.remove(name);
+        self.gcks.admit(self.now, name);
+        self.serve();
+    }
+
+    /// How many SAs of ESP it holds, those that are on their way out, too.
+    pub(crate) fn sas(&self, name: &str) -> usize {
+        self.clients[name].member.sas()
+    }
+
     pub(crate) fn rekey(&mut self) {
         self.gcks.rekey(self.now, None);
+        self.serve();
+    }
+
+    pub(crate) fn rekey_group(&mut self, group: &str) {
+        self.gcks.rekey(self.now, Some(group));
         self.serve();
     }
 
@@ -374,10 +428,14 @@ impl World {
     /// Runs until every client who is in holds what it is to hold, and whoever sends does so under a key that those have who
     /// are to receive it.
     pub(crate) fn settle(&mut self) {
+        self.settle_within(Duration::from_secs(300));
+    }
+
+    pub(crate) fn settle_within(&mut self, limit: Duration) {
         let begun = self.now;
         while let Some(amiss) = self.amiss() {
             let took = self.now.since(begun);
-            assert!(took < Duration::from_secs(300), "seed {}, {:?}: {amiss}", self.seed, self.weather);
+            assert!(took < limit, "seed {}, {:?}: {amiss}", self.seed, self.weather);
             self.run(Duration::from_secs(1));
         }
     }
@@ -459,6 +517,7 @@ fn key_server(
         liveness: Liveness::default(),
         limits: Limits::default(),
         join_window: Duration::from_millis(20),
+        one_way_period: Duration::from_secs(60),
         signature: RekeyAlgorithm::EcdsaP256,
     };
     let unix = 1_700_000_000 + now.0 / 1_000_000;

@@ -50,11 +50,26 @@ impl Client {
             "name": "key server",
             "member_id": member_of(self.server.ip()).to_string(),
             "address": self.server.ip(),
-            "state": if self.member.is_connected() { "up" } else { "suspect" },
+            "state": if self.is_told() { "up" } else { "suspect" },
             "reason": null,
             "last_hello_ms": null,
             "hello_interval_ms": null,
         }])
+    }
+
+    /// Whether the key server is there, as far as we can know.
+    fn is_told(&self) -> bool {
+        self.member.is_connected() || self.member.heard().is_some()
+    }
+
+    fn state(&self) -> &'static str {
+        match (self.numbers.is_some(), self.is_told()) {
+            (false, true) => "connected",
+            (false, false) => "connecting",
+            // Without a return channel.
+            (true, true) => "receiving",
+            (true, false) => "waiting",
+        }
     }
 
     /// What red unicast goes to which router.
@@ -86,7 +101,7 @@ impl Client {
             "member_id": member_of(self.address).to_string(),
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_ms": self.outside.begun.elapsed().as_millis() as u64,
-            "state": if self.member.is_connected() { "connected" } else { "connecting" },
+            "state": self.state(),
             "black_address": self.address,
             "gcks": self.server,
             "group": {

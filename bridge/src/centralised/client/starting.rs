@@ -4,12 +4,12 @@ use caps::Capability;
 use muster_dataplane::{Backend, EspConfig, enable_forwarding};
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::isakmp::Identity;
-use muster_fmke::member;
-use muster_fmke::phase1::{Credentials, Liveness, Server};
+use muster_fmke::member::{self, OneWaySettings};
+use muster_fmke::phase1::{Credentials, Liveness, ManualKey, Server};
 
 use super::*;
 use crate::centralised::phase1::{identity, proposals};
-use crate::centralised::read_secret;
+use crate::centralised::{SHORT_KEY, read_secret};
 use crate::daemon::own_prefixes;
 use crate::settings::{GcksAt, SettingsError};
 
@@ -103,19 +103,34 @@ impl Client {
         muster_dataplane::unblock_others(&block)?;
         // Not before the block stands, on interfaces that are there: a slip of the pen makes no router of a machine.
         enable_forwarding(interface)?;
-        let settings = member::Settings {
-            doi: wanted.doi,
-            address,
-            proposals: proposals(wanted.legacy),
-            credentials,
-            server: Server { address: server, secret, identity: Some(expected) },
-            liveness: Liveness::default(),
-        };
         let mut seed = SecretBytes::zeros(32);
         getrandom::fill(seed.as_mut_bytes()).map_err(|error| io_error("random numbers")(error.into()))?;
-        let mut member = Member::new(now(), settings, &seed);
+        let mut numbers = None;
+        let mut member = match wanted.return_channel {
+            true => {
+                let settings = member::Settings {
+                    doi: wanted.doi,
+                    address,
+                    proposals: proposals(wanted.legacy),
+                    credentials,
+                    server: Server { address: server, secret, identity: Some(expected) },
+                    liveness: Liveness::default(),
+                };
+                Member::new(now(), settings, &seed)
+            }
+            false => {
+                let short = || io_error("gcks.secret_file")(io::Error::other(SHORT_KEY));
+                let key = secret.and_then(|secret| ManualKey::new(secret).ok()).ok_or_else(short)?;
+                let folder = folder(&outside.config).join(&file.device.state_dir);
+                let sa = key.sa(wanted.doi, server.ip(), address).id().octets();
+                let kept = Numbers::load(&folder, sa).map_err(io_error("device.state_dir"))?;
+                let settings = OneWaySettings { doi: wanted.doi, address, server, key, next: kept.next() };
+                numbers = Some(kept);
+                Member::one_way(&settings, &seed)
+            }
+        };
         member.handle_timeout(now());
-        info!(%address, %server, "started as a client of the key server");
+        info!(%address, %server, return_channel = wanted.return_channel, "started as a client of the key server");
         let mut client = Client {
             outside,
             file: file.clone(),
@@ -130,6 +145,8 @@ impl Client {
             socket,
             listening: BTreeMap::new(),
             deaf: false,
+            numbers,
+            forgetful: false,
             buffer: vec![0; socket::LONGEST],
             refused: 0,
             worn: Worn::default(),

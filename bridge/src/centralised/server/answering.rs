@@ -57,7 +57,7 @@ impl Server {
             Request::Admit { clients } => {
                 check(machine, &clients)?;
                 info!(clients = clients.join(" "), "admitted by command");
-                clients.iter().for_each(|client| machine.admit(client));
+                clients.iter().for_each(|client| machine.admit(now(), client));
                 Ok((json!({}), true))
             }
             _ => Err("this daemon is a key server".into()),
@@ -95,6 +95,7 @@ fn clients(machine: &Gcks) -> Value {
     let lines = profiles.clients.iter().map(|(name, client)| {
         let state = match () {
             () if machine.is_excluded(name) => "excluded",
+            () if client.one_way.is_some() => "one-way",
             () if machine.is_connected(name) => "connected",
             () => "away",
         };
@@ -103,7 +104,19 @@ fn clients(machine: &Gcks) -> Value {
         let is_end = |ends: &[muster_fmke::gcks::End; 2]| ends.iter().any(|end| end.client == *name);
         let vpns: Vec<_> = profiles.vpns.iter().filter(|(_, vpn)| is_end(&vpn.ends)).map(|(name, _)| name).collect();
         let bypass: Vec<_> = client.bypass.iter().map(|one| selector(one).to_string()).collect();
-        json!({ "name": name, "address": client.address, "state": state, "groups": groups, "vpns": vpns, "bypass": bypass })
+        // Of one that cannot say what came: what was said to it last, and when.
+        let told = machine
+            .told(now(), name)
+            .map(|(number, age)| json!({ "number": number, "age_ms": age.as_millis() as u64 }));
+        json!({
+            "name": name,
+            "address": client.address,
+            "state": state,
+            "told": told,
+            "groups": groups,
+            "vpns": vpns,
+            "bypass": bypass,
+        })
     });
     Value::Array(lines.collect())
 }

@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use muster_fmke::crypto::SecretBytes;
 use muster_fmke::phase1::Clients;
 
 use super::*;
@@ -160,6 +161,33 @@ fn an_error_in_what_belongs_to_certificates_names_it() {
     let error =
         load_certified(&pki, &(GOOD.to_owned() + "\n[clients.c]\naddress = \"192.0.2.3\"\nidentity = \"c.example\"\n"));
     assert!(error.is_err_and(|error| error.contains("gcks.certificate")));
+}
+
+#[test]
+fn a_client_without_a_return_channel_has_a_key_and_says_nothing() {
+    let one_way = GOOD.replace(
+        "secret = \"0123456789abcdef\"",
+        "secret = \"0123456789abcdef0123456789abcdef\"\nreturn_channel = false",
+    );
+    let settings = load(&one_way).unwrap();
+    let client = settings.profiles.clients["b"].one_way.as_ref().unwrap();
+    let key = |octets: &[u8]| ManualKey::new(SecretBytes::from(octets)).unwrap();
+    assert_eq!((&client.key, client.port), (&key(b"0123456789abcdef0123456789abcdef"), 848));
+    assert!(settings.known.client([192, 0, 2, 2].into()).is_none(), "for phase 1 it is nobody");
+    assert_eq!(settings.machine().one_way_period, Duration::from_secs(60));
+    let elsewhere = one_way.replace("return_channel = false", "return_channel = false\nport = 849");
+    assert_eq!(load(&elsewhere).unwrap().profiles.clients["b"].one_way.as_ref().unwrap().port, 849);
+    for (was, is, why) in [
+        ("0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcde", "32 octets"),
+        ("return_channel = false", "port = 849", "without a return channel"),
+        ("return_channel = false", "return_channel = false\nidentity = \"b\"", "phase 1"),
+        ("senders = [\"a\"]", "senders = [\"a\", \"b\"]", "\"b\", who sends to 239.10.0.1, has no return channel"),
+        ("\"192.0.2.9\"", "\"192.0.2.9\"\none_way_period = \"5s\"", "gcks.one_way_period"),
+    ] {
+        assert!(one_way.contains(was), "{was}");
+        let error = load(&one_way.replacen(was, is, 1)).err().expect(is);
+        assert!(error.contains(why), "{is}: {error}");
+    }
 }
 
 #[test]

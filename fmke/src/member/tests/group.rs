@@ -4,11 +4,11 @@ use muster_wire::Time;
 
 use super::server::{DOI, GroupServer, traffic};
 use crate::isakmp::{HEADER_LEN, Header, Malformed, Range, RekeySa, kek_attribute};
-use crate::member::group::{GroupView, Next};
+use crate::member::group::{Due, GroupView, Next};
 use crate::push::{LKH_VERSION, Push, PushError, SILENCE};
 
 fn view(server: &GroupServer) -> GroupView {
-    GroupView::new(Time(0), &server.sa, &server.download).unwrap()
+    GroupView::new(Time(0), &server.sa, &server.download, true).unwrap()
 }
 
 /// How many messages are handed on.
@@ -30,7 +30,7 @@ fn what_is_missing_is_asked_for_and_what_was_here_is_deleted() {
     }
     assert_eq!(open(&mut server, &mut view, Time(0), &datagrams[1]), Err(PushError::Number(6)), "it was here");
     let due = view.timeout();
-    let asked = view.due(due, &mut server.rng).ok().flatten().expect("a negative acknowledgement");
+    let Due::Ask(asked) = view.due(due, &mut server.rng) else { panic!("no negative acknowledgement") };
     let (header, first, body) = Header::parse(&asked).unwrap();
     let missing = [Range { first: 5, last: 5 }, Range { first: 8, last: 8 }];
     assert_eq!(server.keys.open_missing(&header, first, body), Ok(missing.to_vec()));
@@ -54,7 +54,7 @@ fn the_last_number_tells_what_is_missing_and_is_taken_once() {
     let told = server.told(8, 6);
     assert_eq!(open(&mut server, &mut view, Time(9), &told), Ok(0));
     let due = view.timeout();
-    let asked = view.due(due, &mut server.rng).ok().flatten().expect("a negative acknowledgement");
+    let Due::Ask(asked) = view.due(due, &mut server.rng) else { panic!("no negative acknowledgement") };
     let (header, first, body) = Header::parse(&asked).unwrap();
     assert_eq!(server.keys.open_missing(&header, first, body), Ok(vec![Range { first: 5, last: 6 }]));
 }
@@ -62,8 +62,9 @@ fn the_last_number_tells_what_is_missing_and_is_taken_once() {
 #[test]
 fn a_rekey_sa_without_what_it_must_say_is_refused() {
     let server = GroupServer::new();
-    let with =
-        |class: u16, value: Option<u32>| GroupView::new(Time(0), &server.with(class, value), &server.download).err();
+    let with = |class: u16, value: Option<u32>| {
+        GroupView::new(Time(0), &server.with(class, value), &server.download, true).err()
+    };
     assert_eq!(with(kek_attribute::LIFETIME, Some(60)), None);
     let classes = [
         kek_attribute::ALGORITHM,
@@ -95,8 +96,8 @@ fn a_kek_that_nobody_renews_is_valid_for_its_lifetime() {
     let told = server.told(7, 4);
     assert_eq!(open(&mut server, &mut view, Time(50 * SECOND), &told), Ok(0));
     assert_eq!(view.timeout(), Time(60 * SECOND));
-    assert!(view.due(Time(60 * SECOND - 1), &mut server.rng).is_ok());
-    assert!(view.due(Time(60 * SECOND), &mut server.rng).is_err());
+    assert!(matches!(view.due(Time(60 * SECOND - 1), &mut server.rng), Due::Nothing));
+    assert!(matches!(view.due(Time(60 * SECOND), &mut server.rng), Due::Lost));
     let (sa, keys) = server.join();
     assert!(matches!(view.follow(Time(50 * SECOND), &sa, &keys), Ok(Next::Replaced)));
     assert_eq!(view.timeout(), Time(110 * SECOND));

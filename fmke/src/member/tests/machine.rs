@@ -58,7 +58,8 @@ impl Scene {
     fn new() -> Self {
         let (now, mut rng) = (Time(0), ChaCha20Rng::seed_from_u64(1));
         let secret = SecretBytes::from(&b"of the two"[..]);
-        let own = |address: SocketAddr| Credentials { identity: Identity::Address(address.ip()), certificate: None };
+        let own =
+            |address: SocketAddr| Credentials { identity: Identity::Address(address.ip()), certificates: Vec::new() };
         let (proposals, liveness) = (Proposals::default(), Liveness::default());
         let mut responder =
             Responder::new(DOI, proposals.clone(), own(server()), liveness, Limits::default(), now, &mut rng);

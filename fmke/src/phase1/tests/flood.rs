@@ -98,6 +98,46 @@ fn diffie_hellman_takes_our_cookie_and_has_a_budget() {
     assert_eq!(results[3..], [Some(Refused::Busy); 7]);
 }
 
+/// Thousands that come at once, and whoever has come in: each takes a place among exchanges for as long as it needs it, so that none
+/// of the others goes, and who lost the last message gets it again.
+#[test]
+fn who_has_come_in_neither_takes_a_place_nor_loses_one() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let limits = Limits { exchanges: 4, ..Limits::default() };
+    let mut server = responder(Proposals::default(), limits, &mut rng);
+    let directory = Directory::of(50);
+    let mut said = Vec::new();
+    for number in 1..=50 {
+        let mut member = initiator(Proposals::default(), number, Time(0));
+        member.handle_timeout(Time(0), &mut rng);
+        let mut turn = || {
+            let message = member.poll_transmit().unwrap().bytes;
+            server.handle_datagram(Time(0), member_address(number), &message, &directory, &mut rng).unwrap();
+            let answer = server.poll_transmit().unwrap();
+            member.handle_datagram(Time(0), server_address(), &answer.bytes, &(), &mut rng).unwrap();
+            (message, answer)
+        };
+        turn();
+        turn();
+        said.push(turn());
+        assert_eq!(server.exchanges(), 0);
+    }
+    assert_eq!(server.sas().count(), 50);
+    for (number, (message_5, message_6)) in (1..).zip(&said) {
+        server.handle_datagram(Time(59_000_000), member_address(number), message_5, &directory, &mut rng).unwrap();
+        assert_eq!(server.poll_transmit().as_ref(), Some(message_6));
+        let elsewhere =
+            server.handle_datagram(Time(0), member_address(number % 50 + 1), message_5, &directory, &mut rng);
+        assert!(elsewhere.is_err() && server.poll_transmit().is_none());
+    }
+    server.handle_timeout(Time(60_000_000), &mut rng);
+    while server.poll_transmit().is_some() {}
+    let (message_5, _) = &said[0];
+    let late = server.handle_datagram(Time(60_000_000), member_address(1), message_5, &directory, &mut rng);
+    assert_eq!(late.err(), Some(Refused::OutOfPlace));
+    assert_eq!(server.sas().count(), 50);
+}
+
 #[test]
 fn noise_is_refused() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);

@@ -32,7 +32,7 @@ fn a_member_that_begins_anew_says_so_of_isakmp_in_this_doi() {
         chain.add(kind::NOTIFY, &contact.to_body());
         let client = Client { secret: None, identity: None };
         let message = (chain.first(), chain.bytes());
-        keyed.check(Role::Initiator, message, (&client, member_address(1).ip()), &()).unwrap().1
+        keyed.check(Role::Initiator, message, (&client, member_address(1).ip()), &()).unwrap().begins_anew
     };
     assert!(begins_anew(DOI, 1));
     for (doi, protocol) in FOREIGN {

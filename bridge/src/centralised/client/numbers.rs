@@ -1,0 +1,96 @@
+//! Which messages a client without a return channel has taken: after a restart none of them is taken again.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::durable;
+
+/// Below `device.state_dir`. In it: the SA's cookies, which come of the key, and the number of the next message. Nothing secret.
+const NAME: &str = "one-way";
+/// Octets of it, and more.
+const MOST: u64 = 64;
+
+/// What is on the disk.
+pub(super) struct Numbers {
+    folder: PathBuf,
+    sa: String,
+    next: u32,
+}
+
+impl Numbers {
+    /// What was kept for this SA; for another, none was taken.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is none of ours.
+    pub(super) fn load(folder: &Path, sa: [u8; 16]) -> io::Result<Numbers> {
+        let path = folder.join(NAME);
+        let mut text = String::new();
+        match File::open(&path) {
+            Ok(file) => _ = file.take(MOST).read_to_string(&mut text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let sa = format!("{:032x}", u128::from_be_bytes(sa));
+        let next = match text.split_whitespace().collect::<Vec<_>>()[..] {
+            [] => Some(1),
+            [of, next] if of.len() == sa.len() => next.parse().ok().map(|next| if of == sa { next } else { 1 }),
+            _ => None,
+        };
+        let damaged = || io::Error::other(format!("{} is damaged: remove it once the key is another", path.display()));
+        Ok(Numbers { folder: folder.to_owned(), sa, next: next.ok_or_else(damaged)? })
+    }
+
+    /// The number of the next message.
+    pub(super) fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// It is this from now on, also after a restart.
+    ///
+    /// # Errors
+    /// The disk.
+    pub(super) fn keep(&mut self, next: u32) -> io::Result<()> {
+        if next != self.next {
+            durable::write(&self.folder, NAME, format!("{} {next}\n", self.sa).as_bytes())?;
+            self.next = next;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_number_stays_with_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let load = |sa: u8| Numbers::load(&state, [sa; 16]);
+        let mut numbers = load(1).unwrap();
+        assert_eq!(numbers.next(), 1);
+        numbers.keep(1_700_000_000).unwrap();
+        assert_eq!((load(1).unwrap().next(), load(2).unwrap().next()), (1_700_000_000, 1));
+        load(2).unwrap().keep(7).unwrap();
+        assert_eq!(load(2).unwrap().next(), 7);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["x", "01010101010101010101010101010101 -1", "0101 7", "01010101010101010101010101010101 7 8"] {
+            fs::write(folder.path().join(NAME), text).unwrap();
+            assert!(Numbers::load(folder.path(), [1; 16]).is_err_and(|error| error.to_string().contains(NAME)));
+            assert_eq!(fs::read_to_string(folder.path().join(NAME)).unwrap(), text);
+        }
+        // Without a folder to write to nothing is kept, and that is said.
+        fs::write(folder.path().join(NAME), "").unwrap();
+        let mut numbers = Numbers::load(folder.path(), [1; 16]).unwrap();
+        numbers.folder = folder.path().join(NAME);
+        assert!(numbers.keep(9).is_err());
+        assert_eq!(numbers.next(), 1);
+    }
+}
