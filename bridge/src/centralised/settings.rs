@@ -153,6 +153,13 @@ impl GcksSettings {
             groups: each(&groups, GroupSection::group).map_err(named("groups"))?,
             vpns: each(&vpns, VpnSection::vpn).map_err(named("vpns"))?,
         };
+        let check = |profiles: &Profiles| {
+            profiles.check().map_err(|ProfileError { section, name, message }| {
+                let key = [("client", "clients"), ("group", "groups")].iter().find(|(known, _)| *known == section);
+                value(key.map_or("vpns", |(_, key)| key), format!("{name:?}: {message}"))
+            })
+        };
+        check(&profiles)?;
         let certificates = Certificates::load(path, gcks.named())?;
         let own = gcks.identity().map_err(|why| value("gcks.identity", why))?;
         certificates.check_identity(&own)?;
@@ -208,10 +215,8 @@ impl GcksSettings {
         for (name, one_way) in one_way {
             profiles.clients.entry(name).and_modify(|client| client.one_way = Some(one_way));
         }
-        profiles.check().map_err(|ProfileError { section, name, message }| {
-            let key = [("client", "clients"), ("group", "groups")].iter().find(|(known, _)| *known == section);
-            value(key.map_or("vpns", |(_, key)| key), format!("{name:?}: {message}"))
-        })?;
+        // Now it is known who cannot send.
+        check(&profiles)?;
         let known = Known { clients: known, certificates };
         Ok(GcksSettings { path: path.to_owned(), gcks, log, profiles, own, known })
     }

@@ -39,7 +39,9 @@ ends = [{ client = "a", net = "10.1.0.0/16" }, { client = "b", net = "10.2.0.0/1
 
 fn load(text: &str) -> Result<GcksSettings, String> {
     let folder = tempfile::tempdir().unwrap();
-    for (name, text) in [("gcks.toml", text), ("a.psk", "fedcba9876543210")] {
+    for (name, text) in
+        [("gcks.toml", text), ("a.psk", "fedcba9876543210"), ("long.psk", "fedcba9876543210fedcba9876543210")]
+    {
         fs::write(folder.path().join(name), text).unwrap();
         fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
@@ -241,7 +243,8 @@ fn the_sample_says_what_holds_without_it() {
         |clients: &BTreeMap<String, ClientSection>| clients.values().map(ClientSection::client).collect::<Vec<_>>();
     assert_eq!(clients(&all.clients), clients(&defaults.clients));
     let secrets = sample(|setting| !CERTIFIED.contains(&key(setting).as_str()));
-    let settings = load(&secrets.replace("hub.psk", "a.psk")).unwrap();
+    let settings = load(&secrets.replace("hub.psk", "a.psk").replace("terminal.psk", "long.psk")).unwrap();
     let Profiles { clients, groups, vpns } = &settings.profiles;
-    assert_eq!((clients.len(), groups.len(), vpns.len(), clients["hub"].bypass.len()), (2, 1, 1, 1));
+    assert_eq!((clients.len(), groups.len(), vpns.len(), clients["hub"].bypass.len()), (3, 1, 1, 1));
+    assert!(clients["terminal"].one_way.is_some());
 }

@@ -77,7 +77,8 @@ fn rebuilt(datagram: &[u8], change: impl Fn(u8, &[u8]) -> Vec<(u8, Vec<u8>)>) ->
 /// encryption from message 5 on, and no other flag.
 #[test]
 fn headers_of_main_mode() {
-    let changes: [(&str, fn(&mut Header)); 9] = [
+    type Change = fn(&mut Header);
+    let changes: [(&str, Change); 9] = [
         ("a message id", |header| header.message_id = 1),
         ("the commit bit", |header| header.flags |= 2),
         ("authentication only", |header| header.flags |= 4),
