@@ -264,11 +264,18 @@ impl Keyed {
                 certificates = chain.into_iter().map(<[u8]>::to_vec).collect();
             }
         }
-        let begins_anew = parts
-            .all(kind::NOTIFY)
-            .filter_map(|notify| Notify::parse(notify).ok())
-            .filter(|notify| notify.doi == self.agreed.doi && notify.protocol == PROTO_ISAKMP)
-            .any(|notify| notify.kind == notification::INITIAL_CONTACT);
+        // No hash is over them, and who garbles the one block that says INITIAL-CONTACT must not make it something else that is
+        // passed over: what a member says is of this SA (RFC 2407 4.6.3.3: its cookies), or its message was changed.
+        let notices = parts.all(kind::NOTIFY).map(Notify::parse).collect::<Result<Vec<_>, _>>();
+        let notices = notices.map_err(|_| Refused::Authentication)?;
+        let spi = self.agreed.id.octets();
+        let is_ours = |notice: &Notify<'_>| {
+            (notice.doi, notice.protocol, notice.spi) == (self.agreed.doi, PROTO_ISAKMP, spi.as_slice())
+        };
+        if role == Role::Initiator && !notices.iter().all(is_ours) {
+            return Err(Refused::Authentication);
+        }
+        let begins_anew = notices.iter().any(|notice| notice.kind == notification::INITIAL_CONTACT);
         Ok(Shown { identity, certificates, begins_anew })
     }
 

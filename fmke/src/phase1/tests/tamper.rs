@@ -7,8 +7,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::network::*;
+use crate::crypto::{Cipher, HashAlgorithm};
 use crate::isakmp::HEADER_LEN;
-use crate::phase1::{Event, Initiator, Limits, Proposals, Responder};
+use crate::phase1::{Event, Initiator, Limits, Proposals, Refused, Responder};
 
 /// Every octet of every message once, its first transmission only: the repetition is whole, and both come together or not at
 /// all, under the same keys.
@@ -42,6 +43,28 @@ fn no_changed_octet_makes_keys_that_differ_or_an_identity_that_is_not_there() {
             assert!(network.common_sa().is_some(), "{at}: nobody is shut out");
         }
     }
+}
+
+/// With blocks of 8 octets one of message 5 holds just what the notification is and whom it is of. Garbled, it must not be a
+/// message without INITIAL-CONTACT: the server would let the member send under the keys that it sent under before.
+#[test]
+fn who_garbles_initial_contact_does_not_make_it_go_away() {
+    let mut proposals = Proposals { legacy: true, ..Proposals::default() };
+    (proposals.ciphers, proposals.hashes) = (vec![Cipher::TripleDes], vec![HashAlgorithm::Sha1]);
+    let mut network = Network::new(1, proposals.clone(), proposals);
+    let mut number = 0;
+    network.weather = Box::new(move |_, datagram| {
+        number += 1;
+        if number == 5 {
+            // After the identity's 12 octets, the hash's 24, and the notification's header of 4.
+            datagram.bytes[HEADER_LEN + 40] ^= 1;
+        }
+        vec![Duration::from_millis(10)]
+    });
+    network.run(Duration::from_secs(10));
+    assert_eq!(network.refused, [Refused::Authentication]);
+    let anew = |event: &Event| matches!(event, Event::Established { began_anew: true, .. });
+    assert!(network.server_events.len() == 1 && network.server_events.iter().all(anew), "{:?}", network.server_events);
 }
 
 /// Who sees the cookies can send what looks like the next message. What cannot be read is refused, however often, and the true
