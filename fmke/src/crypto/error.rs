@@ -17,9 +17,6 @@ pub enum CryptoError {
     /// A ciphertext that is empty or no multiple of the cipher's block.
     #[error("a ciphertext of {0} octets is no whole number of blocks")]
     CiphertextLength(usize),
-    /// A wrapped key that is not of this wrapping key, or was altered.
-    #[error("a wrapped key does not unwrap")]
-    Unwrap,
     /// A public Diffie-Hellman value of another length than its group's.
     #[error("a public value of {0} octets does not fit its group")]
     PublicValueLength(usize),

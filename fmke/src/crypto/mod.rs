@@ -8,7 +8,6 @@ pub mod dh;
 mod ecdsa;
 mod error;
 pub mod hash;
-pub mod key_wrap;
 mod modp;
 pub mod rekey;
 mod secret;
