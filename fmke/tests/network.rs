@@ -159,6 +159,59 @@ fn who_was_away_at_an_exclusion_does_not_go_on_with_the_excluded() {
     assert!(world.sent_under().is_disjoint(&before), "somebody sends under a key that site-1 knows");
 }
 
+/// The SA that it holds is not the last one there was: it has missed that another took its place, too, and can no longer ask.
+#[test]
+fn who_was_away_at_a_re_key_and_an_exclusion_does_not_go_on_with_the_excluded() {
+    for killed in [false, true] {
+        let mut world = World::figure_7(8, Weather::CALM);
+        world.settle();
+        world.cut_off("site-2", true);
+        world.run(60 * SECOND);
+        world.rekey();
+        world.run(120 * SECOND);
+        if killed {
+            world.kill(world.profiles());
+        }
+        world.exclude("hub");
+        world.cut_off("site-2", false);
+        world.run(120 * SECOND);
+        // Neither the VPN with the hub nor what the hub sent.
+        assert!(world.is_connected("site-2"));
+        assert_eq!(world.held("site-2").len(), 2, "{killed}: the VPN between the two sites, both ways");
+    }
+}
+
+/// Its VPN's end comes by phase 2, late, and with it all of its groups: it takes nothing of what was multicast before.
+#[test]
+fn who_is_told_of_a_group_by_phase_2_forgets_what_multicast_took_away() {
+    let mut world = World::figure_7(8, Weather::CALM);
+    world.settle();
+    world.cut_off("site-2", true);
+    world.exclude("hub");
+    world.run(SECOND);
+    world.cut_off("site-2", false);
+    world.run(10 * SECOND);
+    assert_eq!(world.held("site-2").len(), 2, "the VPN between the two sites, both ways");
+}
+
+/// It asks for what it missed, and has missed so much that it is told all of the group as it is.
+#[test]
+fn who_is_too_far_behind_forgets_what_multicast_took_away() {
+    let mut world = World::figure_7(8, Weather::CALM);
+    world.settle();
+    let before = world.held("site-2").len();
+    world.cut_off("site-2", true);
+    (0..3).for_each(|_| world.rekey_group("video-2"));
+    let mut profiles = world.profiles();
+    profiles.groups.get_mut("video-2").unwrap().flows.clear();
+    world.configure(profiles);
+    (0..3).for_each(|_| world.rekey_group("video-2"));
+    world.run(SECOND);
+    world.cut_off("site-2", false);
+    world.run(15 * SECOND);
+    assert_eq!(world.held("site-2").len(), before - 1);
+}
+
 /// A router is replaced: same name, another secret.
 #[test]
 fn who_bears_the_name_with_another_credential_is_another_client() {

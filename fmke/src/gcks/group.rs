@@ -76,6 +76,8 @@ pub(super) struct Outcome {
     pub(super) gone: Vec<String>,
     /// There are new keys.
     pub(super) rekeyed: bool,
+    /// SAs of ESP were taken away.
+    pub(super) has_deleted: bool,
 }
 
 /// What comes of a negative acknowledgement.
@@ -242,7 +244,7 @@ impl GroupState {
     /// Takes the group out of the store: what tells its members that it is no more.
     pub(super) fn dissolve(&mut self, until: Time, name: &str, ctx: &mut Context<'_>) -> Vec<Delete> {
         let teks: Vec<u32> = self.teks.values().map(|tek| tek.spi).collect();
-        teks.iter().for_each(|spi| ctx.bury(*spi, until));
+        self.teks.values().for_each(|tek| tek.bury(until, ctx));
         self.teks.values().for_each(|tek| tek.forget(name, ctx));
         ctx.writes.extend(self.tree.nodes().map(|(id, _)| Write::node(name, id, None)));
         ctx.writes.extend(self.places.keys().map(|client| Write::no_place(name, client)));
@@ -323,7 +325,7 @@ impl GroupState {
         let told = newcomers.into_iter().chain(restarted).chain(wishes.returned);
         let told = told.filter(|client| self.places.contains_key(client)).collect();
         let rekeyed = !fresh.is_empty() || !deleted.is_empty() || has_new_kek;
-        Ok(Outcome { multicast, told, gone: leavers, rekeyed })
+        Ok(Outcome { multicast, told, gone: leavers, rekeyed, has_deleted: !deleted.is_empty() })
     }
 
     /// Makes a change of the tree, here and in the store.
@@ -398,23 +400,21 @@ impl GroupState {
             let stays = wanted.contains(id);
             if !stays {
                 deleted.push(tek.spi);
-                ctx.bury(tek.spi, now + profile.tek_lifetime);
+                tek.bury(now + profile.tek_lifetime, ctx);
                 tek.forget(name, ctx);
             }
             stays
         });
         let mut fresh = BTreeSet::new();
         for id in wanted {
-            if let Some(tek) = self.teks.get(&id) {
-                if !is_anew(&id.1) {
-                    continue;
-                }
+            let tek = match self.teks.get(&id) {
+                Some(_) if !is_anew(&id.1) => continue,
                 // Members see by the flow that it takes the other's place.
-                tek.forget(name, ctx);
-            }
-            let tek = Tek::new(ctx);
+                Some(tek) => tek.replace(now, profile.tek_lifetime, name, ctx),
+                None => Tek::new(ctx),
+            };
             fresh.insert(tek.spi);
-            ctx.writes.push(Write::tek(name, &id, &tek));
+            ctx.writes.push(Write::tek(name, &id, &tek, &ctx.calendar));
             self.teks.insert(id, tek);
         }
         if all_anew || self.teks.len() == fresh.len() {

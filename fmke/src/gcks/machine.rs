@@ -147,7 +147,7 @@ impl Gcks {
     fn restore(&mut self, now: Time, stored: &Stored, profiles: &Profiles) -> Result<(), StoreError> {
         self.profiles = Arc::new(profiles.clone());
         self.gone = stored.gone(self.calendar)?;
-        let (orphans, spis) = stored.orphans(profiles);
+        let (orphans, spis) = stored.orphans(profiles, self.calendar);
         self.writes.extend(orphans.into_iter().map(Write::no_entry));
         self.context(|_, ctx| spis.iter().for_each(|spi| ctx.bury(*spi, now + MOST_LIFETIME)));
         for name in profiles.groups.keys() {
@@ -438,7 +438,10 @@ impl Gcks {
         }
         self.by_sa.insert(sa, name.clone());
         self.events.push_back(Event::Connected { client: name.clone(), address, began_anew });
-        self.tell_gone(now, &name);
+        // Who begins anew holds nothing.
+        if !began_anew {
+            self.tell_gone(now, &name);
+        }
         // Before any SA: what has one is not to go on another's until it comes.
         let spd = self.profiles.spd_of(&name);
         if !(began_anew && spd.is_empty()) {
@@ -538,6 +541,7 @@ impl Gcks {
         self.out.extend(missed.again.into_iter().map(|bytes| Datagram { to, bytes }));
         // What is on its way to it tells it as much; and this may be a replay.
         if missed.is_behind && !self.behind.contains(&client) {
+            self.tell_gone(now, &client);
             self.tell_group(now, &client, name, profile);
         }
         Ok(())
@@ -566,16 +570,22 @@ impl Gcks {
     }
 
     fn tell(&mut self, now: Time, name: &str, profile: &Group, outcome: Outcome) {
-        let Outcome { multicast, told, gone, rekeyed } = outcome;
+        let Outcome { multicast, told, gone, rekeyed, has_deleted } = outcome;
         let to = SocketAddr::from(profile.rekey);
         self.out.extend(multicast.into_iter().map(|bytes| Datagram { to, bytes }));
         // What is on its way to these is of the keys before.
         let one_way = self.one_way.iter().filter(|(_, terminal)| terminal.is_behind(now)).map(|(client, _)| client);
-        let behind = self.behind.iter().chain(one_way).filter(|client| rekeyed && !told.contains(client));
+        let told_now: BTreeSet<&String> = told.iter().collect();
+        let behind = self.behind.iter().chain(one_way).filter(|client| rekeyed && !told_now.contains(client));
         let is_member =
             |client: &&String| self.groups.get(name).is_some_and(|state| state.places.contains_key(*client));
         let behind: Vec<String> = behind.filter(is_member).cloned().collect();
-        for client in told.into_iter().chain(behind) {
+        let told = told.into_iter().map(|client| (client, has_deleted)).collect::<Vec<_>>();
+        for (client, is_told_of_gone) in told.into_iter().chain(behind.into_iter().map(|client| (client, true))) {
+            // Who is told of the group as it is now takes no multicast of before, such as one that said what goes.
+            if is_told_of_gone {
+                self.tell_gone(now, &client);
+            }
             self.tell_group(now, &client, name, profile);
         }
         if rekeyed {

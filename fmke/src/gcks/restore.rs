@@ -81,7 +81,7 @@ impl Stored {
         state.previous = previous.collect::<Result<_, _>>()?;
         for (spi, value) in self.below(&format!("tek/{name}/")) {
             let key = format!("tek/{name}/{spi}");
-            let (id, tek) = read_tek(spi, value).ok_or_else(|| damaged(&key, "its form"))?;
+            let (id, tek) = read_flow_tek(spi, value, calendar).ok_or_else(|| damaged(&key, "its form"))?;
             ctx.spis.insert(tek.spi);
             state.teks.insert(id, tek);
         }
@@ -116,13 +116,14 @@ impl Stored {
         Ok(gone)
     }
 
-    /// What belongs to groups and VPNs that there are no longer: their keys of the store, and the SPIs of their SAs.
-    pub(super) fn orphans(&self, profiles: &Profiles) -> (Vec<&str>, Vec<u32>) {
+    /// What belongs to groups and VPNs that there are no longer: their keys of the store, and the SPIs of their SAs and of those
+    /// that these took the place of.
+    pub(super) fn orphans(&self, profiles: &Profiles, calendar: Calendar) -> (Vec<&str>, Vec<u32>) {
         let is_group = |name: &str| profiles.groups.contains_key(name);
         let is_vpn = |name: &str| profiles.vpns.contains_key(name);
         let mut keys = Vec::new();
         let mut spis = Vec::new();
-        for key in self.0.keys() {
+        for (key, value) in &self.0 {
             let mut parts = key.split('/');
             let (kind, owner) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let stays = match kind {
@@ -134,7 +135,8 @@ impl Stored {
             if !stays {
                 keys.push(key.as_str());
                 let spi = parts.next().filter(|_| kind == "tek");
-                spis.extend(spi.and_then(|spi| u32::from_str_radix(spi, 16).ok()));
+                let tek = spi.and_then(|spi| read_tek(spi, &mut Reader::new(value), calendar));
+                spis.extend(tek.iter().flat_map(|tek| tek.before.iter().map(|(spi, _)| *spi).chain([tek.spi])));
             }
         }
         (keys, spis)
@@ -146,11 +148,10 @@ impl Stored {
         let mut list = Vec::new();
         for (spi, value) in self.below(&prefix) {
             let read = || {
-                let spi = u32::from_str_radix(spi, 16).ok()?;
-                let (key, rest) = value.split_at_checked(KEY_LEN)?;
-                let (from, since) = rest.split_first()?;
-                let since = u64::from_be_bytes(since.try_into().ok()?);
-                (*from < 2).then_some((usize::from(*from), since, Tek { spi, key: SecretBytes::from(key) }))
+                let mut reader = Reader::new(value);
+                let tek = read_tek(spi, &mut reader, ctx.calendar)?;
+                let (from, since) = (reader.u8().ok()?, u64::from_be_bytes(reader.array().ok()?));
+                (from < 2 && reader.is_empty()).then_some((usize::from(from), since, tek))
             };
             let (from, since, tek) = read().ok_or_else(|| damaged(&format!("{prefix}{spi}"), "its form"))?;
             ctx.spis.insert(tek.spi);
@@ -193,17 +194,26 @@ impl Stored {
     }
 }
 
-fn read_tek(spi: &str, value: &[u8]) -> Option<((FlowSelector, String), Tek)> {
+fn read_tek(spi: &str, reader: &mut Reader<'_>, calendar: Calendar) -> Option<Tek> {
     let spi = u32::from_str_radix(spi, 16).ok()?;
-    let mut reader = Reader::new(value);
     let key = SecretBytes::from(reader.bytes(KEY_LEN).ok()?);
+    let mut before = Vec::new();
+    for _ in 0..reader.u8().ok()? {
+        before.push((reader.u32().ok()?, calendar.later(u64::from_be_bytes(reader.array().ok()?))));
+    }
+    Some(Tek { spi, key, before })
+}
+
+fn read_flow_tek(spi: &str, value: &[u8], calendar: Calendar) -> Option<((FlowSelector, String), Tek)> {
+    let mut reader = Reader::new(value);
+    let tek = read_tek(spi, &mut reader, calendar)?;
     let protocol = reader.u8().ok()?;
     let source = IpNet::new(address(&mut reader)?, reader.u8().ok()?).ok()?;
     let source = (source, reader.u16().ok()?);
     let destination = (address(&mut reader)?, reader.u16().ok()?);
     let outer = address(&mut reader)?;
     let sender = std::str::from_utf8(reader.rest()).ok()?.to_owned();
-    Some(((FlowSelector { protocol, source, destination, outer }, sender), Tek { spi, key }))
+    Some(((FlowSelector { protocol, source, destination, outer }, sender), tek))
 }
 
 fn address(reader: &mut Reader<'_>) -> Option<IpAddr> {

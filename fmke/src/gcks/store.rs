@@ -15,7 +15,7 @@
 //! | `place/GROUP/CLIENT` | where a member sits |
 //! | `rekey/GROUP/SPI` | the keys of a re-key SA |
 //! | `sent/GROUP/SPI/NUMBER` | a message that was, or is yet to be, multicast under it |
-//! | `tek/GROUP/SPI`, `tek/vpn VPN/SPI` | the key of an SA of ESP, and whose |
+//! | `tek/GROUP/SPI`, `tek/vpn VPN/SPI` | the key of an SA of ESP, which SAs it took the place of, and whose |
 //!
 //! Numbers in keys are in hexadecimal, of a fixed width. Values are in network order.
 
@@ -159,9 +159,9 @@ impl Write {
         Self::unset(format!("sent/{group}/{}/{number:08x}", hex(spi)))
     }
 
-    pub(super) fn tek(group: &str, (flow, sender): &(FlowSelector, String), tek: &Tek) -> Self {
+    pub(super) fn tek(group: &str, (flow, sender): &(FlowSelector, String), tek: &Tek, calendar: &Calendar) -> Self {
         Self::set(format!("tek/{group}/{:08x}", tek.spi), |value| {
-            value.extend_from_slice(tek.key.as_bytes());
+            put_tek(value, tek, calendar);
             value.push(flow.protocol);
             put_address(value, flow.source.0.addr());
             value.push(flow.source.0.prefix_len());
@@ -178,11 +178,11 @@ impl Write {
     }
 
     /// `from`: which end sends.
-    pub(super) fn vpn_tek(vpn: &str, from: usize, since: u64, tek: &Tek) -> Self {
+    pub(super) fn vpn_tek(vpn: &str, from: usize, since: Time, tek: &Tek, calendar: &Calendar) -> Self {
         Self::set(format!("tek/{}/{:08x}", vpn_owner(vpn), tek.spi), |value| {
-            value.extend_from_slice(tek.key.as_bytes());
+            put_tek(value, tek, calendar);
             value.push(from as u8);
-            value.extend(since.to_be_bytes());
+            value.extend(calendar.unix(since).to_be_bytes());
         })
     }
 }
@@ -190,6 +190,16 @@ impl Write {
 /// Under which the SAs of a VPN stand: no group has a blank in its name.
 pub(super) fn vpn_owner(vpn: &str) -> String {
     format!("vpn {vpn}")
+}
+
+/// The key, and what it took the place of.
+fn put_tek(value: &mut Vec<u8>, tek: &Tek, calendar: &Calendar) {
+    value.extend_from_slice(tek.key.as_bytes());
+    value.push(tek.before.len() as u8);
+    for (spi, until) in &tek.before {
+        value.extend(spi.to_be_bytes());
+        value.extend(calendar.unix(*until).to_be_bytes());
+    }
 }
 
 fn put_address(value: &mut Vec<u8>, address: IpAddr) {

@@ -1,6 +1,9 @@
 //! SAs of ESP at the key server.
 
 use std::net::IpAddr;
+use std::time::Duration;
+
+use muster_wire::Time;
 
 use super::context::Context;
 use super::profile::{FlowSelector, Group, Vpn};
@@ -11,6 +14,9 @@ use crate::isakmp::{Delete, KeyPacket, PreservedAddress, TrafficSa, key_type, te
 /// Octets of an AES-256 key and of the salt (RFC 4106 8.1).
 pub(super) const KEY_LEN: usize = 36;
 
+/// SAs that one took the place of and that are kept in mind with it, at most: what is stored of it stays below 256 octets.
+const MOST_BEFORE: usize = 8;
+
 /// SPIs of one payload, at most.
 const MOST_DELETED: usize = 200;
 
@@ -18,11 +24,30 @@ const MOST_DELETED: usize = 200;
 pub(super) struct Tek {
     pub(super) spi: u32,
     pub(super) key: SecretBytes,
+    /// Those that it took the place of, and how long somebody who has missed that may hold them: they go when it is taken away.
+    pub(super) before: Vec<(u32, Time)>,
 }
 
 impl Tek {
     pub(super) fn new(ctx: &mut Context<'_>) -> Self {
-        Tek { spi: ctx.new_spi(), key: SecretBytes::generate(KEY_LEN, ctx.rng) }
+        Tek { spi: ctx.new_spi(), key: SecretBytes::generate(KEY_LEN, ctx.rng), before: Vec::new() }
+    }
+
+    /// One that takes the place of this one, which leaves the store. It was told until now, and lives for `lifetime`.
+    pub(super) fn replace(&self, now: Time, lifetime: Duration, owner: &str, ctx: &mut Context<'_>) -> Self {
+        self.forget(owner, ctx);
+        let mut before: Vec<_> = self.before.iter().filter(|(_, until)| *until > now).copied().collect();
+        before.push((self.spi, now + lifetime));
+        // Who still holds one of these does so by mistake.
+        let surplus = before.len().saturating_sub(MOST_BEFORE);
+        before.drain(..surplus).for_each(|(spi, until)| ctx.bury(spi, until));
+        Tek { before, ..Tek::new(ctx) }
+    }
+
+    /// It is taken away, with all that it took the place of: who may hold them `until` hears of it when it connects.
+    pub(super) fn bury(&self, until: Time, ctx: &mut Context<'_>) {
+        self.before.iter().for_each(|(spi, until)| ctx.bury(*spi, *until));
+        ctx.bury(self.spi, until);
     }
 
     /// Under which a member at `sender` sends a multicast flow.
@@ -76,6 +101,6 @@ pub(super) fn delete_teks(doi: u32, spis: &[u32]) -> Vec<Delete> {
     spis.chunks(MOST_DELETED).map(delete).collect()
 }
 
-fn seconds(lifetime: std::time::Duration) -> u32 {
+fn seconds(lifetime: Duration) -> u32 {
     u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
 }

@@ -93,7 +93,7 @@ impl VpnState {
             ctx.writes.push(Write::restarted(&vpn_owner(name), &vpn.ends[end].client, false));
         }
         self.is_wanted &= !is_all;
-        self.renew(now, name, &senders, ctx);
+        self.renew(now, name, vpn, &senders, ctx);
         for end in senders {
             match ends.here[end] {
                 true => self.untold.remove(&end),
@@ -116,18 +116,20 @@ impl VpnState {
         end.into_iter().chain(renewal).chain(self.restarts.timeout()).min()
     }
 
-    fn renew(&mut self, now: Time, name: &str, senders: &[End], ctx: &mut Context<'_>) {
+    fn renew(&mut self, now: Time, name: &str, vpn: &Vpn, senders: &[End], ctx: &mut Context<'_>) {
         let owner = vpn_owner(name);
-        for (_, tek) in self.sas.extract_if(.., |(from, _)| senders.contains(from)) {
-            tek.forget(&owner, ctx);
-        }
+        let old: Vec<_> = self.sas.extract_if(.., |(from, _)| senders.contains(from)).collect();
         // Of the older one: both are renewed together.
         if self.sas.is_empty() {
             self.since = now;
         }
         for from in senders.iter().copied() {
-            let tek = Tek::new(ctx);
-            ctx.writes.push(Write::vpn_tek(name, from, ctx.calendar.unix(now), &tek));
+            let before = old.iter().find(|(other, _)| *other == from);
+            let tek = match before {
+                Some((_, tek)) => tek.replace(now, vpn.lifetime, &owner, ctx),
+                None => Tek::new(ctx),
+            };
+            ctx.writes.push(Write::vpn_tek(name, from, now, &tek, &ctx.calendar));
             self.sas.push((from, tek));
         }
     }
@@ -136,8 +138,8 @@ impl VpnState {
     pub(super) fn forget(&mut self, until: Time, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Vec<Delete> {
         let owner = vpn_owner(name);
         self.sas.iter().for_each(|(_, tek)| tek.forget(&owner, ctx));
+        self.sas.iter().for_each(|(_, tek)| tek.bury(until, ctx));
         let spis: Vec<u32> = self.sas.drain(..).map(|(_, tek)| tek.spi).collect();
-        spis.iter().for_each(|spi| ctx.bury(*spi, until));
         ctx.writes.push(Write::no_vpn(name));
         ctx.writes.extend(vpn.ends.iter().map(|end| Write::restarted(&owner, &end.client, false)));
         delete_teks(ctx.doi, &spis)
