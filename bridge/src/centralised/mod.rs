@@ -19,6 +19,7 @@ mod store;
 pub use client::run_client;
 pub use server::run_gcks;
 pub use settings::{GcksFile, check_gcks};
+pub use store::{Store, StoreFault};
 
 pub(crate) use certificates::{Certificates, Named, Paths};
 pub(crate) use phase1::identity;

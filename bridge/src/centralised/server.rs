@@ -81,6 +81,8 @@ struct Server {
     /// Answers to orders, given when what came of them is on the disk.
     waiting: Vec<(oneshot::Sender<Result<Value, String>>, Value)>,
     refused: u64,
+    /// Transactions of the store.
+    transactions: u64,
 }
 
 impl Server {
@@ -158,15 +160,16 @@ impl Server {
     fn settle(&mut self) {
         let Some(Working { machine, store }) = &mut self.working else { return self.refuse_waiting() };
         let writes = machine.poll_writes();
-        if !writes.is_empty()
-            && let Err(why) = store.commit(&writes)
-        {
-            // The machine is ahead of the disk. No key that is not there leaves: all of it is forgotten.
-            error!("{why}; nothing of it was sent, and what is stored is read again");
-            self.working = None;
-            self.retry = now() + RETRY;
-            self.tell(EventKind::Failed, format!("the store: {why}"));
-            return self.refuse_waiting();
+        if !writes.is_empty() {
+            if let Err(why) = store.commit(&writes) {
+                // The machine is ahead of the disk. No key that is not there leaves: all of it is forgotten.
+                error!("{why}; nothing of it was sent, and what is stored is read again");
+                self.working = None;
+                self.retry = now() + RETRY;
+                self.tell(EventKind::Failed, format!("the store: {why}"));
+                return self.refuse_waiting();
+            }
+            self.transactions += 1;
         }
         while let Some(datagram) = machine.poll_transmit() {
             if let Err(why) = socket::send(&self.socket, datagram.to, &datagram.bytes) {
@@ -209,9 +212,8 @@ impl Server {
     fn tell_status(&mut self) {
         let status = match &self.working {
             Some(Working { machine, .. }) => {
-                let clients = &self.settings.profiles.clients;
-                let connected = clients.keys().filter(|client| machine.is_connected(client)).count();
-                format!("{connected} of {} clients are connected", clients.len())
+                let clients = self.settings.profiles.clients.len();
+                format!("{} of {clients} clients are connected", machine.connected())
             }
             None => "the store cannot be written".to_owned(),
         };

@@ -22,13 +22,13 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("gcks");
 /// It could not be read or written.
 #[derive(Debug, Error)]
 #[error("{}: {message}", path.display())]
-pub(crate) struct StoreFault {
+pub struct StoreFault {
     path: PathBuf,
     message: String,
 }
 
 /// The open file. No other process can open it meanwhile.
-pub(super) struct Store {
+pub struct Store {
     database: Database,
     path: PathBuf,
 }
@@ -38,7 +38,7 @@ impl Store {
     ///
     /// # Errors
     /// Another process has it; it is open to other users; it is damaged; the disk.
-    pub(super) fn open(folder: &Path) -> Result<Store, StoreFault> {
+    pub fn open(folder: &Path) -> Result<Store, StoreFault> {
         let path = folder.join("gcks.redb");
         let fault = |message: String| StoreFault { path: path.clone(), message };
         let open = || {
@@ -70,7 +70,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk.
-    pub(super) fn load(&self) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, StoreFault> {
+    pub fn load(&self) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, StoreFault> {
         let load = || {
             let transaction = self.database.begin_read()?;
             let table = match transaction.open_table(TABLE) {
@@ -91,7 +91,7 @@ impl Store {
     ///
     /// # Errors
     /// The disk. What is kept then only [`Store::open`] and [`Store::load`] tell.
-    pub(super) fn commit(&self, writes: &[Write]) -> Result<(), StoreFault> {
+    pub fn commit(&self, writes: &[Write]) -> Result<(), StoreFault> {
         let commit = || {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;

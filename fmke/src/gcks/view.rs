@@ -19,6 +19,11 @@ impl Gcks {
         Some((number, now.since(at)))
     }
 
+    /// How many clients are connected.
+    pub fn connected(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Whether this client is excluded.
     pub fn is_excluded(&self, client: &str) -> bool {
         self.excluded.contains(client)

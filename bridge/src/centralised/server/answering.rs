@@ -66,7 +66,6 @@ impl Server {
 
     fn status(&self) -> Value {
         let (machine, profiles) = (self.working.as_ref().map(|working| &working.machine), &self.settings.profiles);
-        let connected = |machine: &Gcks| profiles.clients.keys().filter(|client| machine.is_connected(client)).count();
         json!({
             "device": "key server",
             "version": env!("CARGO_PKG_VERSION"),
@@ -74,10 +73,11 @@ impl Server {
             "state": if machine.is_some() { "serving" } else { "failed" },
             "black_address": self.settings.gcks.address,
             "clients": profiles.clients.len(),
-            "connected": machine.map_or(0, connected),
+            "connected": machine.map_or(0, Gcks::connected),
             "groups": profiles.groups.len(),
             "vpns": profiles.vpns.len(),
             "refused": self.refused,
+            "transactions": self.transactions,
         })
     }
 }

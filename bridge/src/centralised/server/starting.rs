@@ -79,6 +79,7 @@ impl Server {
             expiry: Expiry::default(),
             waiting: Vec::new(),
             refused: 0,
+            transactions: 0,
         };
         server.tell(EventKind::Started, String::new());
         Ok(Some(server))

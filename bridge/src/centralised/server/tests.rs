@@ -84,6 +84,7 @@ fn server(folder: &Path) -> Server {
         expiry: Expiry::default(),
         waiting: Vec::new(),
         refused: 0,
+        transactions: 0,
     }
 }
 

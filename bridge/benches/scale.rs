@@ -1,14 +1,21 @@
-//! What 10,000 clients cost a key server, in one process and without a disk: `cargo bench -p muster-fmke`.
+//! What 10,000 clients cost a key server, in one process, without a store and with one on the disk, as README's table has it:
+//! `cargo bench -p muster-bridge --bench scale` (`-- --store FOLDER` says where; else it is below `target`).
 //!
-//! Only what the key server does is timed, on one core. Clients come in waves and are dropped when they are in, so that the
-//! growth of the process is the key server's; ten of them stay and follow what is multicast. The flat way of excluding, which
-//! has one ciphertext for each member that stays, is timed with the same wrapping of keys.
+//! Only what the key server does is timed, on one core, by the clock (a change also by the processor's time): its machine, and the store's transactions until they are on the disk.
+//! As in the daemon, one transaction takes what came of all datagrams that were there: here what one wave of clients says at
+//! once. There is no socket. Clients come in waves and are dropped when they are in, so that the growth of the process is the
+//! key server's; ten of them stay and follow what is multicast. Each round is a process of its own: a later key server would
+//! live in memory that one before it has left. The flat way of excluding, which has one ciphertext for each member that stays,
+//! is timed with the same wrapping of keys.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap};
+use muster_bridge::Store;
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::crypto::rekey::RekeyAlgorithm;
 use muster_fmke::gcks::{self, Credential, Flow, FlowSelector, Gcks, Group, Profiles};
@@ -18,35 +25,117 @@ use muster_fmke::phase1::{
     Authority, CertificateError, Client, Clients, Credentials, Datagram, Limits, Liveness, Proposals, Rate, Server,
 };
 use muster_wire::Time;
+use nix::time::{ClockId, clock_gettime};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+use tempfile::TempDir;
 
 const CLIENTS: u32 = 10_000;
 const WAVE: u32 = 100;
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 255, 0, 1)), 848);
 const REKEY: (IpAddr, u16) = (IpAddr::V4(Ipv4Addr::new(239, 255, 0, 1)), 848);
 
+/// With and without a store, by turns: medians count.
+const ROUNDS: usize = 5;
+/// Clients that are excluded at once, if there are enough.
+const EXCLUDED: u32 = 100;
+
 fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let value = |name: &str| arguments.iter().skip_while(|argument| *argument != name).nth(1);
+    let store = |folder: &String| Some(PathBuf::from(folder)).filter(|folder| !folder.as_os_str().is_empty());
     // With `cargo test` it only shows that it runs.
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
-    let clients = if is_bench { CLIENTS } else { 2 * WAVE };
-    let mut bench = Bench::new(clients);
-    let mut measured = Vec::new();
+    let is_bench = arguments.iter().any(|argument| argument == "--bench");
+    let (clients, rounds) = if is_bench { (CLIENTS, ROUNDS) } else { (2 * WAVE, 1) };
+    if let Some(folder) = value("--round") {
+        let numbers = measure(clients, store(folder).as_deref());
+        return println!("{}", numbers.map(|number| number.to_string()).join(" "));
+    }
+    let folder = value("--store").map_or(env!("CARGO_TARGET_TMPDIR"), String::as_str);
+    let mut measured = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (rounds, store) in measured.iter_mut().zip(["", folder]) {
+            rounds.push(round(store, is_bench));
+        }
+    }
+    let [without, with] = measured.map(|rounds| medians(&rounds));
+    println!(
+        "| {clients} clients, {WAVE} at a time, medians of {rounds} | goal | without a store | with it, on the disk |"
+    );
+    println!("|---|---|---|---|");
+    let row = |what: &str, goal: &str, text: &dyn Fn(&Numbers) -> String| {
+        let goal = if goal.is_empty() { " ".to_owned() } else { format!(" {goal} ") };
+        println!("| {what} |{goal}| {} | {} |", text(&without), text(&with));
+    };
+    row("registrations (phases 1 and 2, group 31, pre-shared key)", "2,000 /s", &|numbers| {
+        format!("{:.0} /s", numbers[0])
+    });
+    row("memory a client, octets", "4,096", &|numbers| format!("{:.0}", numbers[1]));
+    let excluding = format!("excluding {}", excluded(clients));
+    let changes = [("new keys for all", ""), ("excluding one", "1,400 octets, 1 ms"), (&excluding, "")];
+    for (place, (what, goal)) in changes.into_iter().enumerate() {
+        row(what, goal, &|numbers| {
+            let [used, spent, octets, datagrams, longest] =
+                [0, 1, 2, 3, 4].map(|number| numbers[2 + 5 * place + number]);
+            format!(
+                "{octets} octets in {datagrams} datagrams of {longest} at most, {used:.2} ms; with waiting {spent:.2}"
+            )
+        });
+    }
+    let (octets, spent) = flat(clients - 1);
+    let millis = spent.as_secs_f64() * 1000.0;
+    println!("| excluding any number, flat: one ciphertext for each member | | {octets} octets, {millis:.1} ms | |");
+}
+
+/// So many at once.
+fn excluded(clients: u32) -> u32 {
+    EXCLUDED.min(clients / 10)
+}
+
+/// Of one round: registrations a second, octets of memory a client; of new keys for all, of excluding one and many each
+/// milliseconds of the processor and in all, octets, datagrams, and octets of the longest.
+type Numbers = [f64; 17];
+
+/// One round, in a process of its own.
+fn round(store: &str, is_bench: bool) -> Numbers {
+    let mut command = Command::new(std::env::current_exe().expect("the own path"));
+    command.args(["--round", store]).args(is_bench.then_some("--bench"));
+    let output = command.output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("numbers");
+    let numbers: Vec<f64> = text.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+    numbers.try_into().expect("as many as there are")
+}
+
+fn medians(rounds: &[Numbers]) -> Numbers {
+    std::array::from_fn(|place| {
+        let mut values: Vec<f64> = rounds.iter().map(|numbers| numbers[place]).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    })
+}
+
+/// One life of a key server.
+fn measure(clients: u32, store: Option<&Path>) -> Numbers {
+    let mut bench = Bench::new(clients, store);
+    let mut grown = Vec::new();
     for wave in 0..clients / WAVE {
         bench.register(wave * WAVE..(wave + 1) * WAVE);
-        measured.push((bench.spent, resident()));
+        grown.push(resident());
     }
-    let [(_, first), .., (spent, last)] = measured[..] else { unreachable!("two waves at least") };
-    println!("{clients} clients, group 31 and a pre-shared key, one group with a flow, {WAVE} at a time");
-    println!("registrations (phases 1 and 2)      {:>9.0} /s and core", f64::from(clients) / spent.as_secs_f64());
-    println!("memory                              {:>9} octets a client", (last - first) / u64::from(clients - WAVE));
-    bench.change("re-key", |gcks, now| gcks.rekey(now, None));
+    let [first, .., last] = grown[..] else { unreachable!("two waves at least") };
+    let rate = f64::from(clients) / bench.spent.as_secs_f64();
+    let memory = (last - first) as f64 / f64::from(clients - WAVE);
     let one = vec![name(clients - 1)];
-    bench.change("exclusion of one", |gcks, now| gcks.exclude(now, &one));
-    let hundred: Vec<String> =
-        (0..clients / 100).map(|number| name(clients / 2 + 37 * number % (clients / 2 - 1))).collect();
-    bench.change(&format!("exclusion of {}", hundred.len()), |gcks, now| gcks.exclude(now, &hundred));
-    flat(clients - 1);
+    let many: Vec<String> =
+        (0..excluded(clients)).map(|number| name(clients / 2 + 37 * number % (clients / 2 - 1))).collect();
+    let changes = [
+        bench.change("new keys", |gcks, now| gcks.rekey(now, None)),
+        bench.change("excluding one", |gcks, now| gcks.exclude(now, &one)),
+        bench.change("excluding many", |gcks, now| gcks.exclude(now, &many)),
+    ];
+    let mut numbers = [rate, memory].into_iter().chain(changes.into_iter().flatten());
+    std::array::from_fn(|_| numbers.next().expect("seventeen"))
 }
 
 struct Secrets(SecretBytes);
@@ -66,6 +155,8 @@ impl Clients for Secrets {
 struct Bench {
     now: Time,
     gcks: Gcks,
+    /// In a folder that goes with it.
+    store: Option<(Store, TempDir)>,
     secrets: Secrets,
     rng: ChaCha20Rng,
     spent: Duration,
@@ -73,7 +164,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(clients: u32) -> Self {
+    fn new(clients: u32, store: Option<&Path>) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
         let settings = gcks::Settings {
@@ -93,7 +184,16 @@ impl Bench {
         let gcks = Gcks::new(now, 1_700_000_000, settings, profiles(clients), BTreeMap::new(), &seed);
         let secrets = Secrets(SecretBytes::from(&b"the same for all: only a benchmark may"[..]));
         let gcks = gcks.expect("an empty store");
-        Bench { now, gcks, secrets, rng, spent: Duration::ZERO, followers: BTreeMap::new() }
+        let store = store.map(|folder| {
+            let folder = TempDir::new_in(folder).expect("a folder");
+            (Store::open(folder.path()).expect("a store"), folder)
+        });
+        let (spent, followers) = (Duration::ZERO, BTreeMap::new());
+        let mut bench = Bench { now, gcks, store, secrets, rng, spent, followers };
+        // What it begins with.
+        bench.commit();
+        bench.spent = Duration::ZERO;
+        bench
     }
 
     fn register(&mut self, numbers: std::ops::Range<u32>) {
@@ -125,14 +225,14 @@ impl Bench {
         datagrams: Vec<(SocketAddr, Datagram)>,
         wave: &mut BTreeMap<IpAddr, Member>,
     ) -> Vec<(SocketAddr, Datagram)> {
-        let mut out = Vec::new();
+        let begun = Instant::now();
         for (from, Datagram { bytes, .. }) in datagrams {
-            let begun = Instant::now();
             let refused = self.gcks.handle_datagram(self.now, from, &bytes, &self.secrets).err();
-            self.spent += begun.elapsed();
             assert!(refused.is_none(), "{refused:?}");
-            self.deliver(wave, &mut out);
         }
+        self.spent += begun.elapsed();
+        let mut out = Vec::new();
+        self.deliver(wave, &mut out);
         out
     }
 
@@ -145,10 +245,20 @@ impl Bench {
         self.deliver(wave, out);
     }
 
+    /// What has come of all that was handled goes to the disk at once.
+    fn commit(&mut self) {
+        let begun = Instant::now();
+        let writes = self.gcks.poll_writes();
+        if let Some((store, _)) = self.store.as_ref().filter(|_| !writes.is_empty()) {
+            store.commit(&writes).expect("a disk");
+        }
+        self.spent += begun.elapsed();
+    }
+
     fn deliver(&mut self, wave: &mut BTreeMap<IpAddr, Member>, out: &mut Vec<(SocketAddr, Datagram)>) {
+        self.commit();
         loop {
             let begun = Instant::now();
-            drop(self.gcks.poll_writes());
             let datagram = self.gcks.poll_transmit();
             self.spent += begun.elapsed();
             let Some(Datagram { to, bytes }) = datagram else { break };
@@ -165,16 +275,16 @@ impl Bench {
     }
 
     /// Something that changes all keys: what it costs, and that the followers follow.
-    fn change(&mut self, what: &str, change: impl Fn(&mut Gcks, Time)) {
+    fn change(&mut self, what: &str, change: impl Fn(&mut Gcks, Time)) -> [f64; 5] {
         self.now = self.now + Duration::from_secs(10);
         self.gcks.handle_timeout(self.now);
         self.deliver(&mut BTreeMap::new(), &mut Vec::new());
         let before: Vec<usize> = self.followers.values().map(Member::sas).collect();
-        let begun = Instant::now();
+        let (begun, used) = (Instant::now(), processor());
         change(&mut self.gcks, self.now);
-        let spent = begun.elapsed();
-        drop(self.gcks.poll_writes());
-        let (mut count, mut octets, mut longest) = (0, 0, 0);
+        self.commit();
+        let (used, spent) = (processor() - used, begun.elapsed());
+        let (mut count, mut octets, mut longest) = (0_u32, 0, 0);
         while let Some(Datagram { to, bytes }) = self.gcks.poll_transmit() {
             if to.ip().is_multicast() {
                 (count, octets, longest) = (count + 1, octets + bytes.len(), longest.max(bytes.len()));
@@ -186,8 +296,8 @@ impl Bench {
         }
         let after: Vec<usize> = self.followers.values().map(Member::sas).collect();
         assert!(before.iter().zip(&after).all(|(before, after)| after > before), "{what}: all have the new SA");
-        let micros = spent.as_micros();
-        println!("{what:<35} {micros:>9} µs, {octets} octets in {count} datagrams, the longest {longest}");
+        let [used, spent] = [used, spent].map(|time| time.as_secs_f64() * 1000.0);
+        [used, spent, octets as f64, f64::from(count), longest as f64]
     }
 
     fn member(&mut self, address: IpAddr) -> Member {
@@ -248,15 +358,20 @@ fn address(number: u32) -> IpAddr {
     Ipv4Addr::from(0x0a00_0001 + number).into()
 }
 
-/// Octets of this process that are in memory.
+/// Time of the processor that this process has used.
+fn processor() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("every Linux has it").into()
+}
+
+/// Octets of memory that this process has for itself: a page of the program that is read for the first time is nobody's client.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
     1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
 }
 
-/// One ciphertext for each member that stays.
-fn flat(members: u32) {
+/// One ciphertext for each member that stays: octets, and the time.
+fn flat(members: u32) -> (usize, Duration) {
     let mut rng = ChaCha20Rng::seed_from_u64(2);
     let keys: Vec<SecretBytes> = (0..members).map(|_| SecretBytes::generate(32, &mut rng)).collect();
     let fresh = SecretBytes::generate(32, &mut rng);
@@ -265,6 +380,6 @@ fn flat(members: u32) {
         let (kek, mut wrapped) = (AesKek::new(&AES_256, key.as_bytes()).expect("a key of 32 octets"), [0; 40]);
         kek.wrap(fresh.as_bytes(), &mut wrapped).expect("32 octets into 40").len() + 2
     };
-    let octets: usize = keys.iter().map(wrap).sum();
-    println!("the same, flat: one ciphertext each {:>9} µs, {octets} octets", begun.elapsed().as_micros());
+    let octets = keys.iter().map(wrap).sum();
+    (octets, begun.elapsed())
 }
