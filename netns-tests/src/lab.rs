@@ -363,20 +363,12 @@ allow_key_export = true
 
     /// Resident memory of a daemon in bytes.
     pub fn resident(&self, router: usize) -> u64 {
-        let id = self.process(router);
-        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        resident(self.process(router))
     }
 
     /// Processor time that a daemon has used, all threads.
     pub fn processor(&self, router: usize) -> Duration {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.process(router))).expect("its threads");
-        let of = |task: fs::DirEntry| {
-            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
-        };
-        Duration::from_nanos(tasks.filter_map(Result::ok).map(of).sum())
+        processor(self.process(router))
     }
 
     /// Asks a daemon, as its operator does.
@@ -578,6 +570,41 @@ pub fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it").into()
 }
 
+/// Resident memory of a process in bytes.
+///
+/// # Panics
+/// When there is no such process.
+pub fn resident(process: u32) -> u64 {
+    memory(process, "VmRSS:")
+}
+
+/// Resident memory in bytes that a process has for itself: its program's pages are not in it.
+///
+/// # Panics
+/// When there is no such process.
+pub fn anonymous(process: u32) -> u64 {
+    memory(process, "RssAnon:")
+}
+
+fn memory(process: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a line of its status");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+/// Processor time that a process has used, all threads that it has.
+///
+/// # Panics
+/// When there is no such process.
+pub fn processor(process: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+    let of = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+    };
+    Duration::from_nanos(tasks.filter_map(Result::ok).map(of).sum())
+}
+
 pub(crate) fn run(command: &mut Command) -> Answer {
     let output = command.stdin(Stdio::null()).output().expect("the program runs");
     Answer {
@@ -607,7 +634,7 @@ pub(crate) fn sky() -> Option<Sky> {
 }
 
 /// The program: MUSTER_PROGRAM names one that is there; else it is built once for each run of the tests with the profile that they were built with.
-pub(crate) fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(program) = std::env::var_os("MUSTER_PROGRAM") {

@@ -16,8 +16,9 @@ mod tshark;
 pub use authority::{Authority, KeyKind};
 pub use calm::{alone, say};
 pub use central::{Central, ISAKMP};
+pub use control::call;
 pub use datagram::{Datagram, datagrams};
-pub use lab::{Answer, Family, Lab, PORTS, is_kernel, monotonic, muster};
+pub use lab::{Answer, Family, Lab, PORTS, anonymous, binary, is_kernel, monotonic, muster, processor, resident};
 pub use muster_netlab::{skip, wait_until};
 pub use routing::{Routing, no_routing};
 pub use traffic::{
