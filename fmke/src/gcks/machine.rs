@@ -76,6 +76,9 @@ pub struct Gcks {
     gone: BTreeMap<u32, Time>,
     /// Clients that have not acknowledged all.
     behind: BTreeSet<String>,
+    /// To whom something is to be sent for the first time, and since when. It is sent one after the other: when many come in at once,
+    /// what goes to all of them is not in memory twice.
+    unsent: VecDeque<(Time, String)>,
     names: BTreeMap<IpAddr, String>,
     certificates: Certificates,
     pub(super) groups: BTreeMap<String, GroupState>,
@@ -126,6 +129,7 @@ impl Gcks {
             timers: BTreeSet::new(),
             gone: BTreeMap::new(),
             behind: BTreeSet::new(),
+            unsent: VecDeque::new(),
             names: BTreeMap::new(),
             certificates: Certificates::restore(&stored)?,
             groups: BTreeMap::new(),
@@ -322,9 +326,16 @@ impl Gcks {
         std::mem::take(&mut self.writes)
     }
 
-    /// The next datagram.
+    /// The next datagram. When there is none, ask [`poll_timeout`](Self::poll_timeout): what was sent goes again.
     pub fn poll_transmit(&mut self) -> Option<Datagram> {
-        self.out.pop_front().or_else(|| self.responder.poll_transmit())
+        loop {
+            let datagram = self.out.pop_front().or_else(|| self.responder.poll_transmit());
+            if datagram.is_some() {
+                return datagram;
+            }
+            let (now, client) = self.unsent.pop_front()?;
+            self.send_due(now, &client);
+        }
     }
 
     /// What has happened.
@@ -622,7 +633,9 @@ impl Gcks {
             session.sender.push(now, sa.seal(exchange::UNICAST_PUSH, message_id, &chain));
             self.behind.insert(client.to_owned());
         }
-        self.send_due(now, client);
+        if !session.sender.is_done() && self.unsent.back().is_none_or(|(_, last)| last != client) {
+            self.unsent.push_back((now, client.to_owned()));
+        }
     }
 
     fn send_due(&mut self, now: Time, client: &str) {

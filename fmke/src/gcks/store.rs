@@ -31,6 +31,9 @@ use super::tek::Tek;
 use crate::lkh::{Node, NodeId, Place};
 use crate::push::RekeyKeys;
 
+/// Octets of what is stored of an SA of ESP, at most: with its key, what it took the place of, three addresses and a name.
+const MOST_TEK: usize = 256;
+
 /// A value to be stored, or (`None`) a key to be removed. **Secret.**
 pub struct Write {
     /// Of at most some 200 octets.
@@ -40,10 +43,12 @@ pub struct Write {
 }
 
 impl Write {
-    fn set(key: String, value: impl FnOnce(&mut Vec<u8>)) -> Self {
-        // Room for all of it first: a vector that grows leaves its old content behind.
-        let mut octets = Zeroizing::new(Vec::with_capacity(256));
+    /// Its value, which has `len` octets, or less.
+    fn set(key: String, len: usize, value: impl FnOnce(&mut Vec<u8>)) -> Self {
+        // Room for all of it first: a vector that grows leaves its old content behind. When many come in at once, there are many.
+        let mut octets = Zeroizing::new(Vec::with_capacity(len));
         value(&mut octets);
+        debug_assert!(octets.len() <= len);
         Write { key, value: Some(octets) }
     }
 
@@ -52,7 +57,7 @@ impl Write {
     }
 
     pub(super) fn signer(algorithm: u16, secret: &[u8]) -> Self {
-        Self::set("signer".into(), |value| {
+        Self::set("signer".into(), 2 + secret.len(), |value| {
             value.extend(algorithm.to_be_bytes());
             value.extend_from_slice(secret);
         })
@@ -60,11 +65,11 @@ impl Write {
 
     pub(super) fn excluded(client: &str, is_excluded: bool) -> Self {
         let key = format!("excluded/{client}");
-        if is_excluded { Self::set(key, |_| ()) } else { Self::unset(key) }
+        if is_excluded { Self::set(key, 0, |_| ()) } else { Self::unset(key) }
     }
 
     pub(super) fn client(name: &str, digest: &[u8]) -> Self {
-        Self::set(format!("client/{name}"), |value| value.extend_from_slice(digest))
+        Self::set(format!("client/{name}"), digest.len(), |value| value.extend_from_slice(digest))
     }
 
     pub(super) fn certificates(client: &str, chain: Vec<u8>) -> Self {
@@ -78,15 +83,15 @@ impl Write {
     /// `owner`: a group, or [`vpn_owner`].
     pub(super) fn restarted(owner: &str, client: &str, has: bool) -> Self {
         let key = format!("restarted/{owner}/{client}");
-        if has { Self::set(key, |_| ()) } else { Self::unset(key) }
+        if has { Self::set(key, 0, |_| ()) } else { Self::unset(key) }
     }
 
     pub(super) fn number(spi: &[u8; 16], free: u32) -> Self {
-        Self::set(format!("number/{}", hex(spi)), |value| value.extend(free.to_be_bytes()))
+        Self::set(format!("number/{}", hex(spi)), 4, |value| value.extend(free.to_be_bytes()))
     }
 
     pub(super) fn gone(spi: u32, until: u64) -> Self {
-        Self::set(format!("gone/{spi:08x}"), |value| value.extend(until.to_be_bytes()))
+        Self::set(format!("gone/{spi:08x}"), 8, |value| value.extend(until.to_be_bytes()))
     }
 
     pub(super) fn not_gone(spi: u32) -> Self {
@@ -94,7 +99,7 @@ impl Write {
     }
 
     pub(super) fn vpn(name: &str, digest: &[u8]) -> Self {
-        Self::set(format!("vpn/{name}"), |value| value.extend_from_slice(digest))
+        Self::set(format!("vpn/{name}"), digest.len(), |value| value.extend_from_slice(digest))
     }
 
     pub(super) fn no_vpn(name: &str) -> Self {
@@ -106,7 +111,8 @@ impl Write {
     }
 
     pub(super) fn group(name: &str, state: &GroupState, calendar: &Calendar) -> Self {
-        Self::set(format!("group/{name}"), |value| {
+        let len = 4 + 1 + 8 + (16 + 8) * (1 + state.previous.len());
+        Self::set(format!("group/{name}"), len, |value| {
             value.extend(state.tree.version().to_be_bytes());
             value.push(state.tree.depth());
             value.extend(calendar.unix(state.teks_since).to_be_bytes());
@@ -126,13 +132,13 @@ impl Write {
     pub(super) fn node(group: &str, id: NodeId, node: Option<&Node>) -> Self {
         let key = format!("node/{group}/{:04x}", id.0);
         match node {
-            Some(node) => Self::set(key, |value| value.extend_from_slice(node.to_bytes().as_slice())),
+            Some(node) => Self::set(key, Node::BYTES, |value| value.extend_from_slice(node.to_bytes().as_slice())),
             None => Self::unset(key),
         }
     }
 
     pub(super) fn place(group: &str, client: &str, place: Place) -> Self {
-        Self::set(format!("place/{group}/{client}"), |value| value.extend(place.0.to_be_bytes()))
+        Self::set(format!("place/{group}/{client}"), 2, |value| value.extend(place.0.to_be_bytes()))
     }
 
     pub(super) fn no_place(group: &str, client: &str) -> Self {
@@ -140,7 +146,7 @@ impl Write {
     }
 
     pub(super) fn rekey(group: &str, keys: &RekeyKeys, since: u64) -> Self {
-        Self::set(format!("rekey/{group}/{}", hex(&keys.spi())), |value| {
+        Self::set(format!("rekey/{group}/{}", hex(&keys.spi())), 8 + RekeyKeys::LEN, |value| {
             value.extend(since.to_be_bytes());
             value.extend_from_slice(keys.to_bytes().as_bytes());
         })
@@ -160,7 +166,7 @@ impl Write {
     }
 
     pub(super) fn tek(group: &str, (flow, sender): &(FlowSelector, String), tek: &Tek, calendar: &Calendar) -> Self {
-        Self::set(format!("tek/{group}/{:08x}", tek.spi), |value| {
+        Self::set(format!("tek/{group}/{:08x}", tek.spi), MOST_TEK, |value| {
             put_tek(value, tek, calendar);
             value.push(flow.protocol);
             put_address(value, flow.source.0.addr());
@@ -179,7 +185,7 @@ impl Write {
 
     /// `from`: which end sends.
     pub(super) fn vpn_tek(vpn: &str, from: usize, since: Time, tek: &Tek, calendar: &Calendar) -> Self {
-        Self::set(format!("tek/{}/{:08x}", vpn_owner(vpn), tek.spi), |value| {
+        Self::set(format!("tek/{}/{:08x}", vpn_owner(vpn), tek.spi), MOST_TEK, |value| {
             put_tek(value, tek, calendar);
             value.push(from as u8);
             value.extend(calendar.unix(since).to_be_bytes());

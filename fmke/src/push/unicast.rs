@@ -82,6 +82,10 @@ impl UnicastSender {
             self.waiting.pop_front();
             self.acknowledged += 1;
         }
+        if self.waiting.is_empty() {
+            // Most members are told nothing for hours.
+            self.waiting = VecDeque::new();
+        }
         before != (self.acknowledged, self.here())
     }
 
