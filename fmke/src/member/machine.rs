@@ -316,26 +316,9 @@ impl Member {
         for delete in &push.deletes {
             self.delete(delete);
         }
-        for sa in &push.policy.rekey {
-            match group {
-                None => self.enter(now, sa, push)?,
-                Some(place) => {
-                    let Some(view) = self.groups.get_mut(&place) else { continue };
-                    match view.follow(now, sa, &push.keys)? {
-                        Next::Replaced => self.events.push_back(Event::Rekeyed { group: place }),
-                        Next::Nothing => {}
-                        Next::Lost => self.lose(now, place),
-                    }
-                }
-            }
-        }
-        if let (Some(part), Link::Both(_, Some(session))) = (&push.policy.spd, &mut self.link)
-            && let Some(spd) = session.spd.take(part)?
-            && self.spd.as_ref() != Some(&spd)
-        {
-            self.spd = Some(spd.clone());
-            self.changes.push_back(Change::Follow(spd));
-        }
+        // What cannot be used of it keeps nothing else back.
+        let rekeyed: Vec<_> = push.policy.rekey.iter().map(|sa| self.take_rekey(now, sa, push, group)).collect();
+        let told = self.take_spd(push);
         let delays = push.policy.delays.unwrap_or(NO_DELAYS);
         for sa in &push.policy.traffic {
             let key =
@@ -345,6 +328,36 @@ impl Member {
                 continue;
             }
             self.changes.extend(self.traffic.install(now, role, sa, key, delays));
+        }
+        rekeyed.into_iter().chain([told]).collect()
+    }
+
+    /// A re-key SA; by multicast it is of one group.
+    fn take_rekey(
+        &mut self,
+        now: Time,
+        sa: &RekeySa,
+        push: &Push,
+        group: Option<(IpAddr, u16)>,
+    ) -> Result<(), Refusal> {
+        let Some(place) = group else { return self.enter(now, sa, push) };
+        let Some(view) = self.groups.get_mut(&place) else { return Ok(()) };
+        match view.follow(now, sa, &push.keys)? {
+            Next::Replaced => self.events.push_back(Event::Rekeyed { group: place }),
+            Next::Nothing => {}
+            Next::Lost => self.lose(now, place),
+        }
+        Ok(())
+    }
+
+    /// What is to be protected, in parts.
+    fn take_spd(&mut self, push: &Push) -> Result<(), Refusal> {
+        if let (Some(part), Link::Both(_, Some(session))) = (&push.policy.spd, &mut self.link)
+            && let Some(spd) = session.spd.take(part)?
+            && self.spd.as_ref() != Some(&spd)
+        {
+            self.spd = Some(spd.clone());
+            self.changes.push_back(Change::Follow(spd));
         }
         Ok(())
     }

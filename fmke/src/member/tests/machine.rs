@@ -137,6 +137,20 @@ fn what_cannot_be_used_by_phase_2_keeps_nothing_back() {
     assert_eq!((scene.acknowledged(), scene.member.listens_to().count()), (2, 0));
 }
 
+/// The SAs of ESP that stand in the same message are good.
+#[test]
+fn a_rekey_sa_that_cannot_be_used_keeps_back_nothing_of_its_message() {
+    let mut scene = Scene::new();
+    let mut group = GroupServer::new();
+    group.sa = group.with(kek_attribute::SIGNATURE, Some(99));
+    let (mut push, more) = (rekey(&group), traffic(300, 36));
+    push.policy.traffic.extend(more.policy.traffic);
+    push.keys.packets.extend(more.keys.packets);
+    assert!(matches!(scene.push(1, &push), Err(Refusal::Push(PushError::Malformed(_)))));
+    assert_eq!(scene.receives(), [300]);
+    assert_eq!((scene.acknowledged(), scene.member.listens_to().count()), (1, 0));
+}
+
 /// What is said once to all is not said again to who has it: the group must be told anew.
 #[test]
 fn what_cannot_be_used_by_multicast_is_asked_for_by_phase_2() {
