@@ -3,6 +3,7 @@
 //! A target takes arbitrary bytes and panics if something is wrong. `libfuzzer/` looks for such bytes; `corpus/` holds
 //! what it found worth keeping, and the tests of this crate replay that.
 
+mod centralised;
 mod certificates;
 mod control;
 mod devices;
@@ -29,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("isakmp", isakmp::datagram),
     ("discovery", discovery::operations),
     ("keyagree", keyagree::operations),
+    ("centralised", centralised::operations),
 ];
 
 /// The target of this name.
