@@ -47,7 +47,9 @@ pub(crate) fn table(clients: usize, excluded: usize, measured: &[Vec<Round>; 2])
     let mut row = |name: &str, digits: usize, value: &dyn Fn(&Round) -> f64| {
         let ratio = median(memory.iter().zip(disk).map(|(memory, disk)| value(disk) / value(memory)).collect());
         let [memory, disk] = [memory, disk].map(|rounds| median(rounds.iter().map(value).collect()));
-        lines.push(format!("| {name} | {memory:.digits$} | {disk:.digits$} | {ratio:.2} |"));
+        // None where there was nothing.
+        let ratio = if ratio.is_finite() { format!(" {ratio:.2} ") } else { " ".to_owned() };
+        lines.push(format!("| {name} | {memory:.digits$} | {disk:.digits$} |{ratio}|"));
     };
     let count = clients as f64;
     row("all have all SAs after, ms", 0, &|round| millis(round.took));
