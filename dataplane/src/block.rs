@@ -11,15 +11,20 @@
 //! | 28 | marked `lookup main` | what the kernel has encrypted (`xfrm/way_out.rs`) |
 //! | 30 + 2i | `iif RED lookup 0x4d00 + i` | own red prefixes, learned ones by the tunnel, `unreachable default` |
 //! | 31 + 2i | `iif RED unreachable` | the same again, should the table be empty |
-//! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: learned prefixes by the tunnel, or not at all |
+//! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: own prefixes by their interfaces, learned ones by the tunnel, or not at all |
+//! | 78 + i | `from` an address of black `goto 110 + i` | while a data plane runs, and after |
+//! | 94 + i | `not oif BLACK lookup 0x4d20 + i` | the same of learned prefixes that black's addresses lie in (`own.rs`) |
+//! | 110 + i | `nop` | |
 //!
 //! i is the instance; the tunnel's device counts as red. For multicast routing, whose rules are others:
 //! `iif BLACK` and `iif RED` both look into the table 0x4d00 + i, whose interfaces are the red ones and the tunnel,
 //! never black, and which forwards nothing while no daemon runs. So a multicast router beside us (PIM) sees nothing
 //! of red either.
 //!
-//! The last rule passes over sockets that are bound to black, as the daemon's are: no prefix that another router
+//! The rules for the router's own packets pass over sockets that are bound to black, as the daemon's are: no prefix that another router
 //! announces can take hold of them. Before all but the first come those of what may cross in clear (`bypass.rs`).
+
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rtnetlink::Handle;
@@ -30,14 +35,13 @@ use crate::bypass;
 use crate::config::{check_instance, check_interface_name};
 use crate::mroute::{self, Claim};
 use crate::netlink::{self, Action, Owner, Packets, Route, Rule, RuleFamily};
+use crate::own;
 use crate::xfrm::remove_left_over;
 
 const TABLE: u32 = 0x4d00;
-const OWN_TABLE: u32 = 0x4d10;
 pub(crate) const BLACK_PRIORITY: u32 = 10;
 pub(crate) const WAY_OUT_PRIORITY: u32 = 28;
 const RED_PRIORITY: u32 = 30;
-const OWN_PRIORITY: u32 = 62;
 const MULTICAST_PRIORITY: u32 = 10;
 const _: () = assert!(BLACK_PRIORITY + 15 < WAY_OUT_PRIORITY && WAY_OUT_PRIORITY < RED_PRIORITY);
 
@@ -132,7 +136,8 @@ pub fn unblock(instance: u8) -> Result<(), Error> {
     remove_left_over(instance)?;
     netlink::run(async |handle| {
         bypass::remove_left_over(handle, instance).await?;
-        for table in [table(instance), own_table(instance)] {
+        own::pass_over(handle, instance, &[]).await?;
+        for table in own::tables(instance).into_iter().chain([table(instance)]) {
             for route in netlink::routes(handle, table).await? {
                 route.remove(handle).await?;
             }
@@ -159,11 +164,6 @@ pub fn is_blocked(config: &BlockConfig) -> Result<bool, Error> {
 /// Number of the routing tables, unicast and multicast, of an instance.
 pub(crate) fn table(instance: u8) -> u32 {
     TABLE + u32::from(instance)
-}
-
-/// Number of the routing table for the router's own packets, of an instance.
-pub(crate) fn own_table(instance: u8) -> u32 {
-    OWN_TABLE + u32::from(instance)
 }
 
 /// The rule that makes multicast from `interface` a matter of our table.
@@ -200,9 +200,7 @@ fn wanted_rules(config: &BlockConfig) -> Vec<Rule> {
             add(RED_PRIORITY + 1 + 2 * i, red, Action::Unreachable);
             add(RED_PRIORITY + 2 * i, red, Action::Lookup(table(config.instance)));
         }
-        let packets = Packets::NotBoundTo(config.black.clone());
-        let action = Action::Lookup(own_table(config.instance));
-        rules.push(Rule { family, priority: OWN_PRIORITY + i, packets, action });
+        rules.extend(own::rules(family, config.instance, &config.black));
     }
     for family in RuleFamily::MULTICAST {
         let interfaces = reds(config).chain([config.black.as_str()]);
@@ -232,11 +230,11 @@ async fn present_rules(handle: &Handle, instance: u8) -> Result<Vec<Rule>, Error
     for family in RuleFamily::ALL {
         let multicast = RuleFamily::MULTICAST.contains(&family);
         let is_ours = |rule: &Rule| match rule.action {
+            _ if !multicast && own::is_rule(rule, instance) => true,
             Action::Lookup(to) if multicast => to == table(instance) && rule.priority == MULTICAST_PRIORITY + i,
-            Action::Lookup(to) if to == own_table(instance) => rule.priority == OWN_PRIORITY + i,
             Action::Lookup(to) => to == table(instance) && rule.priority == RED_PRIORITY + 2 * i,
             Action::Unreachable => [BLACK_PRIORITY + i, RED_PRIORITY + 1 + 2 * i].contains(&rule.priority),
-            Action::Goto(_) => false,
+            Action::Goto(_) | Action::Nothing => false,
         };
         present.extend(netlink::rules(handle, family).await?.ours.into_iter().filter(is_ours));
     }
@@ -244,10 +242,12 @@ async fn present_rules(handle: &Handle, instance: u8) -> Result<Vec<Rule>, Error
     Ok(present)
 }
 
-/// Brings the block's own routes to the configuration; the own prefixes that have no interface yet.
+/// Brings the block's own routes to the configuration; the own prefixes that have no interface yet. The router's own packets
+/// get to own prefixes as others do, though something wider is learned.
 pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<Vec<IpNet>, Error> {
-    let table = table(config.instance);
+    let (table, own_table) = (table(config.instance), own::table(config.instance));
     let route = |prefix, interface| Route::new(table, prefix, interface, Owner::Block);
+    let blacks: Vec<IpAddr> = netlink::networks_of(handle, &config.black).await?.iter().map(IpNet::addr).collect();
     let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
     let mut wanted: Vec<Route> = everything.into_iter().map(|prefix| route(prefix, None)).collect();
     let mut pending = Vec::new();
@@ -262,8 +262,18 @@ pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<
             None => pending.push(prefix),
         }
     }
+    let is_red = |prefix: &IpNet| own::table_of(config.instance, prefix, &blacks) == own_table;
+    let by_interface = wanted.iter().filter(|route| route.interface.is_some() && is_red(&route.prefix));
+    let of_router: Vec<Route> = by_interface.map(|route| Route { table: own_table, ..*route }).collect();
+
     for old in netlink::routes(handle, table).await? {
         if old.owner == Owner::Block && !wanted.contains(&old) {
+            old.remove(handle).await?;
+        }
+    }
+    // What is unreachable is what others lost (`learned.rs`).
+    for old in netlink::routes(handle, own_table).await?.into_iter().filter(|route| route.interface.is_some()) {
+        if old.owner == Owner::Block && !of_router.contains(&old) {
             old.remove(handle).await?;
         }
     }
@@ -271,6 +281,10 @@ pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<
         if !new.add(handle).await? && new.interface.is_some() {
             pending.push(new.prefix);
         }
+    }
+    for new in of_router {
+        // It may have been learned until now.
+        new.set(handle).await?;
     }
     Ok(pending)
 }

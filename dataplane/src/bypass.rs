@@ -153,7 +153,7 @@ pub(crate) async fn remove_left_over(handle: &Handle, instance: u8) -> Result<()
     let is_ours = |rule: &Rule| match rule.action {
         Action::Goto(to) => rule.priority == GUARD_PRIORITY && to == block,
         Action::Lookup(to) => [(ANSWERS_PRIORITY, table(instance)), (block, MAIN)].contains(&(rule.priority, to)),
-        Action::Unreachable => false,
+        Action::Unreachable | Action::Nothing => false,
     };
     for family in RuleFamily::UNICAST {
         let mut left: Vec<Rule> =

@@ -1,8 +1,8 @@
 //! Routes to the other routers' red prefixes, the block's to the own ones, and the tunnel's MTU. A thread of its own keeps
 //! them, for the kernel drops what an interface had when that goes down: no caller waits for the kernel.
 //!
-//! Each prefix gets three routes: in the table of red, by the tunnel; in that of the router's own packets, by the
-//! tunnel, and behind it, with a worse metric, `unreachable`. That one stays when the prefix is lost or the daemon
+//! Each prefix gets three routes: in the table of red, by the tunnel; in one of those of the router's own packets (`own.rs`), by
+//! the tunnel, and behind it, with a worse metric, `unreachable`. That one stays when the prefix is lost or the daemon
 //! ends, until `unblock`: what was red once does not go to black in clear by the default route.
 //!
 //! A change costs what it changes: with fifty routers, to set all routes at each prefix that comes or goes took more
@@ -24,16 +24,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::Error;
-use crate::block::{BlockConfig, own_table, red_links, set_routes, table, warn_of};
+use crate::block::{BlockConfig, red_links, set_routes, table, warn_of};
 use crate::config::EspConfig;
 use crate::lost::Lost;
 use crate::netlink::{self, Link, Owner, Route};
+use crate::own::{self, LAST};
 use crate::policy::covers;
 use crate::stop::Workers;
 use crate::tunnel::{set_ipv6_mtu, tunnel_mtu};
 
-/// Metric of the routes that stay: worse than any by the tunnel.
-const LAST: u32 = 0xffff;
 /// What is announced within this is looked at together: an interface that goes down takes its addresses along.
 const TOGETHER: Duration = Duration::from_millis(20);
 /// The kernel answers within this, or something is wrong.
@@ -84,6 +83,7 @@ impl Learned {
             own_stand: false,
             pending: Vec::new(),
             reds: BTreeSet::new(),
+            black: None,
         };
         // Before the first packet.
         netlink::run(async |handle| keeper.follow_mtu(handle).await)?;
@@ -140,6 +140,14 @@ struct Keeper {
     pending: Vec<IpNet>,
     /// The numbers of the red interfaces that are up, as they were last seen.
     reds: BTreeSet<u32>,
+    /// The black interface, as it was last seen.
+    black: Option<Black>,
+}
+
+#[derive(PartialEq, Eq)]
+struct Black {
+    index: u32,
+    addresses: Vec<IpAddr>,
 }
 
 /// What all routes have in common. When it changes, all are set anew.
@@ -213,6 +221,7 @@ impl Keeper {
     /// Brings the kernel to what is wanted, and the MTU to what black has.
     async fn follow(&mut self, handle: &Handle) -> Result<(), Error> {
         self.follow_mtu(handle).await?;
+        self.follow_addresses(handle).await?;
         while let Some((prefix, owner)) = self.leaving.first_key_value().map(|(prefix, owner)| (*prefix, *owner)) {
             self.forget(handle, prefix, owner).await?;
             self.leaving.remove(&prefix);
@@ -237,7 +246,9 @@ impl Keeper {
                 })
             }
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-                self.reds.is_empty() || self.reds.contains(&address.header.index)
+                let index = address.header.index;
+                let is_black = self.black.as_ref().is_none_or(|black| black.index == index);
+                is_black || self.reds.is_empty() || self.reds.contains(&index)
             }
             _ => false,
         }
@@ -255,6 +266,32 @@ impl Keeper {
         info!(black_interface, black = link.mtu, tunnel = mtu, "largest packet");
         self.mtu = mtu;
         set_ipv6_mtu(device, mtu)
+    }
+
+    /// Which prefixes black's addresses lie in follows those.
+    async fn follow_addresses(&mut self, handle: &Handle) -> Result<(), Error> {
+        let Some(link) = netlink::link(handle, &self.block.black).await? else { return Ok(()) };
+        let mut addresses: Vec<IpAddr> = netlink::networks(handle, link.index).await?.iter().map(IpNet::addr).collect();
+        addresses.sort();
+        let black = Some(Black { index: link.index, addresses });
+        if self.black == black {
+            return Ok(());
+        }
+        // First: as long as a rule is missing less goes to black.
+        own::pass_over(handle, self.block.instance, black.as_ref().map_or(&[], |black| &black.addresses)).await?;
+        let before: Vec<(IpNet, u32)> = self.routes.keys().map(|prefix| (*prefix, self.own_table(prefix))).collect();
+        self.black = black;
+        self.own_stand = false;
+        for (prefix, table) in before {
+            if self.own_table(&prefix) == table {
+                continue;
+            }
+            self.standing.remove(&prefix);
+            let Some(device) = netlink::link(handle, &self.block.device).await? else { continue };
+            Route::new(table, prefix, Some(device.index), Owner::Daemon).remove(handle).await?;
+            last(table, prefix).remove(handle).await?;
+        }
+        Ok(())
     }
 
     /// What came in by the tunnel for a red LAN gets there, whenever its interface comes up, and again after it was down.
@@ -310,9 +347,9 @@ impl Keeper {
         tunnel: u32,
         source: Option<IpAddr>,
     ) -> Result<bool, Error> {
-        let last = Route { metric: LAST, ..Route::new(self.own_table(), prefix, None, Owner::Block) };
-        let mut stand = last.add(handle).await?;
-        for table in [self.own_table(), self.red_table()] {
+        let own_table = self.own_table(&prefix);
+        let mut stand = last(own_table, prefix).add(handle).await?;
+        for table in [own_table, self.red_table()] {
             let plain = Route {
                 // IPv6 has the interface's.
                 mtu: prefix.addr().is_ipv4().then_some(self.mtu.into()),
@@ -337,7 +374,7 @@ impl Keeper {
             lost.add(prefix, owner);
         }
         let Some(link) = netlink::link(handle, &self.block.device).await? else { return Ok(()) };
-        for table in [self.own_table(), self.red_table()] {
+        for table in [self.own_table(&prefix), self.red_table()] {
             Route::new(table, prefix, Some(link.index), Owner::Daemon).remove(handle).await?;
         }
         Ok(())
@@ -345,16 +382,20 @@ impl Keeper {
 
     /// What was lost and lies in what is learned now is not in its way; nor is there ever too much of it.
     async fn forget_lost(&mut self, handle: &Handle) -> Result<(), Error> {
-        let table = self.own_table();
+        let tables = own::tables(self.block.instance);
         if self.lost.is_none() {
-            let routes = netlink::routes(handle, table).await?;
-            let lost = routes.iter().filter(|route| route.interface.is_none());
-            self.lost = Some(Lost::left(lost.map(|route| route.prefix)));
+            let mut lost = BTreeSet::new();
+            for table in tables {
+                let routes = netlink::routes(handle, table).await?.into_iter();
+                lost.extend(routes.filter(|route| route.interface.is_none()).map(|route| route.prefix));
+            }
+            self.lost = Some(Lost::left(lost));
         }
         let Some(lost) = &mut self.lost else { return Ok(()) };
         for prefix in lost.make_room(&self.routes) {
-            let last = Route { metric: LAST, ..Route::new(table, prefix, None, Owner::Block) };
-            last.remove(handle).await?;
+            for table in tables {
+                last(table, prefix).remove(handle).await?;
+            }
         }
         Ok(())
     }
@@ -363,9 +404,14 @@ impl Keeper {
         table(self.block.instance)
     }
 
-    fn own_table(&self) -> u32 {
-        own_table(self.block.instance)
+    fn own_table(&self, prefix: &IpNet) -> u32 {
+        own::table_of(self.block.instance, prefix, self.black.as_ref().map_or(&[], |black| &black.addresses))
     }
+}
+
+/// Behind all others to a prefix.
+fn last(table: u32, prefix: IpNet) -> Route {
+    Route { metric: LAST, ..Route::new(table, prefix, None, Owner::Block) }
 }
 
 async fn reached(at: Option<Instant>) {

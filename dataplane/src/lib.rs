@@ -23,6 +23,7 @@ mod ledger;
 mod lost;
 mod mroute;
 mod netlink;
+mod own;
 mod plane;
 mod policy;
 mod probe;

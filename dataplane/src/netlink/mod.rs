@@ -151,6 +151,8 @@ pub(crate) enum Packets {
     Selected(String, Selector),
     /// All but those of sockets that are bound to an interface.
     NotBoundTo(String),
+    /// Those with this source, wherever they come from.
+    By(IpAddr),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +161,8 @@ pub(crate) enum Action {
     Unreachable,
     /// On with the first rule of this priority.
     Goto(u32),
+    /// On with the next rule: where `Goto` leads.
+    Nothing,
 }
 
 impl Packets {
@@ -201,6 +205,9 @@ impl Packets {
         (source.is_ipv4() == everywhere.is_ipv4() && destination.is_ipv4() == everywhere.is_ipv4()).then_some(())?;
         let source = IpNet::new(source, message.header.src_len).ok()?.trunc();
         let destination = IpNet::new(destination, message.header.dst_len).ok()?.trunc();
+        if from.is_none() && source.prefix_len() == source.max_prefix_len() {
+            return Some(Packets::By(source.addr()));
+        }
         Some(Self::selected(from?, Selector { source, destination, protocol, source_port, destination_port }))
     }
 
@@ -210,6 +217,10 @@ impl Packets {
             Packets::NotBoundTo(name) => {
                 message.attributes.push(RuleAttribute::Oifname(name.clone()));
                 message.header.flags |= RuleFlags::Invert;
+            }
+            Packets::By(address) => {
+                message.header.src_len = IpNet::from(*address).prefix_len();
+                message.attributes.push(RuleAttribute::Source(*address));
             }
             Packets::Selected(name, selector) => {
                 let Selector { source, destination, protocol, source_port, destination_port } = selector;
@@ -266,6 +277,7 @@ impl Rule {
                 message.header.action = RuleAction::Goto;
                 message.attributes.push(RuleAttribute::Goto(priority));
             }
+            Action::Nothing => message.header.action = RuleAction::Nop,
         }
         message
     }
@@ -281,6 +293,7 @@ impl Rule {
             RuleAction::Unreachable => Action::Unreachable,
             RuleAction::ToTable => Action::Lookup(table_of(message)),
             RuleAction::Goto => Action::Goto(message.attributes.iter().find_map(goto)?),
+            RuleAction::Nop => Action::Nothing,
             _ => return None,
         };
         message.attributes.contains(&kernel).then_some(())?;

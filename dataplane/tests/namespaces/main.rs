@@ -5,5 +5,6 @@ mod block;
 mod flows;
 mod hostile;
 mod lab;
+mod own;
 mod tunnel;
 mod unicast;

@@ -1,0 +1,103 @@
+//! The router's own packets: two routing tables, and which of them a prefix stands in. `block.rs` has the rules in their order.
+//!
+//! What is red stands in the first: own prefixes, by their interfaces, and what is learned, by the tunnel. A flow, or a prefix
+//! that a router announces, may be for more, for everything say, so that black's own addresses lie in it. Such a prefix stands
+//! in the second, which packets from black's addresses pass over: what answers somebody on black (an ICMP error, say) would
+//! be led into the tunnel, and dropped there for its source. They do not pass over the first: what is red does not go
+//! to black in clear, whatever its source.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::Handle;
+
+use crate::Error;
+use crate::netlink::{self, Action, Packets, Rule, RuleFamily};
+
+const TABLE: u32 = 0x4d10;
+const WIDE_TABLE: u32 = 0x4d20;
+
+const PRIORITY: u32 = 62;
+const FROM_BLACK_PRIORITY: u32 = 78;
+const WIDE_PRIORITY: u32 = 94;
+const BEHIND_PRIORITY: u32 = 110;
+
+/// Metric of the routes that stay, `unreachable`: worse than any by an interface.
+pub(crate) const LAST: u32 = 0xffff;
+
+/// The table of what is red.
+pub(crate) fn table(instance: u8) -> u32 {
+    TABLE + u32::from(instance)
+}
+
+/// Both tables.
+pub(crate) fn tables(instance: u8) -> [u32; 2] {
+    [table(instance), WIDE_TABLE + u32::from(instance)]
+}
+
+/// That in which a prefix stands, where black has these addresses.
+pub(crate) fn table_of(instance: u8, prefix: &IpNet, blacks: &[IpAddr]) -> u32 {
+    let [red, wide] = tables(instance);
+    if blacks.iter().any(|address| prefix.contains(address)) { wide } else { red }
+}
+
+/// The rules that are part of the block. Sockets that are bound to black are passed over.
+pub(crate) fn rules(family: RuleFamily, instance: u8, black: &str) -> [Rule; 3] {
+    let i = u32::from(instance);
+    let [red, wide] = tables(instance).map(Action::Lookup);
+    [(PRIORITY, red), (WIDE_PRIORITY, wide), (BEHIND_PRIORITY, Action::Nothing)].map(|(priority, action)| {
+        let packets = Packets::NotBoundTo(black.to_owned());
+        Rule { family, priority: priority + i, packets, action }
+    })
+}
+
+/// Whether a rule is one of [`rules`], of whatever interface.
+pub(crate) fn is_rule(rule: &Rule, instance: u8) -> bool {
+    rules(rule.family, instance, "").iter().any(|one| (one.priority, one.action) == (rule.priority, rule.action))
+}
+
+/// Has packets from these addresses, and from no others, pass over the second table.
+pub(crate) async fn pass_over(handle: &Handle, instance: u8, blacks: &[IpAddr]) -> Result<(), Error> {
+    let i = u32::from(instance);
+    let (priority, action) = (FROM_BLACK_PRIORITY + i, Action::Goto(BEHIND_PRIORITY + i));
+    for family in RuleFamily::UNICAST {
+        let of_family = |address: &&IpAddr| address.is_ipv4() == (family == RuleFamily::Ipv4);
+        let rule = |address: &IpAddr| Rule { family, priority, packets: Packets::By(*address), action };
+        let wanted: Vec<Rule> = blacks.iter().filter(of_family).map(rule).collect();
+        let present = netlink::rules(handle, family).await?.ours.into_iter();
+        let present: Vec<Rule> = present.filter(|rule| (rule.priority, rule.action) == (priority, action)).collect();
+        for new in wanted.iter().filter(|rule| !present.contains(rule)) {
+            new.add(handle).await?;
+        }
+        for old in present.iter().filter(|rule| !wanted.contains(rule)) {
+            old.remove(handle).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_black_lies_in_is_passed_over() {
+        let blacks = ["192.0.2.1", "fd00::a"].map(|address| address.parse().unwrap());
+        let wide = |prefix: &str| table_of(3, &prefix.parse().unwrap(), &blacks) == 0x4d23;
+        assert!(["0.0.0.0/0", "192.0.2.0/24", "::/0", "fd00::/8"].into_iter().all(wide));
+        assert!(!["10.0.0.0/8", "192.0.2.128/25", "2001:db8::/32"].into_iter().any(wide));
+        assert_eq!(table_of(3, &"::/0".parse().unwrap(), &[]), 0x4d13);
+    }
+
+    #[test]
+    fn rules_are_read_as_they_were_written() {
+        for family in RuleFamily::UNICAST {
+            let by = |address: &str| Packets::By(address.parse().unwrap());
+            let packets = if family == RuleFamily::Ipv4 { by("192.0.2.1") } else { by("fd00::a") };
+            let pass_over = Rule { family, priority: 81, packets, action: Action::Goto(113) };
+            for rule in rules(family, 3, "black").into_iter().chain([pass_over]) {
+                assert_eq!(Rule::of(family, &rule.message()).as_ref(), Some(&rule));
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The router's own packets, where a flow goes everywhere, to its own LAN and to black as well: only what is for the flow goes
+//! on it.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use muster_dataplane::Dropped;
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::flows::{A, B, Net, OUTSIDE, PLACES, address, at, clear_text, selector};
+use super::lab::{self, Capture, Ns, udp, until};
+use super::tunnel::MARKER;
+
+/// Nobody listens there.
+const CLOSED: u16 = 9;
+/// More than the tunnel takes, and less than the LAN.
+const BIG: usize = 1440;
+
+/// A socket that hears of ICMP errors, those of routers on the way, too.
+fn connected(ns: &Ns, from: &str, to: (&str, u16)) -> UdpSocket {
+    let socket = udp(ns, &at(from, 0));
+    socket.connect(to).unwrap();
+    match from.contains(':') {
+        true => setsockopt(&socket, sockopt::Ipv6RecvErr, &true).unwrap(),
+        false => setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap(),
+    }
+    socket
+}
+
+fn hears(socket: &UdpSocket, payload: &[u8], expected: Errno, what: &str) {
+    until(what, || {
+        let error = socket.send(payload).err().or_else(|| socket.recv(&mut [0; 16]).err());
+        error.and_then(|error| error.raw_os_error()) == Some(expected as i32)
+    });
+}
+
+#[test]
+fn a_flow_to_everywhere_takes_no_word_of_the_router_itself() {
+    if lab::skip() {
+        return;
+    }
+    for black_ipv4 in [false, true] {
+        let net = Net::new(black_ipv4);
+        for family in [0, 1] {
+            let everywhere = selector(PLACES[A].prefixes[family], ["::/0", "0.0.0.0/0"][family]);
+            net.unicast(A, B, (1 + family as u32, 1 + family as u32), everywhere);
+            let [a, b] = [A, B].map(|place| address(PLACES[place].host[family]));
+            let (from, to) = (udp(&net.hosts[A], &at(a, 6000)), udp(&net.hosts[B], &at(b, 5000)));
+            until("the flow carries", || {
+                let _ = from.send_to(MARKER, at(b, 5000));
+                lab::receive(&to).is_some()
+            });
+
+            // To the host behind it: nobody listens, too far, too big.
+            let red = address(PLACES[A].red[family]);
+            hears(&connected(&net.hosts[A], a, (red, CLOSED)), MARKER, Errno::ECONNREFUSED, "port unreachable");
+            let far = connected(&net.hosts[A], a, (b, 5000));
+            match family {
+                0 => setsockopt(&far, sockopt::Ipv6Ttl, &1).unwrap(),
+                _ => far.set_ttl(1).unwrap(),
+            }
+            hears(&far, MARKER, Errno::EHOSTUNREACH, "time exceeded");
+            hears(&connected(&net.hosts[A], a, (b, 5000)), &[7; BIG], Errno::EMSGSIZE, "packet too big");
+
+            // To somebody on black.
+            let black = address(PLACES[A].black[family]);
+            let stranger = connected(&net.outside, OUTSIDE[family], (black, CLOSED));
+            hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
+
+            // What the router sends there by itself is red's: the flow carries it, to nobody.
+            let capture = Capture::new(&net.routers[A], "black");
+            let own = udp(&net.routers[A], ["[::]:0", "0.0.0.0:0"][family]);
+            let to: SocketAddr = at(OUTSIDE[family], CLOSED).parse().unwrap();
+            let used = || {
+                let sas = net.planes[A].sas();
+                sas.iter().filter(|sa| sa.flow.is_some()).map(|sa| sa.packets).sum::<u64>()
+            };
+            let before = used();
+            own.send_to(MARKER, to).unwrap();
+            until("it is carried", || used() > before);
+            assert!(!clear_text(&capture.frames()));
+            own.connect(to).unwrap();
+            assert_eq!(own.local_addr().unwrap().ip(), red.parse::<IpAddr>().unwrap());
+        }
+        assert_eq!(net.planes[A].counters().dropped, Dropped::default());
+    }
+}
