@@ -12,6 +12,8 @@ use crate::udp::{self, Highest};
 
 /// Of a packet of 1,400 octets and one of 64, what is behind the headers of IPv6 and UDP.
 pub(crate) const LARGE: usize = 1352;
+/// Of payload, in such a packet.
+pub(crate) const MEGABITS: f64 = 8e-6 * LARGE as f64;
 const SMALL: usize = 16;
 
 /// TCP in Mbit/s of payload, UDP in datagrams a second, memory in MB.
@@ -56,6 +58,11 @@ pub(crate) fn stream(contestant: &Contestant, time: Duration) -> Result<f64, Str
     let mut server = Server::start(coalition)?;
     server.ask(coalition, 1, 1)?;
     server.ask(coalition, 1, time.as_secs())
+}
+
+/// UDP in packets of 1,400 octets, as many as the sender can send: Mbit/s of payload that arrive.
+pub(crate) fn arriving(contestant: &Contestant, time: Duration) -> Result<f64, String> {
+    udp::flood(&contestant.lab.coalition, LARGE, time).map(|rate| rate * MEGABITS)
 }
 
 /// iperf3 on the second host; it ends with this.
