@@ -169,6 +169,12 @@ impl Plane {
     }
 
     /// Changes a unicast SA between this router, `own`, and a neighbour.
+    ///
+    /// One at a time, not in a batch as an epoch's. A neighbour can make its own fail (by an address and SPI that another has), and a
+    /// batch that is all or none would let it stop all others'. One that told failures apart would serve one moment alone: a
+    /// hello key of our own that is renewed, once in `leaf_refresh`, has an SA to receive on for each neighbour; SAs to
+    /// send on, and all that a neighbour's key brings, come with that neighbour's hello, each by itself. There it would
+    /// save a system call for each SA, while the old ones carry on.
     pub(crate) fn unicast(&mut self, change: UnicastChange, own: (MemberId, IpAddr)) -> Result<(), Error> {
         let sa = |UnicastKey { spi, key }: UnicastKey, sender, source, destination| Sa {
             spi,
