@@ -13,9 +13,9 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use crate::esp::packet::{self, Cipher, HEADER_LEN, Header, NEXT_IPV4, NEXT_IPV6};
 use crate::esp::replay::ReplayWindow;
+use crate::inner::Inner;
 use crate::mroute::{Family, parse_upcall};
 use crate::netlink::{Route, Rule, RuleFamily};
-use crate::policy::Inner;
 use crate::policy::Policies;
 use crate::userspace::gro::Joiner;
 use crate::userspace::mmsg::Buffer;

@@ -13,11 +13,13 @@ mod black_socket;
 mod block;
 mod bypass;
 mod config;
+mod counters;
 mod error;
 mod esp;
 mod forwarding;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod inner;
 mod learned;
 mod ledger;
 mod lost;
@@ -28,6 +30,7 @@ mod plane;
 mod policy;
 mod probe;
 mod routes;
+mod sa;
 mod selector;
 mod stop;
 mod sysctl;
@@ -38,15 +41,14 @@ mod xfrm;
 pub use backend::{Backend, Running, start};
 pub use block::{BlockConfig, Blocked, block, is_blocked, unblock, unblock_others};
 pub use config::{EspConfig, MOST_WORKERS, check_interface_name};
+pub use counters::{Counters, Dropped};
 pub use error::Error;
 pub use forwarding::enable_forwarding;
 pub use ledger::KeyLedger;
 pub use mroute::Claim;
 pub use muster_membership::GroupStatus;
-pub use plane::{
-    ALGORITHM, Counters, Dataplane, Direction, Dropped, ExportedKey, FlowId, Listening, Sa, SaId, SaKey, SaKind,
-    SaStatus,
-};
+pub use plane::{Dataplane, Listening};
 pub use probe::{Probe, probe};
+pub use sa::{ALGORITHM, Direction, ExportedKey, FlowId, Sa, SaId, SaKey, SaKind, SaStatus};
 pub use selector::Selector;
 pub use userspace::Memory;

@@ -1,7 +1,7 @@
 //! What may cross between red and black: the inner packet's addresses (RFC 4301 5.2).
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
@@ -9,53 +9,9 @@ use ipnet::IpNet;
 use muster_wire::MemberId;
 
 use crate::SaKind;
+use crate::inner::{Inner, NextLayer};
 use crate::routes::Routes;
-use crate::selector::{NextLayer, Selector};
-
-/// The part of an inner packet that is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Inner {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    /// As its own header says; what follows in the buffer is padding (RFC 4303 2.7).
-    pub(crate) len: usize,
-}
-
-impl Inner {
-    /// Reads the header of an IPv4 or IPv6 packet; `None` if it is none or longer than `bytes`.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Inner> {
-        let inner = match bytes.first()? >> 4 {
-            4 => {
-                let header = bytes.first_chunk::<20>()?;
-                let (header_len, len) = (usize::from(header[0] & 0xf) * 4, be16(header[2], header[3]));
-                if header_len < 20 || len < header_len {
-                    return None;
-                }
-                Inner {
-                    source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
-                    destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]).into(),
-                    len,
-                }
-            }
-            6 => {
-                let header = bytes.first_chunk::<40>()?;
-                let (_, addresses) = header.split_last_chunk::<32>()?;
-                let (source, destination) = (addresses.first_chunk::<16>()?, addresses.last_chunk::<16>()?);
-                Inner {
-                    source: Ipv6Addr::from(*source).into(),
-                    destination: Ipv6Addr::from(*destination).into(),
-                    len: 40 + be16(header[4], header[5]),
-                }
-            }
-            _ => return None,
-        };
-        (inner.len <= bytes.len()).then_some(inner)
-    }
-}
-
-fn be16(high: u8, low: u8) -> usize {
-    usize::from(u16::from_be_bytes([high, low]))
-}
+use crate::selector::Selector;
 
 /// Who may use which inner addresses.
 #[derive(Clone, Default)]
@@ -202,61 +158,12 @@ pub(crate) fn covers(prefixes: &[IpNet], address: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    /// An IPv6 packet without payload protocol.
-    pub(crate) fn packet_v6(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
-        let mut packet = vec![0x60, 0, 0, 0];
-        packet.extend_from_slice(&(payload.len() as u16).to_be_bytes());
-        packet.extend_from_slice(&[59, 8]);
-        packet.extend_from_slice(&source.parse::<Ipv6Addr>().unwrap().octets());
-        packet.extend_from_slice(&destination.parse::<Ipv6Addr>().unwrap().octets());
-        packet.extend_from_slice(payload);
-        packet
-    }
-
-    /// An IPv4 packet; the checksum is left zero, nobody here looks at it.
-    pub(crate) fn packet_v4(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
-        let mut packet = vec![0x45, 0];
-        packet.extend_from_slice(&(20 + payload.len() as u16).to_be_bytes());
-        packet.extend_from_slice(&[0, 0, 0, 0, 8, 17, 0, 0]);
-        packet.extend_from_slice(&source.parse::<Ipv4Addr>().unwrap().octets());
-        packet.extend_from_slice(&destination.parse::<Ipv4Addr>().unwrap().octets());
-        packet.extend_from_slice(payload);
-        packet
-    }
+    use crate::inner::tests::packet_v6;
 
     fn nets(list: &[&str]) -> Vec<IpNet> {
         list.iter().map(|net| net.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn inner_headers() {
-        let v6 = packet_v6("2001:db8:a::1", "ff1e::1", b"abc");
-        let inner = Inner::parse(&v6).unwrap();
-        assert_eq!((inner.source, inner.len), ("2001:db8:a::1".parse().unwrap(), 43));
-        assert_eq!(inner.destination, "ff1e::1".parse::<IpAddr>().unwrap());
-        let v4 = packet_v4("10.1.0.1", "239.10.0.1", b"abc");
-        let inner = Inner::parse(&v4).unwrap();
-        assert_eq!((inner.source, inner.len), ("10.1.0.1".parse().unwrap(), 23));
-        assert_eq!(inner.destination, "239.10.0.1".parse::<IpAddr>().unwrap());
-        for packet in [&v4, &v6] {
-            for len in 0..packet.len() {
-                assert_eq!(Inner::parse(&packet[..len]), None, "cut at {len}");
-            }
-            let longer = [&packet[..], &[0; 7]].concat();
-            assert_eq!(Inner::parse(&longer).unwrap().len, packet.len());
-        }
-        let mut bad = v4.clone();
-        bad[0] = 0x44;
-        assert_eq!(Inner::parse(&bad), None, "IHL below 5");
-        bad[0] = 0x46;
-        bad[3] = 20;
-        assert_eq!(Inner::parse(&bad), None, "total length below IHL");
-        bad[0] = 0x50;
-        assert_eq!(Inner::parse(&bad), None, "version 5");
     }
 
     #[test]
@@ -324,14 +231,5 @@ pub(crate) mod tests {
         assert!(!policy.is_left_to_another("2001:db8:b:0:2::7".parse().unwrap()));
         assert!(policy.admits_outbound(&inner("2001:db8:b::1", "ff1e::1")));
         assert!(!policy.admits_outbound(&inner("2001:db8:a::1", "ff1e::1")), "not from here");
-    }
-
-    proptest! {
-        #[test]
-        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            if let Some(inner) = Inner::parse(&bytes) {
-                prop_assert!(inner.len <= bytes.len());
-            }
-        }
     }
 }

@@ -86,7 +86,7 @@ fn blank_options_of_the_first(mut options: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::tests::packet_v4;
+    use crate::inner::tests::packet_v4;
     use proptest::prelude::*;
 
     fn fragments(packet: &[u8], mtu: usize) -> Vec<Vec<u8>> {

@@ -66,7 +66,7 @@ fn update_checksum(checksum: u16, old: u16, new: u16) -> u16 {
 mod tests {
     use super::*;
     use crate::esp::checksum::checksum;
-    use crate::policy::tests::{packet_v4, packet_v6};
+    use crate::inner::tests::{packet_v4, packet_v6};
     use proptest::prelude::*;
 
     /// A packet of either family with this class, its IPv4 checksum right.

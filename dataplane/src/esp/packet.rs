@@ -133,7 +133,7 @@ impl Cipher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::tests::{packet_v4, packet_v6};
+    use crate::inner::tests::{packet_v4, packet_v6};
     use proptest::prelude::*;
 
     fn cipher() -> Cipher {

@@ -22,8 +22,9 @@ use tracing::{debug, warn};
 
 use crate::block::{multicast_rule, table};
 use crate::config::EspConfig;
+use crate::inner::Inner;
 use crate::netlink::{self, RuleFamily};
-use crate::policy::{Inner, Policies, is_carried};
+use crate::policy::{Policies, is_carried};
 use crate::stop::{Stop, Workers};
 use crate::{Error, Listening};
 use flows::Flows;

@@ -16,7 +16,8 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use crate::Error;
 use crate::black_socket::{at, deafen, join, leave};
 use crate::config::EspConfig;
-use crate::userspace::sad::{Sad, Sealed};
+use crate::userspace::crossing::Sealed;
+use crate::userspace::sad::Sad;
 
 use super::mmsg::{Beside, Buffer, Inbox, Outbox, Parcel};
 

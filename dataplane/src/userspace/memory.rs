@@ -10,9 +10,11 @@ use muster_wire::MemberId;
 
 use crate::bypass;
 use crate::esp::packet::{HEADER_LEN, sealed_len};
-use crate::policy::{Inner, Policies};
-use crate::selector::{NextLayer, Selector};
-use crate::userspace::sad::{Sad, Treatment, delegate_to_sad};
+use crate::inner::Inner;
+use crate::inner::NextLayer;
+use crate::policy::Policies;
+use crate::selector::Selector;
+use crate::userspace::sad::{Sad, Treatment};
 use crate::{Counters, Dataplane, Error, ExportedKey, FlowId, KeyLedger, Sa, SaId, SaStatus};
 
 /// The real tables, ciphers and checks of the userspace data plane, with nothing around them.
@@ -119,14 +121,43 @@ impl Dataplane for Memory {
         self.policies.set_own_prefixes(prefixes);
     }
 
-    delegate_to_sad!(sad);
+    fn clear_outbound(&self) -> Result<(), Error> {
+        self.sad.clear_outbound();
+        Ok(())
+    }
+
+    fn set_peer_address(&self, peer: &MemberId, address: IpAddr) {
+        self.sad.set_peer_address(peer, address);
+    }
+
+    fn clear_unicast(&self, peer: &MemberId) -> Result<(), Error> {
+        self.sad.clear_unicast(peer);
+        Ok(())
+    }
+
+    fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
+        self.policies.set_senders(senders);
+    }
+
+    fn sas(&self) -> Vec<SaStatus> {
+        self.sad.sas()
+    }
+
+    fn export_keys(&self) -> Vec<ExportedKey> {
+        self.sad.export_keys()
+    }
+
+    fn counters(&self) -> Counters {
+        self.sad.counters()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::tests::packet_v6;
-    use crate::selector::tests::{selector, udp};
+    use crate::inner::tests::packet_v6;
+    use crate::inner::tests::udp;
+    use crate::selector::tests::selector;
     use crate::{Dropped, SaKey, SaKind};
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod association;
 mod black;
+mod counts;
+mod crossing;
 mod device;
 mod early;
 pub(crate) mod gro;
@@ -33,7 +35,7 @@ use crate::{
 };
 use black::{Black, Share};
 pub use memory::Memory;
-use sad::{Sad, Treatment, delegate_to_sad};
+use sad::{Sad, Treatment};
 
 /// RFC 4303 over a TUN device and raw sockets, with multicast forwarding to the red interfaces.
 ///
@@ -249,5 +251,33 @@ impl Dataplane for Userspace {
         self.workers.failure().or_else(|| self.packets().workers.failure())
     }
 
-    delegate_to_sad!(sad);
+    fn clear_outbound(&self) -> Result<(), Error> {
+        self.sad.clear_outbound();
+        Ok(())
+    }
+
+    fn set_peer_address(&self, peer: &MemberId, address: IpAddr) {
+        self.sad.set_peer_address(peer, address);
+    }
+
+    fn clear_unicast(&self, peer: &MemberId) -> Result<(), Error> {
+        self.sad.clear_unicast(peer);
+        Ok(())
+    }
+
+    fn set_senders(&self, senders: HashMap<MemberId, Vec<IpNet>>) {
+        self.policies.set_senders(senders);
+    }
+
+    fn sas(&self) -> Vec<SaStatus> {
+        self.sad.sas()
+    }
+
+    fn export_keys(&self) -> Vec<ExportedKey> {
+        self.sad.export_keys()
+    }
+
+    fn counters(&self) -> Counters {
+        self.sad.counters()
+    }
 }

@@ -21,7 +21,8 @@ use crate::Error;
 use crate::esp::fragment::Fragments;
 use crate::esp::packet::{HEADER_LEN, ICV_LEN};
 use crate::stop::Stop;
-use crate::userspace::sad::{BUFFER_LEN, Fit, Opened, Sad, Sealed};
+use crate::userspace::crossing::{BUFFER_LEN, Fit, Opened, Sealed};
+use crate::userspace::sad::Sad;
 
 /// Packets of a batch from red: two of the largest that the device hands over.
 const BATCH: usize = 2 * MOST_SEGMENTS;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
-use crate::policy::Inner;
-use crate::selector::{NextLayer, Selector};
+use crate::inner::{Inner, NextLayer};
+use crate::selector::Selector;
 use crate::userspace::association::Outbound;
 use crate::{FlowId, Sa, SaKind, SaStatus};
 

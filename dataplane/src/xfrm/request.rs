@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::esp::replay::WINDOW;
 use crate::netlink::batch::{Request, What};
-use crate::plane::REKEY_AT;
+use crate::sa::REKEY_AT;
 use crate::{ALGORITHM, Direction, SaId, SaKey, Selector};
 
 /// XFRMA_SA_DIR, which kernels from 6.10 on want and older ones pass over.

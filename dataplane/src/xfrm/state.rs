@@ -17,7 +17,7 @@ use super::statistics::Statistics;
 use super::way_out::WayOut;
 use super::{FIRST_REQID, Member};
 use crate::netlink::batch::{BatchSocket, Request};
-use crate::plane::REKEY_AT;
+use crate::sa::REKEY_AT;
 use crate::{Direction, Error, FlowId, SaId, Selector};
 
 /// What the kernel was told.
