@@ -1,0 +1,95 @@
+//! Clients that show certificates, beside such as share a secret.
+
+use std::time::Duration;
+
+use muster_netns_tests::{Authority, Central, Family, KeyKind, skip};
+
+use crate::scenes::{HUB, group, red_group, vpn};
+
+/// A certificate and its key, as files of this name.
+fn issue(lab: &Central, authority: &Authority, file: &str, name: &str, kind: KeyKind, serial: u64) {
+    let (certificate, key) = authority.issue(name, kind, serial);
+    lab.write_private(&format!("{file}.pem"), &certificate);
+    lab.write_private(&format!("{file}.key"), &key);
+}
+
+/// Has a client of this identity show the certificate of a file.
+fn certify(lab: &mut Central, client: usize, identity: &str, shown: (&str, &str)) {
+    let (file, as_whom) = shown;
+    lab.certify(
+        client,
+        identity,
+        &format!(
+            "certificate = \"{file}.pem\"\nprivate_key = \"{file}.key\"\ntrust_anchors = [\"ca.pem\"]\n\
+             local_identity = \"{as_whom}\""
+        ),
+    );
+}
+
+/// ECDSA, RSA and a secret, side by side. Another's certificate, or one of an unknown authority, does not do; one that is taken
+/// back takes its client out, and a new one lets it in.
+#[test]
+fn certificates_show_who_is_who_beside_secrets() {
+    if skip("certificates_show_who_is_who_beside_secrets") {
+        return;
+    }
+    const ECDSA: usize = 1;
+    const RSA: usize = 2;
+    const THIEF: usize = 3;
+    const STRANGER: usize = 4;
+    let mut lab = Central::new(Family::V6, 5);
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    lab.write_private("ca.pem", &ours.pem);
+    lab.write_private("crl.pem", &ours.revoke(&[]));
+    let gcks = lab.black_address(5).to_string();
+    issue(&lab, &ours, "gcks-ecdsa", &gcks, KeyKind::Ecdsa, 1);
+    issue(&lab, &ours, "gcks-rsa", &gcks, KeyKind::Rsa, 2);
+    issue(&lab, &ours, "ecdsa", "ecdsa.example", KeyKind::Ecdsa, 3);
+    issue(&lab, &ours, "rsa", "rsa.example", KeyKind::Rsa, 4);
+    issue(&lab, &theirs, "stranger", "stranger.example", KeyKind::Ecdsa, 5);
+    certify(&mut lab, ECDSA, "ecdsa.example", ("ecdsa", "ecdsa.example"));
+    certify(&mut lab, RSA, "rsa.example", ("rsa", "rsa.example"));
+    certify(&mut lab, THIEF, "thief.example", ("ecdsa", "ecdsa.example"));
+    certify(&mut lab, STRANGER, "stranger.example", ("stranger", "stranger.example"));
+    lab.extend_gcks(
+        "certificate = [\"gcks-ecdsa.pem\", \"gcks-rsa.pem\"]\n\
+         private_key = [\"gcks-ecdsa.key\", \"gcks-rsa.key\"]\ntrust_anchors = [\"ca.pem\"]\ncrls = [\"crl.pem\"]\n",
+    );
+    lab.configure_gcks(&(group(&lab, "one", 1, &[HUB, ECDSA, RSA, THIEF, STRANGER]) + &vpn(&lab, 1, [ECDSA, RSA])));
+    lab.start_gcks();
+    (0..5).for_each(|client| lab.start(client));
+    lab.wait_for_connected(&[HUB, ECDSA, RSA]);
+    lab.wait(Duration::from_secs(20), "refusals", || {
+        let log = lab.log("gcks");
+        log.contains("another identity than expected") && log.contains("certificate: unknown issuer")
+    });
+    let outside = [THIEF, STRANGER];
+    for ipv4 in [false, true] {
+        lab.carry(HUB, &[ECDSA, RSA], &outside, red_group(1, ipv4), 50);
+        lab.carry(ECDSA, &[RSA], &[], lab.host(RSA, ipv4), 20);
+    }
+    for client in outside {
+        let status = lab.call(client, "status").expect("it answers");
+        assert_eq!((&status["state"], &status["dataplane"]["sas"]), (&"connecting".into(), &0.into()), "{status}");
+    }
+
+    let before = lab.sends(HUB, "group");
+    lab.write_private("crl.pem", &ours.revoke(&[3]));
+    lab.hang_up_gcks();
+    lab.wait(Duration::from_secs(10), "keys that it does not have", || {
+        let now = lab.sends(HUB, "group");
+        now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
+    });
+    lab.carry(HUB, &[RSA], &[ECDSA, THIEF, STRANGER], red_group(1, false), 50);
+    let events = lab.ask_gcks(&["events"]).stdout;
+    let gone = format!("{} has lost access: its certificate: revoked", lab.name(ECDSA));
+    assert!(events.contains(&gone) && events.contains("gcks.crls"), "{events}");
+
+    issue(&lab, &ours, "ecdsa", "ecdsa.example", KeyKind::Ecdsa, 6);
+    let reloaded = lab.ask(ECDSA, &["reload"]);
+    assert!(reloaded.status == 0 && reloaded.stdout.contains("gcks.certificate"), "{reloaded:?}");
+    lab.wait_for_connected(&[ECDSA]);
+    lab.carry(HUB, &[ECDSA, RSA], &outside, red_group(1, false), 50);
+    lab.carry(RSA, &[ECDSA], &[], lab.host(ECDSA, false), 20);
+    lab.assert_black_is_sound();
+}

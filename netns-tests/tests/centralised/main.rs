@@ -1,0 +1,10 @@
+//! Centralised mode: a key server, its clients, and what they carry.
+
+mod bypass;
+mod carrying;
+mod certificates;
+mod members;
+mod one_way;
+mod operators;
+mod restarts;
+mod scenes;

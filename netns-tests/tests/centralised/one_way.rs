@@ -1,0 +1,83 @@
+//! A client that can only receive.
+
+use std::time::Duration;
+
+use muster_netns_tests::{Central, Family, skip};
+
+use crate::scenes::{HUB, group, red_group, vpn};
+
+/// A terminal that can only receive: switched on later, it is told all that it is to hold, follows new keys, comes back after a kill,
+/// is out when it is excluded, and sends nothing.
+#[test]
+fn a_client_without_a_return_channel_receives() {
+    if skip("a_client_without_a_return_channel_receives") {
+        return;
+    }
+    const TERMINAL: usize = 2;
+    for family in Family::BOTH {
+        let mut lab = Central::new(family, 3);
+        lab.cut_return_channel(TERMINAL);
+        lab.configure_gcks(&(group(&lab, "one", 1, &[0, 1, TERMINAL]) + &vpn(&lab, 1, [HUB, TERMINAL])));
+        lab.start_gcks();
+        (0..2).for_each(|client| lab.start(client));
+        lab.wait_for_connected(&[0, 1]);
+        lab.carry(HUB, &[1], &[TERMINAL], red_group(1, false), 20);
+        lab.start(TERMINAL);
+        let carry_all = |lab: &Central| {
+            for ipv4 in [false, true] {
+                lab.carry(HUB, &[1, TERMINAL], &[], red_group(1, ipv4), 50);
+                lab.carry(HUB, &[TERMINAL], &[], lab.host(TERMINAL, ipv4), 20);
+            }
+        };
+        let told = |lab: &Central| lab.receives(TERMINAL, "group").len() + lab.receives(TERMINAL, "unicast").len();
+        lab.wait(Duration::from_secs(20), "all that it is to hold", || told(&lab) == 2 + 2);
+        carry_all(&lab);
+        assert_eq!(lab.call(TERMINAL, "status").expect("it answers")["state"], "receiving");
+
+        let before = lab.receives(TERMINAL, "group");
+        lab.order(&["push"]);
+        lab.wait(Duration::from_secs(10), "new keys alone", || {
+            let now = lab.receives(TERMINAL, "group");
+            now.len() == 2 && now.iter().all(|spi| !before.contains(spi))
+        });
+        carry_all(&lab);
+
+        lab.kill(TERMINAL);
+        lab.start(TERMINAL);
+        lab.wait(Duration::from_secs(20), "all again", || told(&lab) == 2 + 2);
+        carry_all(&lab);
+        lab.kill_gcks();
+        lab.start_gcks();
+        let one = || {
+            let clients = lab.call_gcks("clients")?;
+            clients.as_array()?.iter().find(|one| one["name"] == lab.name(TERMINAL)).cloned()
+        };
+        lab.wait(Duration::from_secs(10), "its first words", || one().is_some_and(|one| one["told"].is_object()));
+        let text = lab.ask_gcks(&["clients"]).stdout;
+        let line = text.lines().find(|line| line.contains(&lab.name(TERMINAL))).expect("a line");
+        assert!(line.contains("one-way") && line.contains("ago") && !line.contains("connected"), "{text}");
+        // The others find the key server silent, and connect again.
+        lab.wait(Duration::from_secs(60), "the others", || {
+            let clients = lab.call_gcks("clients").unwrap_or_default();
+            clients.as_array().into_iter().flatten().filter(|one| one["state"] == "connected").count() == 2
+        });
+
+        let before = lab.sends(HUB, "group");
+        lab.order(&["exclude", &lab.name(TERMINAL)]);
+        lab.wait(Duration::from_secs(10), "keys that it does not have", || {
+            let now = lab.sends(HUB, "group");
+            now.len() == 2 && now.iter().all(|spi| !before.contains(spi))
+        });
+        lab.carry(HUB, &[1], &[TERMINAL], red_group(1, false), 50);
+        lab.order(&["admit", &lab.name(TERMINAL)]);
+        carry_all(&lab);
+
+        // What a host behind it sends goes nowhere.
+        for destination in [red_group(1, false), lab.host(HUB, false), lab.host(HUB, true)] {
+            let (sender, _) = lab.flow(TERMINAL, &[], destination, 20);
+            sender.finish();
+        }
+        assert!(lab.udp_from(1) > 0 && lab.udp_from(TERMINAL) == 0, "it sends nothing");
+        lab.assert_black_is_sound();
+    }
+}

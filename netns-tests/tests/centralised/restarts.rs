@@ -1,0 +1,145 @@
+//! Either end dies, goes and comes back.
+
+use std::time::Duration;
+
+use muster_netns_tests::{Central, Family, skip, wait_until};
+
+use crate::scenes::{Figure, HUB, group, red_group};
+
+/// The key server dies and comes back in the middle of it all: what is carried goes on, and the next keys reach everybody.
+#[test]
+fn a_key_server_that_dies_stops_no_traffic() {
+    if skip("a_key_server_that_dies_stops_no_traffic") {
+        return;
+    }
+    let mut figure = Figure::new(Family::V6, 2);
+    figure.carry_all(&[]);
+    let receivers = figure.receivers(3);
+    let (sender, counts) = figure.lab.flow(HUB, &receivers, red_group(3, false), 1 << 20);
+    figure.lab.kill_gcks();
+    let at = sender.sent();
+    figure.lab.wait(Duration::from_secs(5), "traffic without a key server", || sender.sent() > at + 1000);
+    let before = figure.lab.sends(HUB, "group");
+    figure.lab.start_gcks();
+    figure.lab.wait(Duration::from_secs(5), "the key server", || figure.lab.call_gcks("groups").is_some());
+    figure.lab.order(&["push"]);
+    figure.lab.wait(Duration::from_secs(60), "other keys of the groups", || {
+        let now = figure.lab.sends(HUB, "group");
+        now.iter().filter(|spi| !before.contains(spi)).count() == 6
+    });
+    let at = sender.sent();
+    figure.lab.wait(Duration::from_secs(5), "traffic under the new keys", || sender.sent() > at + 500);
+    let sent = sender.stop();
+    for (client, count) in receivers.iter().zip(&counts) {
+        let what = format!("all of the flow at {}", figure.lab.name(*client));
+        figure.lab.wait(Duration::from_secs(5), &what, || count.unique() == sent);
+        assert_eq!(count.tally().duplicates, 0);
+    }
+    figure.carry_all(&[]);
+    figure.lab.assert_black_is_sound();
+}
+
+/// The key server dies again and again, at any moment of changes that go on all the time. In the end all have what they are to
+/// have.
+#[test]
+fn a_key_server_may_die_at_any_moment() {
+    if skip("a_key_server_may_die_at_any_moment") {
+        return;
+    }
+    let mut figure = Figure::new(Family::V6, 2);
+    let name = figure.lab.name(2);
+    for round in 0..12u64 {
+        // Whether it was still done does not matter.
+        let order: &[&str] = match round % 3 {
+            0 => &["push"],
+            1 => &["exclude", &name],
+            _ => &["admit", &name],
+        };
+        figure.lab.ask_gcks(order);
+        std::thread::sleep(Duration::from_millis(round * 37 % 150));
+        figure.lab.kill_gcks();
+        figure.lab.start_gcks();
+        let log = || figure.lab.log("gcks");
+        assert!(wait_until(Duration::from_secs(5), || figure.lab.call_gcks("groups").is_some()), "{}", log());
+    }
+    figure.lab.order(&["admit", &name]);
+    let all = figure.all();
+    figure.lab.wait(Duration::from_secs(90), "all clients", || {
+        let clients = figure.lab.call_gcks("clients").unwrap_or_default();
+        clients.as_array().is_some_and(|all| all.iter().all(|one| one["state"] == "connected"))
+    });
+    figure.lab.wait_for_connected(&all);
+    figure.carry_all(&[]);
+    figure.lab.assert_black_is_sound();
+}
+
+/// Who was killed has lost what it counted: it sends under keys that were never used. Who ends in order takes leave, and what
+/// its LAN sends then goes nowhere.
+#[test]
+fn who_comes_back_has_other_keys_and_who_leaves_sends_nothing() {
+    if skip("who_comes_back_has_other_keys_and_who_leaves_sends_nothing") {
+        return;
+    }
+    let mut figure = Figure::new(Family::V6, 2);
+    figure.carry_all(&[]);
+    for client in [HUB, 1] {
+        let all = |figure: &Figure| [figure.lab.sends(client, "group"), figure.lab.sends(client, "unicast")].concat();
+        let before = all(&figure);
+        figure.lab.kill(client);
+        figure.lab.start(client);
+        figure.lab.wait_for_connected(&[client]);
+        figure.lab.wait(Duration::from_secs(10), "SAs", || all(&figure).len() == before.len());
+        let after = all(&figure);
+        assert!(after.iter().all(|spi| !before.contains(spi)), "{before:x?} {after:x?}");
+        figure.carry_all(&[]);
+        figure.lab.carry(HUB, &[1], &[], figure.lab.host(1, false), 20);
+    }
+    figure.lab.terminate(1);
+    let state = || {
+        let clients = figure.lab.call_gcks("clients")?;
+        let name = figure.lab.name(1);
+        clients.as_array()?.iter().find(|one| one["name"] == name).map(|one| one["state"].clone())
+    };
+    figure.lab.wait(Duration::from_secs(2), "its leave", || state() == Some("away".into()));
+    for destination in [red_group(1, false), figure.lab.host(HUB, false), figure.lab.host(HUB, true)] {
+        let (sender, _) = figure.lab.flow(1, &[], destination, 20);
+        sender.finish();
+    }
+    figure.lab.assert_black_is_sound();
+}
+
+/// A client that loses its address is nobody to the key server; when it has it again it begins anew, with other keys.
+#[test]
+fn an_address_that_goes_and_comes_back_is_a_new_beginning() {
+    if skip("an_address_that_goes_and_comes_back_is_a_new_beginning") {
+        return;
+    }
+    for family in Family::BOTH {
+        let mut lab = Central::new(family, 2);
+        lab.configure_gcks(&group(&lab, "one", 1, &[0, 1]));
+        lab.start_gcks();
+        (0..2).for_each(|client| lab.start(client));
+        lab.wait_for_connected(&[0, 1]);
+        lab.carry(HUB, &[1], &[], red_group(1, false), 20);
+        let before = lab.sends(HUB, "group");
+        let plan = &lab.coalition.routers()[HUB].plan;
+        let address: ipnet::IpNet = match family {
+            Family::V4 => plan.black_v4().into(),
+            Family::V6 => plan.black_v6().into(),
+        };
+        let router = &lab.coalition.routers()[HUB].namespace;
+        router.remove_address(muster_netlab::BLACK_DEVICE, address).expect("it goes");
+        // What goes and comes back between two looks has not gone.
+        lab.wait(Duration::from_secs(5), "no client, or one with another address", || {
+            let status = lab.call(HUB, "status").unwrap_or_default();
+            status["black_address"] != address.addr().to_string().as_str()
+        });
+        router.add_address(muster_netlab::BLACK_DEVICE, address).expect("it comes back");
+        lab.wait(Duration::from_secs(20), "other SAs", || {
+            let now = lab.sends(HUB, "group");
+            now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
+        });
+        lab.carry(HUB, &[1], &[], red_group(1, false), 20);
+        lab.assert_black_is_sound();
+    }
+}
