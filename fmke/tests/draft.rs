@@ -193,26 +193,6 @@ fn phase_2_is_as_the_draft_draws_it() {
     assert_eq!(policy.traffic.len(), 1);
 }
 
-/// KEK_KEY_LIFETIME is "the maximum time for which the KEK is valid" (draft 7.7.5): members count it from when they were told, so when
-/// the operator lengthens it they are told anew.
-#[test]
-fn a_longer_lifetime_comes_with_new_keys() {
-    let mut scene = Scene::new();
-    scene.run(Duration::from_millis(500));
-    let rekeys = |scene: &Scene| scene.events.iter().filter(|event| matches!(event, Event::Rekeyed { .. })).count();
-    let before = rekeys(&scene);
-    let mut change = |change: fn(&mut Group)| {
-        let mut profiles = scene.gcks.profiles().clone();
-        profiles.groups.values_mut().for_each(change);
-        scene.gcks.configure(scene.now, profiles);
-        scene.run(Duration::from_millis(100));
-        rekeys(&scene)
-    };
-    assert_eq!(change(|group| group.kek_lifetime /= 2), before, "they are renewed earlier than they must be");
-    assert_eq!(change(|group| group.kek_lifetime *= 2), before + 1);
-    assert_eq!(change(|group| group.tek_lifetime *= 2), before + 2);
-}
-
 /// "If the member cannot acknowledge the GCKS messages, the connection is closed." (draft 3.1)
 #[test]
 fn a_client_that_is_there_but_does_not_acknowledge_is_closed() {

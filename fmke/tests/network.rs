@@ -457,3 +457,59 @@ fn a_vpns_keys_stay_while_one_end_cannot_be_told_others() {
     world.run(100 * SECOND);
     assert_eq!(world.keys_between("hub", "site-1"), now);
 }
+
+/// Keys have the lifetime that was told with them. Another one, after a reload or a restart, is for those that come next, and only
+/// if it is shorter do they come earlier; nobody falls out of a group, or is without a key, because of it.
+#[test]
+fn another_lifetime_is_that_of_the_next_keys() {
+    for by_restart in [false, true] {
+        let mut world = World::figure_7(9, Weather::CALM);
+        world.settle();
+        let change = |world: &mut World, lifetime: Duration| {
+            let mut profiles = world.profiles();
+            profiles
+                .groups
+                .values_mut()
+                .for_each(|group| (group.tek_lifetime, group.kek_lifetime) = (lifetime, lifetime));
+            profiles.vpns.values_mut().for_each(|vpn| vpn.lifetime = lifetime);
+            match by_restart {
+                true => world.kill(profiles),
+                false => world.configure(profiles),
+            }
+        };
+        let after = |world: &mut World, span: Duration| {
+            world.run(span);
+            world.sends("hub")
+        };
+        let first = world.sends("hub");
+        change(&mut world, 400 * SECOND);
+        assert_eq!(after(&mut world, 200 * SECOND), first, "not yet {by_restart}");
+        let second = after(&mut world, 150 * SECOND);
+        assert!(second.is_disjoint(&first), "at four fifths of the shorter one {by_restart}");
+        // These are told to be for 400 s.
+        change(&mut world, 4000 * SECOND);
+        assert_eq!(after(&mut world, 150 * SECOND), second, "a longer one is no reason {by_restart}");
+        let third = after(&mut world, 200 * SECOND);
+        assert!(third.is_disjoint(&second), "at four fifths of their own {by_restart}");
+        assert_eq!(after(&mut world, 500 * SECOND), third, "which are for longer {by_restart}");
+        change(&mut world, 100 * SECOND);
+        assert!(after(&mut world, 70 * SECOND).is_disjoint(&third), "past four fifths already {by_restart}");
+        world.settle();
+        world.assert_one_key_each();
+        assert!(world.lost.is_empty(), "{:?} fell out of a group {by_restart}", world.lost);
+    }
+}
+
+/// Under a re-key SA that has carried nothing yet (all came in together, or it alone is new) members hear that it has not.
+#[test]
+fn a_group_of_which_nothing_is_to_be_said_is_not_taken_for_silent() {
+    let mut world = World::figure_7(10, Weather::CALM);
+    let mut profiles = world.profiles();
+    profiles.groups.values_mut().for_each(|group| group.kek_lifetime = 500 * SECOND);
+    world.configure(profiles);
+    world.settle();
+    let sent = world.sends("hub");
+    world.run(600 * SECOND);
+    assert_eq!(world.sends("hub"), sent, "the re-key SAs alone are new");
+    assert!(world.lost.is_empty(), "{:?} fell out of a group", world.lost);
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use muster_wire::Time;
 
 use super::context::Context;
+use super::life::Life;
 use super::profile::{FlowSelector, Group};
 use super::rekey::Rekey;
 use super::restarts::Restarts;
@@ -17,8 +18,6 @@ use crate::push::{Filling, Push, PushError, Repeater};
 
 /// Octets of one part of an update: with a re-key SA and a signature around it, a datagram that passes where 1,280 octets do.
 const PART: usize = 850;
-/// Keys are renewed when so much of their lifetime is over: then all have the new ones in time.
-pub(super) const RENEW_AT: f64 = 0.8;
 /// What was sent under the re-key SA before is sent again for so long to whoever misses it.
 pub(super) const AFTERLIFE: Duration = Duration::from_secs(60);
 /// Re-key SAs whose messages are kept, at most.
@@ -43,7 +42,7 @@ pub(super) struct GroupState {
     /// Copies for members without a return channel.
     repeater: Repeater,
     pub(super) teks: BTreeMap<(FlowSelector, String), Tek>,
-    pub(super) teks_since: Time,
+    pub(super) teks_life: Life,
     /// Members that began anew: what they send needs keys that they never used.
     restarts: Restarts<String>,
     /// To be done at the next change.
@@ -99,7 +98,8 @@ impl GroupState {
             stale: VecDeque::new(),
             repeater: Repeater::default(),
             teks: BTreeMap::new(),
-            teks_since: now,
+            // Of none: it is that of the first.
+            teks_life: Life { since: now, lifetime: Duration::MAX },
             restarts: Restarts::default(),
             wishes: Wishes::default(),
             due: None,
@@ -155,7 +155,7 @@ impl GroupState {
 
     /// When to ask [`due`](Self::due).
     pub(super) fn timeout(&self, profile: &Group) -> Option<Time> {
-        let telling = self.rekeys().filter_map(|rekey| rekey.sender.timeout());
+        let telling = self.rekeys().map(|rekey| rekey.sender.timeout());
         let afterlife = self.previous.iter().chain(&self.stale).map(|(_, until)| *until);
         let renewal = (!self.places.is_empty()).then(|| self.renewal(profile));
         let copies = self.repeater.timeout();
@@ -355,7 +355,8 @@ impl GroupState {
         ctx: &mut Context<'_>,
         updates: Option<Vec<(u16, Vec<u8>)>>,
     ) -> Vec<Vec<u8>> {
-        let next = self.tree.root().map(|root| Rekey::new(now, name, root.key(), ctx));
+        let life = Life { since: now, lifetime: profile.kek_lifetime };
+        let next = self.tree.root().map(|root| Rekey::new(life, name, root.key(), ctx));
         let mut multicast = Vec::new();
         if let (Some(current), Some(next), Some(updates)) = (&mut self.current, &next, updates) {
             let version = self.tree.version();
@@ -395,12 +396,14 @@ impl GroupState {
             let senders = flow.senders.iter().filter(|sender| self.places.contains_key(*sender));
             wanted.extend(senders.map(|sender| (flow.selector, sender.clone())));
         }
+        // Of those before.
+        let life = self.teks_life;
         let mut deleted = Vec::new();
         self.teks.retain(|id, tek| {
             let stays = wanted.contains(id);
             if !stays {
                 deleted.push(tek.spi);
-                tek.bury(now + profile.tek_lifetime, ctx);
+                tek.bury(now + life.lifetime, ctx);
                 tek.forget(name, ctx);
             }
             stays
@@ -410,7 +413,7 @@ impl GroupState {
             let tek = match self.teks.get(&id) {
                 Some(_) if !is_anew(&id.1) => continue,
                 // Members see by the flow that it takes the other's place.
-                Some(tek) => tek.replace(now, profile.tek_lifetime, name, ctx),
+                Some(tek) => tek.replace(now, life.lifetime, name, ctx),
                 None => Tek::new(ctx),
             };
             fresh.insert(tek.spi);
@@ -418,7 +421,7 @@ impl GroupState {
             self.teks.insert(id, tek);
         }
         if all_anew || self.teks.len() == fresh.len() {
-            self.teks_since = now;
+            self.teks_life = Life { since: now, lifetime: profile.tek_lifetime };
         }
         (deleted, fresh)
     }
@@ -426,7 +429,7 @@ impl GroupState {
     fn add_teks(&self, filling: &mut Filling, profile: &Group, ctx: &Context<'_>, wants: impl Fn(u32) -> bool) {
         for ((selector, sender), tek) in self.teks.iter().filter(|(_, tek)| wants(tek.spi)) {
             let Some(address) = ctx.address(sender) else { continue };
-            let (sa, packet) = tek.of_flow(selector, address, profile);
+            let (sa, packet) = tek.of_flow(selector, address, self.teks_life);
             filling.add(|push| {
                 push.policy.delays = Some(profile.delays);
                 push.add_traffic(sa, packet);
@@ -440,7 +443,7 @@ impl GroupState {
     }
 
     fn tek_renewal(&self, profile: &Group) -> Time {
-        self.teks_since + profile.tek_lifetime.mul_f64(RENEW_AT)
+        self.teks_life.renewal(profile.tek_lifetime)
     }
 
     fn rekeys(&self) -> impl Iterator<Item = &Rekey> {

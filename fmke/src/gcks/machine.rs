@@ -211,12 +211,6 @@ impl Gcks {
             }
             if !state.places.is_empty() {
                 state.reconsider(now);
-                // Members hold what they were told for as long as they were told then.
-                let is_longer =
-                    |was: &Group| was.kek_lifetime < group.kek_lifetime || was.tek_lifetime < group.tek_lifetime;
-                if before.groups.get(name).is_some_and(is_longer) {
-                    state.rekey(now);
-                }
             }
         }
         for (name, vpn) in &profiles.vpns {

@@ -7,6 +7,7 @@ mod certificates;
 mod context;
 mod event;
 mod group;
+mod life;
 mod machine;
 mod oneway;
 mod profile;

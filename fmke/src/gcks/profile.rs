@@ -251,11 +251,12 @@ impl Profiles {
         check_lifetimes(vpn.lifetime, vpn.delays)
     }
 
-    /// What a VPN is between: with another one's keys nobody goes on.
+    /// What a VPN is between: with another one's keys nobody goes on. For how long they are and when they change does not count.
     pub(super) fn digest_of_vpn(&self, vpn: &Vpn) -> Vec<u8> {
         let ends = vpn.ends.iter().map(|end| self.digest_of_client(&end.client));
         let ends: Vec<Vec<u8>> = ends.collect();
-        HashAlgorithm::Sha256.digest(&[format!("{vpn:?}").as_bytes(), &ends[0], &ends[1]])
+        let between = format!("{:?} {}", vpn.ends, vpn.protocol);
+        HashAlgorithm::Sha256.digest(&[between.as_bytes(), &ends[0], &ends[1]])
     }
 
     /// Who a client is.

@@ -4,7 +4,7 @@ use muster_wire::Time;
 use rand_core::Rng;
 
 use super::context::Context;
-use super::group::RENEW_AT;
+use super::life::Life;
 use super::profile::Group;
 use super::store::Write;
 use crate::isakmp::{Chain, KeyPacket, RekeySa, kek_attribute, kek_key, key_type, kind};
@@ -14,36 +14,35 @@ use crate::push::{LKH_CHAINED, LKH_VERSION, MulticastSender, Push, RekeyKeys};
 pub(super) struct Rekey {
     pub(super) keys: RekeyKeys,
     pub(super) sender: MulticastSender,
-    pub(super) since: Time,
+    life: Life,
     /// The message id of the last LSEQ message.
     told: u32,
 }
 
 impl Rekey {
     /// Of the tree with this root.
-    pub(super) fn new(now: Time, name: &str, root: &lkh::Key, ctx: &mut Context<'_>) -> Self {
+    pub(super) fn new(life: Life, name: &str, root: &lkh::Key, ctx: &mut Context<'_>) -> Self {
         let mut spi = [0; 16];
         ctx.rng.fill_bytes(&mut spi);
         let keys = RekeyKeys::new(root, spi);
-        ctx.writes.push(Write::rekey(name, &keys, ctx.calendar.unix(now)));
-        Self::with_keys(keys, now)
+        ctx.writes.push(Write::rekey(name, &keys, life.to_bytes(&ctx.calendar)));
+        Self::with_keys(life.since, keys, life)
     }
 
     /// With these keys, whose first message is still to be made.
-    pub(super) fn with_keys(keys: RekeyKeys, since: Time) -> Self {
+    pub(super) fn with_keys(now: Time, keys: RekeyKeys, life: Life) -> Self {
         // "The first packet sent for a given Rekey SA will have a Sequence Number of 1." (draft 7.5)
-        Rekey { keys, sender: MulticastSender::new(1), since, told: 0 }
+        Rekey { keys, sender: MulticastSender::new(now, 1), life, told: 0 }
     }
 
     /// How it is told. `version` is that of the tree whose root its keys come from.
     pub(super) fn sa(&self, profile: &Group, version: u32, ctx: &Context<'_>) -> RekeySa {
-        let lifetime = u32::try_from(profile.kek_lifetime.as_secs()).unwrap_or(u32::MAX);
         let attributes = vec![
             (kek_attribute::MANAGEMENT, LKH_CHAINED),
             // KEK_ALG_AES, CBC, 256 bits
             (kek_attribute::ALGORITHM, 3),
             (kek_attribute::KEY_LENGTH, 256),
-            (kek_attribute::LIFETIME, lifetime),
+            (kek_attribute::LIFETIME, self.life.seconds()),
             (kek_attribute::SIGNATURE, ctx.signer.algorithm().number().into()),
             // "must be initially transmitted to Group members during the phase 2 as an attribute of the Re-key SA" (draft 7.5)
             (kek_attribute::NEXT_SEQUENCE, self.sender.next_number()),
@@ -79,7 +78,7 @@ impl Rekey {
 
     /// When it is to be replaced.
     pub(super) fn renewal(&self, profile: &Group) -> Time {
-        self.since + profile.kek_lifetime.mul_f64(RENEW_AT)
+        self.life.renewal(profile.kek_lifetime)
     }
 
     /// Takes it out of the store.

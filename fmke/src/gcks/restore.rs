@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::context::{Calendar, Context};
 use super::group::{AFTERLIFE, GroupState};
+use super::life::Life;
 use super::oneway::Numbers;
 use super::profile::{FlowSelector, Profiles, Vpn};
 use super::rekey::Rekey;
@@ -53,17 +54,17 @@ impl Stored {
         let calendar = ctx.calendar;
         let read = || {
             let mut reader = Reader::new(value);
-            let (version, depth, since) = (reader.u32()?, reader.u8()?, u64::from_be_bytes(reader.array()?));
+            let (version, depth, life) = (reader.u32()?, reader.u8()?, Life::read(&mut reader, &calendar)?);
             let mut rekeys = Vec::new();
             while !reader.is_empty() {
                 rekeys.push((reader.array::<16>()?, u64::from_be_bytes(reader.array()?)));
             }
-            Ok((version, depth, since, rekeys))
+            Ok((version, depth, life, rekeys))
         };
-        let (version, depth, since, rekeys) = read().map_err(|error: crate::isakmp::Malformed| damaged(&key, error))?;
+        let (version, depth, life, rekeys) = read().map_err(|error: crate::isakmp::Malformed| damaged(&key, error))?;
         let mut state = GroupState::new(now);
         state.tree = self.tree(name, version, depth)?;
-        state.teks_since = calendar.time(since);
+        state.teks_life = life;
         for (client, value) in self.below(&format!("place/{name}/")) {
             let octets = value.try_into().map_err(|_| damaged(&format!("place/{name}/{client}"), "its length"))?;
             state.places.insert(client.to_owned(), Place(u16::from_be_bytes(octets)));
@@ -150,12 +151,12 @@ impl Stored {
             let read = || {
                 let mut reader = Reader::new(value);
                 let tek = read_tek(spi, &mut reader, ctx.calendar)?;
-                let (from, since) = (reader.u8().ok()?, u64::from_be_bytes(reader.array().ok()?));
-                (from < 2 && reader.is_empty()).then_some((usize::from(from), since, tek))
+                let (from, life) = (reader.u8().ok()?, Life::read(&mut reader, &ctx.calendar).ok()?);
+                (from < 2 && reader.is_empty()).then_some((usize::from(from), life, tek))
             };
-            let (from, since, tek) = read().ok_or_else(|| damaged(&format!("{prefix}{spi}"), "its form"))?;
+            let (from, life, tek) = read().ok_or_else(|| damaged(&format!("{prefix}{spi}"), "its form"))?;
             ctx.spis.insert(tek.spi);
-            list.push((from, ctx.calendar.time(since), tek));
+            list.push((from, life, tek));
         }
         let restarted = format!("restarted/{}/", super::store::vpn_owner(name));
         let ends =
@@ -180,10 +181,10 @@ impl Stored {
         let hex: String = spi.iter().map(|octet| format!("{octet:02x}")).collect();
         let key = format!("rekey/{name}/{hex}");
         let value = self.0.get(&key).ok_or_else(|| damaged(&key, "it is missing"))?;
-        let (since, keys) = value.split_first_chunk::<8>().ok_or_else(|| damaged(&key, "its length"))?;
-        let keys = keys.try_into().map_err(|_| damaged(&key, "its length"))?;
-        let since = ctx.calendar.time(u64::from_be_bytes(*since));
-        let mut rekey = Rekey::with_keys(RekeyKeys::from_bytes(keys), since);
+        let mut reader = Reader::new(value);
+        let life = Life::read(&mut reader, &ctx.calendar).map_err(|error| damaged(&key, error))?;
+        let keys = reader.rest().try_into().map_err(|_| damaged(&key, "its length"))?;
+        let mut rekey = Rekey::with_keys(now, RekeyKeys::from_bytes(keys), life);
         for (number, datagram) in self.below(&format!("sent/{name}/{hex}/")) {
             if number != format!("{:08x}", rekey.sender.next_number()) {
                 return Err(damaged(&format!("sent/{name}/{hex}/{number}"), "one before it is missing"));

@@ -10,12 +10,12 @@
 //! | `number/SPI` | the first number that was never used under this SA, which was put there by hand |
 //! | `gone/SPI` | until when somebody may hold this SA of ESP, which was taken away |
 //! | `vpn/VPN` | a digest of what its keys are for |
-//! | `group/GROUP` | version and depth of its tree, since when its keys are, SPIs of its re-key SAs |
+//! | `group/GROUP` | version and depth of its tree, since when and for how long its keys of ESP are, SPIs of its re-key SAs |
 //! | `node/GROUP/ID` | a node of its tree |
 //! | `place/GROUP/CLIENT` | where a member sits |
-//! | `rekey/GROUP/SPI` | the keys of a re-key SA |
+//! | `rekey/GROUP/SPI` | since when and for how long a re-key SA is, and its keys |
 //! | `sent/GROUP/SPI/NUMBER` | a message that was, or is yet to be, multicast under it |
-//! | `tek/GROUP/SPI`, `tek/vpn VPN/SPI` | the key of an SA of ESP, which SAs it took the place of, and whose |
+//! | `tek/GROUP/SPI`, `tek/vpn VPN/SPI` | the key of an SA of ESP, which SAs it took the place of, and whose; of a VPN also since when and for how long |
 //!
 //! Numbers in keys are in hexadecimal, of a fixed width. Values are in network order.
 
@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 
 use super::context::Calendar;
 use super::group::GroupState;
+use super::life::Life;
 use super::profile::FlowSelector;
 use super::tek::Tek;
 use crate::lkh::{Node, NodeId, Place};
@@ -111,11 +112,11 @@ impl Write {
     }
 
     pub(super) fn group(name: &str, state: &GroupState, calendar: &Calendar) -> Self {
-        let len = 4 + 1 + 8 + (16 + 8) * (1 + state.previous.len());
+        let len = 4 + 1 + Life::BYTES + (16 + 8) * (1 + state.previous.len());
         Self::set(format!("group/{name}"), len, |value| {
             value.extend(state.tree.version().to_be_bytes());
             value.push(state.tree.depth());
-            value.extend(calendar.unix(state.teks_since).to_be_bytes());
+            value.extend(state.teks_life.to_bytes(calendar));
             let current = state.current.as_ref().map(|rekey| (rekey, Time(0)));
             let previous = state.previous.iter().map(|(rekey, until)| (rekey, *until));
             for (rekey, until) in current.into_iter().chain(previous) {
@@ -145,9 +146,9 @@ impl Write {
         Self::unset(format!("place/{group}/{client}"))
     }
 
-    pub(super) fn rekey(group: &str, keys: &RekeyKeys, since: u64) -> Self {
-        Self::set(format!("rekey/{group}/{}", hex(&keys.spi())), 8 + RekeyKeys::LEN, |value| {
-            value.extend(since.to_be_bytes());
+    pub(super) fn rekey(group: &str, keys: &RekeyKeys, life: [u8; Life::BYTES]) -> Self {
+        Self::set(format!("rekey/{group}/{}", hex(&keys.spi())), Life::BYTES + RekeyKeys::LEN, |value| {
+            value.extend(life);
             value.extend_from_slice(keys.to_bytes().as_bytes());
         })
     }
@@ -184,11 +185,11 @@ impl Write {
     }
 
     /// `from`: which end sends.
-    pub(super) fn vpn_tek(vpn: &str, from: usize, since: Time, tek: &Tek, calendar: &Calendar) -> Self {
+    pub(super) fn vpn_tek(vpn: &str, from: usize, life: Life, tek: &Tek, calendar: &Calendar) -> Self {
         Self::set(format!("tek/{}/{:08x}", vpn_owner(vpn), tek.spi), MOST_TEK, |value| {
             put_tek(value, tek, calendar);
             value.push(from as u8);
-            value.extend(calendar.unix(since).to_be_bytes());
+            value.extend(life.to_bytes(calendar));
         })
     }
 }

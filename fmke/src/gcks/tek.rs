@@ -6,7 +6,8 @@ use std::time::Duration;
 use muster_wire::Time;
 
 use super::context::Context;
-use super::profile::{FlowSelector, Group, Vpn};
+use super::life::Life;
+use super::profile::{FlowSelector, Vpn};
 use super::store::Write;
 use crate::crypto::SecretBytes;
 use crate::isakmp::{Delete, KeyPacket, PreservedAddress, TrafficSa, key_type, tek_key};
@@ -51,7 +52,7 @@ impl Tek {
     }
 
     /// Under which a member at `sender` sends a multicast flow.
-    pub(super) fn of_flow(&self, flow: &FlowSelector, sender: IpAddr, profile: &Group) -> (TrafficSa, KeyPacket) {
+    pub(super) fn of_flow(&self, flow: &FlowSelector, sender: IpAddr, life: Life) -> (TrafficSa, KeyPacket) {
         let preserved = match flow.outer == flow.destination.0 {
             true => PreservedAddress::Destination,
             false => PreservedAddress::None,
@@ -62,14 +63,20 @@ impl Tek {
             destination: (flow.destination.0.into(), flow.destination.1),
             tunnel: (sender, flow.outer),
             spi: self.spi,
-            lifetime: seconds(profile.tek_lifetime),
+            lifetime: life.seconds(),
             preserved,
         };
         (sa, self.packet())
     }
 
     /// Under which the end `from` of a VPN, at the first of `tunnel`, sends to the other.
-    pub(super) fn of_vpn(&self, vpn: &Vpn, from: usize, tunnel: (IpAddr, IpAddr)) -> (TrafficSa, KeyPacket) {
+    pub(super) fn of_vpn(
+        &self,
+        vpn: &Vpn,
+        from: usize,
+        tunnel: (IpAddr, IpAddr),
+        life: Life,
+    ) -> (TrafficSa, KeyPacket) {
         let (source, destination) = (&vpn.ends[from], &vpn.ends[1 - from]);
         let sa = TrafficSa {
             protocol: vpn.protocol,
@@ -77,7 +84,7 @@ impl Tek {
             destination: (destination.net, destination.port),
             tunnel,
             spi: self.spi,
-            lifetime: seconds(vpn.lifetime),
+            lifetime: life.seconds(),
             preserved: PreservedAddress::None,
         };
         (sa, self.packet())
@@ -99,8 +106,4 @@ pub(super) fn delete_teks(doi: u32, spis: &[u32]) -> Vec<Delete> {
     let delete =
         |spis: &[u32]| Delete { doi, protocol: 1, spis: spis.iter().map(|spi| spi.to_be_bytes().to_vec()).collect() };
     spis.chunks(MOST_DELETED).map(delete).collect()
-}
-
-fn seconds(lifetime: Duration) -> u32 {
-    u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX)
 }

@@ -36,11 +36,13 @@ impl Gcks {
 
     /// How many SAs of ESP a group has, and how old they are.
     pub fn group_sas(&self, now: Time, group: &str) -> (usize, Duration) {
-        self.groups.get(group).map_or((0, Duration::ZERO), |state| (state.teks.len(), now.since(state.teks_since)))
+        self.groups.get(group).map_or((0, Duration::ZERO), |state| (state.teks.len(), now.since(state.teks_life.since)))
     }
 
     /// The same of a VPN.
     pub fn vpn_sas(&self, now: Time, vpn: &str) -> (usize, Duration) {
-        self.vpns.get(vpn).map_or((0, Duration::ZERO), |state| (state.sas.len(), now.since(state.since)))
+        self.vpns.get(vpn).map_or((0, Duration::ZERO), |state| {
+            (state.sas.len(), state.life.map_or(Duration::ZERO, |life| now.since(life.since)))
+        })
     }
 }

@@ -1,11 +1,12 @@
 //! A VPN at the key server: an SA each way between two clients.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use muster_wire::Time;
 
 use super::context::Context;
-use super::group::RENEW_AT;
+use super::life::Life;
 use super::machine::Gcks;
 use super::oneway::Terminal;
 use super::profile::Vpn;
@@ -22,7 +23,8 @@ type End = usize;
 #[derive(Default)]
 pub(super) struct VpnState {
     pub(super) sas: Vec<(End, Tek)>,
-    pub(super) since: Time,
+    /// Theirs, of the oldest: they are renewed together.
+    pub(super) life: Option<Life>,
     /// Ends that began anew: what they send needs keys that they never used.
     pub(super) restarts: Restarts<End>,
     /// Ends that were not there when what they send under was drawn: they have not used it.
@@ -48,10 +50,10 @@ impl Ends {
 
 impl VpnState {
     /// Out of the store, where changes are whole.
-    pub(super) fn restore(stored: Vec<(End, Time, Tek)>, restarted: Vec<End>) -> Self {
-        let since = stored.iter().map(|(_, since, _)| *since).min().unwrap_or_default();
+    pub(super) fn restore(stored: Vec<(End, Life, Tek)>, restarted: Vec<End>) -> Self {
+        let life = stored.iter().map(|(_, life, _)| *life).min_by_key(|life| life.since);
         let sas = stored.into_iter().map(|(from, _, tek)| (from, tek)).collect();
-        let mut state = VpnState { sas, since, ..VpnState::default() };
+        let mut state = VpnState { sas, life, ..VpnState::default() };
         restarted.into_iter().for_each(|end| _ = state.restarts.add(end));
         state
     }
@@ -72,15 +74,18 @@ impl VpnState {
 
     /// Does what is due by `now`; whether there are new keys, of which both ends are to be told.
     pub(super) fn attend(&mut self, now: Time, name: &str, vpn: &Vpn, ends: Ends, ctx: &mut Context<'_>) -> bool {
-        if !self.sas.is_empty() && self.since + vpn.lifetime <= now {
+        if self.life.is_some_and(|life| life.end() <= now) {
             // Neither end holds them any longer.
             let owner = vpn_owner(name);
             self.sas.drain(..).for_each(|(_, tek)| tek.forget(&owner, ctx));
+            self.life = None;
         }
         let has_restarted = self.restarts.timeout().is_some_and(|at| at <= now);
         let is_all = match self.sas.is_empty() {
             true => ends.here.contains(&true),
-            false => ends.are_here() && (self.is_wanted || has_restarted || self.renewal(vpn) <= now),
+            false => {
+                ends.are_here() && (self.is_wanted || has_restarted || self.renewal(vpn).is_some_and(|at| at <= now))
+            }
         };
         let restarted = self.restarts.take(now, is_all, vpn.delays);
         // Those of an end that is not here stay as they are: it cannot be told others.
@@ -110,35 +115,35 @@ impl VpnState {
 
     /// When to ask [`attend`](Self::attend).
     pub(super) fn timeout(&self, vpn: &Vpn, ends: Ends) -> Option<Time> {
-        let lives = !self.sas.is_empty();
-        let end = lives.then(|| self.since + vpn.lifetime);
-        let renewal = (lives && ends.are_here()).then(|| self.renewal(vpn));
+        let end = self.life.map(|life| life.end());
+        let renewal = self.renewal(vpn).filter(|_| ends.are_here());
         end.into_iter().chain(renewal).chain(self.restarts.timeout()).min()
     }
 
     fn renew(&mut self, now: Time, name: &str, vpn: &Vpn, senders: &[End], ctx: &mut Context<'_>) {
         let owner = vpn_owner(name);
         let old: Vec<_> = self.sas.extract_if(.., |(from, _)| senders.contains(from)).collect();
+        let fresh = Life { since: now, lifetime: vpn.lifetime };
+        let before = self.life.unwrap_or(fresh);
         // Of the older one: both are renewed together.
-        if self.sas.is_empty() {
-            self.since = now;
-        }
+        let life = if self.sas.is_empty() { fresh } else { before };
+        self.life = Some(life);
         for from in senders.iter().copied() {
-            let before = old.iter().find(|(other, _)| *other == from);
-            let tek = match before {
-                Some((_, tek)) => tek.replace(now, vpn.lifetime, &owner, ctx),
+            let tek = match old.iter().find(|(other, _)| *other == from) {
+                Some((_, tek)) => tek.replace(now, before.lifetime, &owner, ctx),
                 None => Tek::new(ctx),
             };
-            ctx.writes.push(Write::vpn_tek(name, from, now, &tek, &ctx.calendar));
+            ctx.writes.push(Write::vpn_tek(name, from, life, &tek, &ctx.calendar));
             self.sas.push((from, tek));
         }
     }
 
-    /// Takes its SAs, which somebody may hold `until`, away: what tells the two ends so.
-    pub(super) fn forget(&mut self, until: Time, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Vec<Delete> {
+    /// Takes its SAs away: what tells the two ends so.
+    pub(super) fn forget(&mut self, now: Time, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Vec<Delete> {
         let owner = vpn_owner(name);
         self.sas.iter().for_each(|(_, tek)| tek.forget(&owner, ctx));
-        self.sas.iter().for_each(|(_, tek)| tek.bury(until, ctx));
+        let held = self.life.take().map_or(Duration::ZERO, |life| life.lifetime);
+        self.sas.iter().for_each(|(_, tek)| tek.bury(now + held, ctx));
         let spis: Vec<u32> = self.sas.drain(..).map(|(_, tek)| tek.spi).collect();
         ctx.writes.push(Write::no_vpn(name));
         ctx.writes.extend(vpn.ends.iter().map(|end| Write::restarted(&owner, &end.client, false)));
@@ -149,10 +154,10 @@ impl VpnState {
     pub(super) fn push(&self, vpn: &Vpn, ctx: &Context<'_>) -> Vec<Push> {
         let mut filling = Filling::default();
         let [a, b] = [&vpn.ends[0], &vpn.ends[1]].map(|end| ctx.address(&end.client));
-        let (Some(a), Some(b)) = (a, b) else { return Vec::new() };
+        let (Some(a), Some(b), Some(life)) = (a, b, self.life) else { return Vec::new() };
         for (from, tek) in &self.sas {
             let tunnel = if *from == 0 { (a, b) } else { (b, a) };
-            let (sa, packet) = tek.of_vpn(vpn, *from, tunnel);
+            let (sa, packet) = tek.of_vpn(vpn, *from, tunnel, life);
             filling.add(|push| {
                 push.policy.delays = Some(vpn.delays);
                 push.add_traffic(sa, packet);
@@ -162,8 +167,8 @@ impl VpnState {
     }
 
     /// When its keys are to be renewed.
-    fn renewal(&self, vpn: &Vpn) -> Time {
-        self.since + vpn.lifetime.mul_f64(RENEW_AT)
+    fn renewal(&self, vpn: &Vpn) -> Option<Time> {
+        self.life.map(|life| life.renewal(vpn.lifetime))
     }
 }
 
@@ -227,7 +232,7 @@ impl Gcks {
 
     pub(super) fn drop_vpn_of(&mut self, now: Time, name: &str, vpn: &Vpn) {
         let Some(mut state) = self.vpns.remove(name) else { return };
-        let deletes = self.context(|_, ctx| state.forget(now + vpn.lifetime, name, vpn, ctx));
+        let deletes = self.context(|_, ctx| state.forget(now, name, vpn, ctx));
         let push = [Push { deletes, ..Push::default() }];
         vpn.ends.iter().for_each(|end| self.push(now, &end.client, &push));
     }

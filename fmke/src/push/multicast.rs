@@ -7,7 +7,7 @@ use muster_wire::Time;
 use crate::isakmp::Range;
 
 /// "Moreover, the GCKS sends periodically in multicast a message with the last used sequence number" (draft 4.2).
-/// After a message its number is told (LSEQ) so much later, then after twice as long …
+/// After a message, or the SA's beginning, the last number is told (LSEQ) so much later, then after twice as long …
 const FIRST_TELLING: Duration = Duration::from_millis(500);
 /// … up to this: who has lost the last messages, or just come back, learns of it.
 const TELLING_PERIOD: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ pub(crate) struct MulticastSender {
     first: u32,
     sent: Vec<Message>,
     /// The number of the last one is told at, and how long after it again.
-    telling: Option<(Time, Duration)>,
+    telling: (Time, Duration),
 }
 
 struct Message {
@@ -32,9 +32,9 @@ struct Message {
 }
 
 impl MulticastSender {
-    /// Whose first message has the number `first`.
-    pub(crate) fn new(first: u32) -> Self {
-        MulticastSender { first, sent: Vec::new(), telling: None }
+    /// Whose first message has the number `first`. That there was none is told, too: members forget a group that is silent.
+    pub(crate) fn new(now: Time, first: u32) -> Self {
+        MulticastSender { first, sent: Vec::new(), telling: (now + FIRST_TELLING, FIRST_TELLING) }
     }
 
     /// The number that the next message will bear: it stands in it, so it is asked for first.
@@ -45,7 +45,7 @@ impl MulticastSender {
     /// Takes a message with the number [`next_number`](Self::next_number); gives it back, to be sent now.
     pub(crate) fn push(&mut self, now: Time, datagram: Vec<u8>) -> Vec<u8> {
         self.sent.push(Message { datagram: datagram.clone().into(), sendings: 1, last: now });
-        self.telling = Some((now + FIRST_TELLING, FIRST_TELLING));
+        self.tell_soon(now);
         datagram
     }
 
@@ -53,7 +53,7 @@ impl MulticastSender {
     /// who misses it.
     pub(crate) fn resume(&mut self, now: Time, datagram: Vec<u8>) {
         self.sent.push(Message { datagram: datagram.into(), sendings: 1, last: Time(0) });
-        self.telling = Some((now, FIRST_TELLING));
+        self.telling = (now, FIRST_TELLING);
     }
 
     /// Keeps no message any longer, only how many there were.
@@ -64,9 +64,7 @@ impl MulticastSender {
 
     /// Tells the last number as after a message.
     pub(crate) fn tell_soon(&mut self, now: Time) {
-        if self.telling.is_some() {
-            self.telling = Some((now + FIRST_TELLING, FIRST_TELLING));
-        }
+        self.telling = (now + FIRST_TELLING, FIRST_TELLING);
     }
 
     /// A member misses these: what goes again now, "in multicast … (with the same sequence numbers)" (draft 4.2). It may be a
@@ -84,16 +82,19 @@ impl MulticastSender {
     }
 
     /// When to ask [`due`](Self::due).
-    pub(crate) fn timeout(&self) -> Option<Time> {
-        self.telling.map(|(at, _)| at)
+    pub(crate) fn timeout(&self) -> Time {
+        self.telling.0
     }
 
-    /// The last number used, if it is to be told by `now`, in an LSEQ payload.
+    /// The last number used, if it is to be told by `now`, in an LSEQ payload; 0: none.
     pub(crate) fn due(&mut self, now: Time) -> Option<u32> {
-        let (_, wait) = self.telling.filter(|(at, _)| *at <= now)?;
+        let (at, wait) = self.telling;
+        if at > now {
+            return None;
+        }
         let wait = (wait * 2).min(TELLING_PERIOD);
-        self.telling = Some((now + wait, wait));
-        Some(self.next_number() - 1).filter(|number| *number > 0)
+        self.telling = (now + wait, wait);
+        Some(self.next_number() - 1)
     }
 }
 
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_is_missed_goes_again_but_not_for_ever() {
-        let mut sender = MulticastSender::new(5);
+        let mut sender = MulticastSender::new(Time(0), 5);
         for number in 5..=9 {
             assert_eq!(sender.next_number(), number);
             assert_eq!(sender.push(Time(0), vec![number as u8]), [number as u8]);
@@ -132,23 +133,23 @@ mod tests {
 
     #[test]
     fn the_last_number_is_told_ever_less_often() {
-        let mut sender = MulticastSender::new(1);
-        assert_eq!(sender.timeout(), None);
+        let mut sender = MulticastSender::new(Time(0), 1);
+        assert_eq!((sender.due(sender.timeout()), sender.timeout()), (Some(0), Time(3 * SECOND / 2)), "none yet");
         sender.push(Time(0), vec![1]);
         let mut times = Vec::new();
         while times.len() < 8 {
-            let now = sender.timeout().unwrap();
+            let now = sender.timeout();
             assert_eq!(sender.due(now), Some(1));
             times.push(now.0 as f64 / SECOND as f64);
         }
         assert_eq!(times, [0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5]);
         sender.push(Time(100 * SECOND), vec![2]);
-        assert_eq!(sender.timeout(), Some(Time(100 * SECOND + SECOND / 2)));
+        assert_eq!(sender.timeout(), Time(100 * SECOND + SECOND / 2));
         sender.forget();
         assert_eq!((sender.next_number(), sender.missed(Time(200 * SECOND), &range(1, 2)).len()), (3, 0));
         sender.tell_soon(Time(200 * SECOND));
         assert_eq!(sender.due(Time(201 * SECOND)), Some(2), "how many there were is still told");
-        let mut resumed = MulticastSender::new(1);
+        let mut resumed = MulticastSender::new(Time(0), 1);
         resumed.resume(Time(7 * SECOND), vec![1]);
         resumed.resume(Time(7 * SECOND), vec![2]);
         assert_eq!(resumed.due(Time(7 * SECOND)), Some(2));
