@@ -22,22 +22,19 @@ use crate::alarm::Alarm;
 use crate::engine::{Engine, StartError};
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
-use crate::notifier::{Notifier, alive_interval};
+use crate::notifier::alive_interval;
 use crate::pace::Pace;
 use crate::plane::Plane;
 use crate::privileges::forbid_core_dumps;
-use crate::rollback::Rollback;
 use crate::settings::{File, Settings, SettingsError};
-use crate::signals::{Signals, Told};
+use crate::signals::Told;
 use crate::sockets::Sockets;
 use crate::trust::Bounds;
-use crate::watch::Watch;
 use crate::worn::Worn;
-use outside::Outside;
 use starting::{place_of, times_of};
 
-pub(crate) use outside::Report;
-pub(crate) use starting::{first_address, own_prefixes};
+pub(crate) use outside::{Outside, Report};
+pub(crate) use starting::own_prefixes;
 
 mod acting;
 mod answering;
@@ -101,17 +98,9 @@ pub fn unblock(instance: u8) -> Result<(), RunError> {
 
 /// Runs the daemon in the foreground until it is told to leave. The block, which is to stand before, stays.
 pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
-    forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(io_error("cannot start the event loop"))?;
-    runtime.block_on(async {
-        let signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
-        let watch = Watch::start().map_err(io_error("cannot watch the interfaces"))?;
-        let rollback = Rollback::watch().map_err(io_error("cannot watch for a new VM generation"))?;
-        // Before there is an address: whoever asks is told what is waited for.
-        let mut outside = Outside::open(&settings, signals, (watch, rollback), Notifier::default(), set_level).await?;
+    block_on(async {
+        let control = settings.resolve(&settings.file.device.control);
+        let mut outside = Outside::open(&control, &settings.file, &[], set_level).await?;
         let Some(address) = outside.next_address(&settings.file).await? else { return Ok(()) };
         let mut daemon = Daemon::start(settings, address, outside)?;
         // With another certificate, or after a rollback, it is another daemon, in the same process.
@@ -121,6 +110,16 @@ pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
         }
         Ok(())
     })
+}
+
+/// Runs a daemon on this thread, with its secrets in no core dump.
+pub(crate) fn block_on(daemon: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+    forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(io_error("cannot start the event loop"))?;
+    runtime.block_on(daemon)
 }
 
 struct Daemon {
@@ -209,7 +208,7 @@ impl Daemon {
                     // Whoever asked may be gone.
                     let _ = answer.send(self.answer(&request).await);
                 }
-                Some(answer) = self.outside.scraped.recv() => {
+                answer = self.outside.metrics.asked() => {
                     let _ = answer.send(self.metrics());
                 }
                 () = self.sockets.readable() => {}

@@ -1,5 +1,6 @@
 //! What Prometheus is told. Names and labels are a contract: they only grow.
 
+mod endpoint;
 mod server;
 
 use prometheus_client::encoding::text::encode;
@@ -9,7 +10,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-pub(crate) use server::{Listener, Scrape, Server};
+pub(crate) use endpoint::{Change, Endpoint};
 
 /// A set of values of one moment. It is made anew for each question: nothing is counted twice, nothing is kept.
 pub(crate) struct Page(Registry);

@@ -4,11 +4,6 @@ use std::io;
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// Keeps NET_ADMIN (SAs, routes, rules) and NET_RAW (sockets of protocol 50).
-pub(crate) fn drop_all_but_network() -> Result<(), caps::errors::CapsError> {
-    keep_only(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW])
-}
-
 /// Gives everything else up, for this thread and those that it will start.
 pub(crate) fn keep_only(keep: &[Capability]) -> Result<(), caps::errors::CapsError> {
     let keep: CapsHashSet = keep.iter().copied().collect();

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
+use caps::Capability;
 use ipnet::IpNet;
-use muster_dataplane::{Claim, KeyLedger, SaId};
+use muster_dataplane::SaId;
 use muster_fmke::member::{Event, Member};
 use tokio::net::UdpSocket;
-use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, info, warn};
 
 use super::flows::{Flows, NotCarried};
@@ -18,19 +17,16 @@ use super::{Certificates, socket};
 use crate::addresses::interface_index;
 use crate::alarm::Alarm;
 use crate::check::remarks;
-use crate::control::{self, Asked};
+use crate::control;
 use crate::daemon::{
-    HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, WATCHING_GENERATIONS, every, first_address, io_error, now,
-    tick, unix_seconds,
+    HOUSEKEEPING, LAST_WORDS, Outside, RunError, SetLevel, WATCHING_GENERATIONS, block_on, every, io_error, now, tick,
+    unix_seconds,
 };
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
-use crate::notifier::{Notifier, alive_interval};
-use crate::privileges::{forbid_core_dumps, keep_only};
-use crate::rollback::Rollback;
+use crate::notifier::alive_interval;
 use crate::settings::File;
-use crate::signals::{Signals, Told};
-use crate::watch::Watch;
+use crate::signals::Told;
 use crate::worn::Worn;
 
 mod answering;
@@ -41,6 +37,7 @@ mod starting;
 
 use listening::readable;
 use numbers::Numbers;
+use starting::folder;
 
 /// So many datagrams are taken from each socket before the loop turns to something else.
 const BURST: usize = 64;
@@ -50,18 +47,16 @@ const BURST: usize = 64;
 /// # Errors
 /// What the configuration names cannot be used; the data plane has ended.
 pub fn run_client(config: &Path, file: File, set_level: SetLevel) -> Result<(), RunError> {
-    forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
     file.gcks.iter().flat_map(remarks).for_each(|remark| warn!("{remark}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(io_error("cannot start the event loop"))?;
-    runtime.block_on(async {
-        let mut outside = Outside::open(config, &file, set_level)?;
+    block_on(async {
+        let control = folder(config).join(&file.device.control);
+        // Re-key messages may come to ports below 1024, and the address may change.
+        let mut outside = Outside::open(&control, &file, &[Capability::CAP_NET_BIND_SERVICE], set_level).await?;
+        let mut file = file;
         // Another address is another tunnel, and after a rollback nothing is used that was: it starts anew each time.
         while let Some(address) = outside.next_address(&file).await? {
-            match Client::start(&file, address, outside)?.run().await? {
-                Some(again) => outside = again,
+            match Client::start(config, file, address, outside)?.run().await? {
+                Some(again) => (file, outside) = again,
                 None => return Ok(()),
             }
         }
@@ -69,21 +64,8 @@ pub fn run_client(config: &Path, file: File, set_level: SetLevel) -> Result<(), 
     })
 }
 
-/// What stays when the client starts anew in the same process.
-struct Outside {
-    config: PathBuf,
-    signals: Signals,
-    watch: Watch,
-    rollback: Rollback,
-    notifier: Notifier,
-    asked: mpsc::Receiver<Asked>,
-    report: Report,
-    set_level: SetLevel,
-    ledger: KeyLedger,
-    begun: Instant,
-}
-
 struct Client {
+    config: PathBuf,
     outside: Outside,
     file: File,
     member: Member,
@@ -119,7 +101,7 @@ enum End {
 }
 
 impl Client {
-    async fn run(mut self) -> Result<Option<Outside>, RunError> {
+    async fn run(mut self) -> Result<Option<(File, Outside)>, RunError> {
         let mut alarm = Alarm::new().map_err(io_error("timerfd"))?;
         let mut housekeeping = every(HOUSEKEEPING);
         let mut alive = alive_interval().map(every);
@@ -261,16 +243,16 @@ impl Client {
     }
 
     /// The machine was rolled back: nothing more goes out under what this client holds, not even a farewell.
-    fn start_anew(mut self) -> Outside {
+    fn start_anew(mut self) -> (File, Outside) {
         warn!("this machine was rolled back to a snapshot, or copied: starting anew");
         self.tell(EventKind::RolledBack, String::new());
-        self.outside
+        (self.file, self.outside)
     }
 
     /// Takes leave of the key server. The SAs go with the data plane.
-    async fn finish(mut self, end: End) -> Option<Outside> {
+    async fn finish(mut self, end: End) -> Option<(File, Outside)> {
         if let End::Anew = end {
-            return Some(self.outside);
+            return Some((self.file, self.outside));
         }
         self.outside.notifier.stopping();
         self.member.close();

@@ -18,11 +18,13 @@ use super::settings::{GcksSettings, remark_on_port};
 use super::socket;
 use crate::alarm::Alarm;
 use crate::control::Asked;
-use crate::daemon::{HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, every, io_error, now, tick, unix_seconds};
+use crate::daemon::{
+    HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, WATCHING_GENERATIONS, block_on, every, io_error, now, tick,
+    unix_seconds,
+};
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
 use crate::notifier::{Notifier, alive_interval};
-use crate::privileges::forbid_core_dumps;
 use crate::rollback::Rollback;
 use crate::signals::{Signals, Told};
 
@@ -44,16 +46,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// # Errors
 /// A configuration, a store or a socket that cannot be.
 pub fn run_gcks(config: &Path, set_level: SetLevel) -> Result<(), RunError> {
-    forbid_core_dumps().map_err(io_error("prctl(PR_SET_DUMPABLE)"))?;
-    let settings = GcksSettings::load(config)?;
-    if let Some(remark) = remark_on_port(settings.gcks.port) {
-        warn!("gcks.port: {remark}");
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(io_error("cannot start the event loop"))?;
-    runtime.block_on(async {
+    block_on(async {
+        let settings = GcksSettings::load(config)?;
+        if let Some(remark) = remark_on_port(settings.gcks.port) {
+            warn!("gcks.port: {remark}");
+        }
         let signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
         match Server::start(settings, signals, set_level).await? {
             Some(server) => server.run().await,
@@ -108,7 +105,7 @@ impl Server {
                 rung = alarm.ring(now(), deadline) => rung.map_err(io_error("timerfd"))?,
                 Some((request, answer)) = self.asked.recv() => self.answer(request, answer),
                 noticed = self.rollback.noticed() => {
-                    noticed.map_err(io_error("watching for a new VM generation"))?;
+                    noticed.map_err(io_error(WATCHING_GENERATIONS))?;
                     self.start_anew();
                 }
                 told = self.signals.next() => match told {

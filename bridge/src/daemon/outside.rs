@@ -1,73 +1,68 @@
-//! What outlives a member: what others hold on to while one follows another in the same process.
+//! What outlives a member, or a key server's client: what others hold on to while one follows another in the same process.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Instant, SystemTime};
 
+use caps::Capability;
 use muster_dataplane::{Claim, KeyLedger};
 use tokio::sync::{broadcast, mpsc};
 use tracing::{info, warn};
 
 use super::starting::first_address;
-use super::{RunError, SetLevel, every, io_error, now, tick};
+use super::{RunError, SetLevel, WATCHING_GENERATIONS, every, io_error, now, tick};
 use crate::control::{self, Asked, Server};
 use crate::event::{EventKind, EventLine, EventLog, Record};
-use crate::metrics;
+use crate::metrics::Endpoint;
 use crate::notifier::{Notifier, alive_interval};
-use crate::privileges::drop_all_but_network;
+use crate::privileges::keep_only;
 use crate::rollback::Rollback;
-use crate::settings::{File, Settings};
+use crate::settings::File;
 use crate::signals::Signals;
 use crate::watch::Watch;
 
-/// What stays when the device takes another certificate and becomes another member, or starts anew: what others hold on
-/// to, and what must not be forgotten in a process's life.
-pub(super) struct Outside {
-    pub(super) signals: Signals,
-    pub(super) watch: Watch,
-    pub(super) rollback: Rollback,
-    pub(super) notifier: Notifier,
-    pub(super) asked: mpsc::Receiver<Asked>,
-    pub(super) scraped: mpsc::Receiver<metrics::Scrape>,
-    pub(super) scrape: mpsc::Sender<metrics::Scrape>,
-    pub(super) metrics: Option<metrics::Server>,
-    pub(super) report: Report,
-    pub(super) set_level: SetLevel,
-    pub(super) ledger: KeyLedger,
-    pub(super) begun: Instant,
+/// What stays when the device becomes another member or client (another certificate, another address), or starts anew: what
+/// others hold on to, and what must not be forgotten in a process's life.
+pub(crate) struct Outside {
+    pub(crate) signals: Signals,
+    pub(crate) watch: Watch,
+    pub(crate) rollback: Rollback,
+    pub(crate) notifier: Notifier,
+    pub(crate) asked: mpsc::Receiver<Asked>,
+    pub(crate) metrics: Endpoint,
+    pub(crate) report: Report,
+    pub(crate) set_level: SetLevel,
+    pub(crate) ledger: KeyLedger,
+    pub(crate) begun: Instant,
 }
 
 impl Outside {
-    /// Opens what others ask at, and gives up what is not needed after that.
-    pub(super) async fn open(
-        settings: &Settings,
-        signals: Signals,
-        (watch, rollback): (Watch, Rollback),
-        notifier: Notifier,
+    /// Opens what others ask at, before there is an address: whoever asks is told what is waited for. Then gives up all that is not
+    /// needed after that, but for NET_ADMIN (SAs, routes, rules), NET_RAW (sockets of protocol 50) and `more`.
+    pub(crate) async fn open(
+        control: &Path,
+        file: &File,
+        more: &[Capability],
         set_level: SetLevel,
     ) -> Result<Outside, RunError> {
-        let control = settings.resolve(&settings.file.device.control);
-        let server = Server::bind(&control).map_err(io_error("control socket"))?;
+        let signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
+        let watch = Watch::start().map_err(io_error("cannot watch the interfaces"))?;
+        let rollback = Rollback::watch().map_err(io_error(WATCHING_GENERATIONS))?;
+        let server = Server::bind(control).map_err(io_error("control socket"))?;
         let (ask, asked) = mpsc::channel(16);
         let (followers, _) = broadcast::channel(256);
         tokio::spawn(server.serve(ask, followers.clone()));
-        let (scrape, scraped) = mpsc::channel(1);
-        let metrics = match &settings.file.metrics {
-            Some(section) => Some(metrics::Listener::bind(section.listen).await.map_err(io_error("metrics"))?),
-            None => None,
-        };
-        let metrics = metrics.map(|listener| metrics::Server::start(listener, scrape.clone()));
-        drop_all_but_network()
+        let metrics = Endpoint::open(file.metrics.as_ref()).await.map_err(io_error("metrics"))?;
+        keep_only(&[&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW], more].concat())
             .map_err(|error| RunError::Io { what: "capabilities".into(), error: io::Error::other(error) })?;
         Ok(Outside {
             signals,
             watch,
             rollback,
-            notifier,
+            notifier: Notifier::default(),
             asked,
-            scraped,
-            scrape,
             metrics,
             report: Report::new(followers),
             set_level,
@@ -76,9 +71,9 @@ impl Outside {
         })
     }
 
-    /// Waits for an address on black, at first and between two members, and lets nobody else wait for it meanwhile. `None`:
-    /// told to end before.
-    pub(super) async fn next_address(&mut self, file: &File) -> Result<Option<IpAddr>, RunError> {
+    /// Waits for an address on black, at first and between two members or clients, and lets nobody else wait for it meanwhile.
+    /// `None`: told to end before.
+    pub(crate) async fn next_address(&mut self, file: &File) -> Result<Option<IpAddr>, RunError> {
         // Until a data plane runs, which takes it: nobody unblocks meanwhile.
         let _claim = Claim::take(file.dataplane.instance)?;
         let interface = &file.black.interface;
@@ -90,10 +85,10 @@ impl Outside {
                 found = &mut address => return found,
                 Some((_, answer)) = self.asked.recv() => {
                     // Whoever asked may be gone.
-                    let _ = answer.send(Err(format!("no member now: waiting for an address on {interface}")));
+                    let _ = answer.send(Err(format!("not yet: waiting for an address on {interface}")));
                 }
                 // Dropped: there is nothing to tell.
-                Some(_) = self.scraped.recv() => {}
+                _ = self.metrics.asked() => {}
                 () = tick(&mut alive) => self.notifier.alive(),
             }
         }

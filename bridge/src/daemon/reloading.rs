@@ -9,7 +9,7 @@ use super::{Daemon, now, own_prefixes, times_of, unix_seconds};
 use crate::addresses::networks;
 use crate::check::warn_of;
 use crate::event::EventKind;
-use crate::metrics::{Listener, Server};
+use crate::metrics::Change;
 use crate::reload::{Reload, ReloadError, prepare};
 use crate::settings::File;
 
@@ -63,10 +63,8 @@ impl Daemon {
             return Err(ReloadError::Leaving);
         }
         let reload = prepare(&self.settings, unix_seconds())?;
-        let metrics = match self.metrics_wanted(&reload.settings.file) {
-            Some(listen) => Some(Listener::bind(listen).await.map_err(ReloadError::Metrics)?),
-            None => None,
-        };
+        let metrics = self.outside.metrics.prepare(reload.settings.file.metrics.as_ref()).await;
+        let metrics = metrics.map_err(ReloadError::Metrics)?;
         let own = own_prefixes(&reload.settings.file).map_err(|error| ReloadError::Red(io::Error::other(error)))?;
         self.set_own_prefixes(&reload.settings.file, own).map_err(ReloadError::Red)?;
         let changed = reload.changed.clone();
@@ -74,24 +72,14 @@ impl Daemon {
         Ok(changed)
     }
 
-    /// An address to be bound: another than now.
-    fn metrics_wanted(&self, file: &File) -> Option<std::net::SocketAddr> {
-        let listen = file.metrics.as_ref()?.listen;
-        (self.settings.file.metrics.as_ref().map(|section| section.listen) != Some(listen)).then_some(listen)
-    }
-
-    fn take(&mut self, reload: Reload, metrics: Option<Listener>) {
+    fn take(&mut self, reload: Reload, metrics: Change) {
         let Reload { settings, trust, changed, renewed } = reload;
         warn_of(&settings);
         let file = &settings.file;
         if changed.contains(&"log.level") {
             (self.outside.set_level)(&file.log.level);
         }
-        if file.metrics.is_none() {
-            self.outside.metrics = None;
-        } else if let Some(listener) = metrics {
-            self.outside.metrics = Some(Server::start(listener, self.outside.scrape.clone()));
-        }
+        self.outside.metrics.take(metrics);
         if renewed {
             // Another certificate is another member: this one leaves in order, and the other one joins.
             info!(member = %settings.device.member, "another certificate: leaving, to join under it");

@@ -155,7 +155,7 @@ pub(crate) fn own_prefixes(file: &File) -> Result<Vec<IpNet>, RunError> {
 }
 
 /// Waits for an address on black that duplicate address detection has let through; `None`: told to end before.
-pub(crate) async fn first_address(
+pub(super) async fn first_address(
     file: &File,
     watch: &Watch,
     signals: &mut Signals,

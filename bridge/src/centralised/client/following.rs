@@ -53,16 +53,15 @@ impl Client {
     }
 
     fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
-        let new = File::load(&self.outside.config).map_err(|error| error.to_string())?;
+        let new = File::load(&self.config).map_err(|error| error.to_string())?;
         let allowed = |file: &File| file.gcks.as_ref().map(|gcks| gcks.allow_bypass.clone()).unwrap_or_default();
         let mut same = File { log: self.file.log.clone(), ..new.clone() };
         same.gcks.iter_mut().for_each(|gcks| gcks.allow_bypass = allowed(&self.file));
         if same != self.file {
             return Err("more than [log] and gcks.allow_bypass has changed: that takes a restart".into());
         }
-        let gcks = gcks_of(&self.outside.config, &new).map_err(|error| error.to_string())?;
-        let (certificates, credentials) =
-            shown(&self.outside.config, gcks, self.address).map_err(|error| error.to_string())?;
+        let gcks = gcks_of(&self.config, &new).map_err(|error| error.to_string())?;
+        let (certificates, credentials) = shown(&self.config, gcks, self.address).map_err(|error| error.to_string())?;
         let mut changed = certificates.changes(&self.certificates);
         if !certificates.shows_the_same(&self.certificates) {
             certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;

@@ -1,6 +1,5 @@
 //! From a configuration to a client: what it needs is opened and started, in the order that keeps red from black.
 
-use caps::Capability;
 use muster_dataplane::{Backend, EspConfig, enable_forwarding};
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::isakmp::Identity;
@@ -13,71 +12,21 @@ use crate::centralised::{SHORT_KEY, read_secret};
 use crate::daemon::own_prefixes;
 use crate::settings::{GcksAt, SettingsError};
 
-impl Outside {
-    /// Opens what others ask at, and gives up what is not needed after that.
-    pub(super) fn open(config: &Path, file: &File, set_level: SetLevel) -> Result<Outside, RunError> {
-        let signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
-        let watch = Watch::start().map_err(io_error("cannot watch the interfaces"))?;
-        let rollback = Rollback::watch().map_err(io_error("cannot watch for a new VM generation"))?;
-        let control = folder(config).join(&file.device.control);
-        let server = control::Server::bind(&control).map_err(io_error("control socket"))?;
-        let (ask, asked) = mpsc::channel(16);
-        let (followers, _) = broadcast::channel(256);
-        tokio::spawn(server.serve(ask, followers.clone()));
-        // NET_BIND_SERVICE: re-key messages may come to ports below 1024, and the address may change.
-        keep_only(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_NET_BIND_SERVICE])
-            .map_err(|error| RunError::Io { what: "capabilities".into(), error: io::Error::other(error) })?;
-        Ok(Outside {
-            config: config.to_owned(),
-            signals,
-            watch,
-            rollback,
-            notifier: Notifier::default(),
-            asked,
-            report: Report::new(followers),
-            set_level,
-            ledger: KeyLedger::new(),
-            begun: Instant::now(),
-        })
-    }
-
-    /// Waits for an address on black, and lets nobody else wait for it meanwhile. `None`: told to end before.
-    pub(super) async fn next_address(&mut self, file: &File) -> Result<Option<IpAddr>, RunError> {
-        // Until a data plane runs, which takes it: nobody unblocks meanwhile.
-        let _claim = Claim::take(file.dataplane.instance)?;
-        let interface = &file.black.interface;
-        self.notifier.status(format!("waiting for an address on {interface}"));
-        let mut address = std::pin::pin!(first_address(file, &self.watch, &mut self.signals));
-        let mut alive = alive_interval().map(every);
-        loop {
-            tokio::select! {
-                found = &mut address => return found,
-                Some((_, answer)) = self.asked.recv() => {
-                    // Whoever asked may be gone.
-                    let _ = answer.send(Err(format!("no client now: waiting for an address on {interface}")));
-                }
-                () = tick(&mut alive) => self.notifier.alive(),
-            }
-        }
-    }
-}
-
 impl Client {
-    pub(super) fn start(file: &File, address: IpAddr, outside: Outside) -> Result<Client, RunError> {
-        let wanted = gcks_of(&outside.config, file)?;
+    pub(super) fn start(config: &Path, file: File, address: IpAddr, outside: Outside) -> Result<Client, RunError> {
+        let wanted = gcks_of(config, &file)?;
         let server = SocketAddr::new(wanted.address, wanted.port);
-        let secret =
-            wanted.secret_file.as_ref().map(|path| read_secret(&folder(&outside.config).join(path))).transpose()?;
-        let (certificates, credentials) = shown(&outside.config, wanted, address)?;
+        let secret = wanted.secret_file.as_ref().map(|path| read_secret(&folder(config).join(path))).transpose()?;
+        let (certificates, credentials) = shown(config, wanted, address)?;
         // Without one it could be whoever shows a certificate.
-        let expected = identity_or(wanted.identity.as_deref(), wanted.address, &outside.config)?;
-        let own = own_prefixes(file)?;
+        let expected = identity_or(wanted.identity.as_deref(), wanted.address, config)?;
+        let own = own_prefixes(&file)?;
         let interface = &file.black.interface;
         let index = interface_index(interface).map_err(io_error(&format!("black.interface {interface}")))?;
         let port = wanted.local_port.unwrap_or(wanted.port);
         let socket = socket::unicast(interface, address, port, file.dataplane.hop_limit)
             .map_err(io_error("cannot open the socket for the key server"))?;
-        let config = EspConfig {
+        let esp = EspConfig {
             device: file.dataplane.device.clone(),
             black_interface: interface.clone(),
             black_address: address,
@@ -95,7 +44,7 @@ impl Client {
         };
         // It was checked to be one.
         let backend = file.dataplane.backend.parse().unwrap_or(Backend::Auto);
-        let running = muster_dataplane::start(backend, config)?;
+        let running = muster_dataplane::start(backend, esp)?;
         info!(backend = running.dataplane.backend(), reason = running.reason, "the data plane is chosen");
         // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
         let block = file.block_config(own.clone());
@@ -121,7 +70,7 @@ impl Client {
             false => {
                 let short = || io_error("gcks.secret_file")(io::Error::other(SHORT_KEY));
                 let key = secret.and_then(|secret| ManualKey::new(secret).ok()).ok_or_else(short)?;
-                let folder = folder(&outside.config).join(&file.device.state_dir);
+                let folder = folder(config).join(&file.device.state_dir);
                 let sa = key.sa(wanted.doi, server.ip(), address).id().octets();
                 let kept = Numbers::load(&folder, sa).map_err(io_error("device.state_dir"))?;
                 let settings = OneWaySettings { doi: wanted.doi, address, server, key, next: kept.next() };
@@ -131,11 +80,13 @@ impl Client {
         };
         member.handle_timeout(now());
         info!(%address, %server, return_channel = wanted.return_channel, "started as a client of the key server");
+        let flows = Flows::new(running, file.red.multicast.clone(), wanted.allow_bypass.clone());
         let mut client = Client {
+            config: config.to_owned(),
             outside,
-            file: file.clone(),
+            file,
             member,
-            flows: Flows::new(running, file.red.multicast.clone(), wanted.allow_bypass.clone()),
+            flows,
             address,
             index,
             own_prefixes: own,

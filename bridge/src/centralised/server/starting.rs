@@ -16,7 +16,7 @@ use crate::centralised::settings::GcksSettings;
 use crate::centralised::socket;
 use crate::centralised::store::{Store, StoreFault};
 use crate::control;
-use crate::daemon::{Report, RunError, SetLevel, io_error, now, unix_seconds};
+use crate::daemon::{Report, RunError, SetLevel, WATCHING_GENERATIONS, io_error, now, unix_seconds};
 use crate::event::EventKind;
 use crate::expiry::Expiry;
 use crate::notifier::Notifier;
@@ -53,7 +53,7 @@ impl Server {
     ) -> Result<Option<Server>, RunError> {
         let Some(socket) = bind(&settings, &mut signals).await? else { return Ok(None) };
         let control = control::Server::bind(&settings.control()).map_err(io_error("control socket"))?;
-        let rollback = Rollback::watch().map_err(io_error("cannot watch for a new VM generation"))?;
+        let rollback = Rollback::watch().map_err(io_error(WATCHING_GENERATIONS))?;
         let (ask, asked) = mpsc::channel(16);
         let (followers, _) = broadcast::channel(256);
         tokio::spawn(control.serve(ask, followers.clone()));
