@@ -307,7 +307,7 @@ fn a_renewed_certificate_is_shown_at_once() {
     let mut world = connected();
     let renewed = world.ca.credentials(address("a"), (2028, 1));
     let now = world.now;
-    world.clients.get_mut("a").unwrap().present(now, renewed);
+    world.clients.get_mut("a").unwrap().present(now, renewed, None);
     world.run(Duration::from_secs(5));
     world.now = world.now + Duration::from_secs(JULY + 10 - NOW);
     world.gcks.handle_timeout(world.now);

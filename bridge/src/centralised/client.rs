@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use tracing::{debug, info, warn};
 
 use super::flows::{Flows, NotCarried};
-use super::{Certificates, socket};
+use super::socket;
 use crate::addresses::interface_index;
 use crate::alarm::Alarm;
 use crate::check::remarks;
@@ -33,10 +33,12 @@ mod answering;
 mod following;
 mod listening;
 mod numbers;
+mod shown;
 mod starting;
 
 use listening::readable;
 use numbers::Numbers;
+use shown::Shown;
 use starting::folder;
 
 /// So many datagrams are taken from each socket before the loop turns to something else.
@@ -75,8 +77,7 @@ struct Client {
     index: u32,
     own_prefixes: Vec<IpNet>,
     server: SocketAddr,
-    /// With a secret there are none.
-    certificates: Certificates,
+    shown: Shown,
     expiry: Expiry,
     socket: UdpSocket,
     /// For re-key messages, by where they come to.
@@ -158,10 +159,10 @@ impl Client {
     }
 
     fn take_datagrams(&mut self) -> bool {
-        let Client { member, refused, buffer, certificates, .. } = self;
+        let Client { member, refused, buffer, shown, .. } = self;
         let at = now();
         let mut take = |from: SocketAddr, bytes: &[u8]| {
-            if let Err(why) = member.handle_datagram(at, from, bytes, &*certificates) {
+            if let Err(why) = member.handle_datagram(at, from, bytes, &shown.certificates) {
                 *refused += 1;
                 debug!(%from, "refused: {why}");
             }
@@ -235,7 +236,7 @@ impl Client {
                 "a quarter of the sequence numbers of an SA are used up: have the key server renew it sooner"
             );
         }
-        if let Some(warning) = self.certificates.end().and_then(|end| self.expiry.look(end, unix_seconds())) {
+        if let Some(warning) = self.shown.certificates.end().and_then(|end| self.expiry.look(end, unix_seconds())) {
             warn!("{warning}; replace it and reload (muster reload)");
             self.tell(EventKind::Expiring, warning);
         }

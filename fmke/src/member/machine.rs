@@ -218,10 +218,17 @@ impl Member {
         self.traffic.len()
     }
 
-    /// What we show from now on: we connect anew, and hold what we hold.
-    pub fn present(&mut self, now: Time, credentials: Credentials) {
+    /// What we show from now on, be it a secret: we connect anew, and hold what we hold.
+    pub fn present(&mut self, now: Time, credentials: Credentials, secret: Option<SecretBytes>) {
         if let Link::Both(initiator, _) = &mut self.link {
-            initiator.present(now, credentials);
+            initiator.present(now, credentials, secret);
+        }
+    }
+
+    /// Without a return channel: what we take from now on is said under this key. We hold what we hold.
+    pub fn take_under(&mut self, settings: &OneWaySettings) {
+        if let Link::OneWay(one_way) = &mut self.link {
+            *one_way = OneWay::new(settings);
         }
     }
 

@@ -175,9 +175,10 @@ impl Initiator {
         }
     }
 
-    /// What we show from now on: another SA takes the place of the one in use, and another attempt that of one under way.
-    pub fn present(&mut self, now: Time, own: Credentials) {
-        (self.own, self.attempt) = (own, None);
+    /// What we show from now on, be it a secret: another SA takes the place of the one in use, and another attempt that of one
+    /// under way.
+    pub fn present(&mut self, now: Time, own: Credentials, secret: Option<SecretBytes>) {
+        (self.own, self.server.secret, self.attempt) = (own, secret, None);
         self.renew(now);
     }
 

@@ -8,3 +8,4 @@ mod one_way;
 mod operators;
 mod restarts;
 mod scenes;
+mod secrets;

@@ -1,9 +1,10 @@
 //! The machine's addresses change, or its configuration.
 
-use super::starting::{gcks_of, shown};
+use super::starting::{gcks_of, one_way};
 use super::*;
 use crate::addresses::{addresses, black_address};
 use crate::daemon::own_prefixes;
+use crate::settings::GcksAt;
 
 impl Client {
     /// Something about interfaces or addresses has changed. Whether the client is to start anew: its tunnels begin and end at
@@ -41,8 +42,8 @@ impl Client {
         }
     }
 
-    /// What is in the files of certificates, the log's level and what may go unprotected follow; all else takes a restart, and is
-    /// refused.
+    /// What is in the files that `[gcks]` names, the log's level and what may go unprotected follow; all else takes a restart, and
+    /// is refused.
     pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         let outcome = self.read_again();
         match &outcome {
@@ -54,27 +55,45 @@ impl Client {
 
     fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
         let new = File::load(&self.config).map_err(|error| error.to_string())?;
-        let allowed = |file: &File| file.gcks.as_ref().map(|gcks| gcks.allow_bypass.clone()).unwrap_or_default();
-        let mut same = File { log: self.file.log.clone(), ..new.clone() };
-        same.gcks.iter_mut().for_each(|gcks| gcks.allow_bypass = allowed(&self.file));
-        if same != self.file {
-            return Err("more than [log] and gcks.allow_bypass has changed: that takes a restart".into());
+        if but_for_what_follows(&new, &self.file) != self.file {
+            return Err(
+                "more than [log], and in [gcks] allow_bypass and paths, has changed: that takes a restart".into()
+            );
         }
         let gcks = gcks_of(&self.config, &new).map_err(|error| error.to_string())?;
-        let (certificates, credentials) = shown(&self.config, gcks, self.address).map_err(|error| error.to_string())?;
-        let mut changed = certificates.changes(&self.certificates);
-        if !certificates.shows_the_same(&self.certificates) {
-            certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
-            self.member.present(now(), credentials);
+        let allowed = gcks.allow_bypass.clone();
+        let shown = Shown::load(&self.config, gcks, self.address).map_err(|error| error.to_string())?;
+        let mut changed = shown.changes(&self.shown);
+        if !shown.shows_the_same(&self.shown) {
+            shown.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
+            match self.numbers {
+                None => self.member.present(now(), shown.credentials(), shown.secret.clone()),
+                Some(_) => {
+                    let taken = one_way(&self.config, &new, gcks, self.address, &shown);
+                    let (settings, numbers) = taken.map_err(|error| error.to_string())?;
+                    self.member.take_under(&settings);
+                    self.numbers = Some(numbers);
+                }
+            }
         }
-        self.certificates = certificates;
+        self.shown = shown;
         changed.extend((new.log.level != self.file.log.level).then_some("log.level"));
         (self.outside.set_level)(&new.log.level);
-        if allowed(&new) != allowed(&self.file) {
+        if self.file.gcks.as_ref().is_none_or(|gcks| gcks.allow_bypass != allowed) {
             changed.push("gcks.allow_bypass");
-            self.change_bypass(|flows| Ok(flows.allow(allowed(&new))?));
+            self.change_bypass(|flows| Ok(flows.allow(allowed)?));
         }
         self.file = new;
         Ok(changed)
     }
+}
+
+/// A configuration with all that can change while the client runs as `now` has it. Of files what is in them counts.
+fn but_for_what_follows(new: &File, now: &File) -> File {
+    let mut same = File { log: now.log.clone(), ..new.clone() };
+    if let (Some(new), Some(now)) = (&mut same.gcks, &now.gcks) {
+        let GcksAt { secret_file, certificate, private_key, trust_anchors, crls, allow_bypass, .. } = now.clone();
+        *new = GcksAt { secret_file, certificate, private_key, trust_anchors, crls, allow_bypass, ..new.clone() };
+    }
+    same
 }

@@ -2,13 +2,13 @@
 
 use muster_dataplane::{Backend, EspConfig, enable_forwarding};
 use muster_fmke::crypto::SecretBytes;
-use muster_fmke::isakmp::Identity;
 use muster_fmke::member::{self, OneWaySettings};
-use muster_fmke::phase1::{Credentials, Liveness, ManualKey, Server};
+use muster_fmke::phase1::{Liveness, ManualKey, Server};
 
+use super::shown::identity_or;
 use super::*;
-use crate::centralised::phase1::{identity, proposals};
-use crate::centralised::{SHORT_KEY, read_secret};
+use crate::centralised::SHORT_KEY;
+use crate::centralised::phase1::proposals;
 use crate::daemon::own_prefixes;
 use crate::settings::{GcksAt, SettingsError};
 
@@ -16,8 +16,7 @@ impl Client {
     pub(super) fn start(config: &Path, file: File, address: IpAddr, outside: Outside) -> Result<Client, RunError> {
         let wanted = gcks_of(config, &file)?;
         let server = SocketAddr::new(wanted.address, wanted.port);
-        let secret = wanted.secret_file.as_ref().map(|path| read_secret(&folder(config).join(path))).transpose()?;
-        let (certificates, credentials) = shown(config, wanted, address)?;
+        let shown = Shown::load(config, wanted, address)?;
         // Without one it could be whoever shows a certificate.
         let expected = identity_or(wanted.identity.as_deref(), wanted.address, config)?;
         let own = own_prefixes(&file)?;
@@ -61,19 +60,14 @@ impl Client {
                     doi: wanted.doi,
                     address,
                     proposals: proposals(wanted.legacy),
-                    credentials,
-                    server: Server { address: server, secret, identity: Some(expected) },
+                    credentials: shown.credentials(),
+                    server: Server { address: server, secret: shown.secret.clone(), identity: Some(expected) },
                     liveness: Liveness::default(),
                 };
                 Member::new(now(), settings, &seed)
             }
             false => {
-                let short = || io_error("gcks.secret_file")(io::Error::other(SHORT_KEY));
-                let key = secret.and_then(|secret| ManualKey::new(secret).ok()).ok_or_else(short)?;
-                let folder = folder(config).join(&file.device.state_dir);
-                let sa = key.sa(wanted.doi, server.ip(), address).id().octets();
-                let kept = Numbers::load(&folder, sa).map_err(io_error("device.state_dir"))?;
-                let settings = OneWaySettings { doi: wanted.doi, address, server, key, next: kept.next() };
+                let (settings, kept) = one_way(config, &file, wanted, address, &shown)?;
                 numbers = Some(kept);
                 Member::one_way(&settings, &seed)
             }
@@ -91,7 +85,7 @@ impl Client {
             index,
             own_prefixes: own,
             server,
-            certificates,
+            shown,
             expiry: Expiry::default(),
             socket,
             listening: BTreeMap::new(),
@@ -108,23 +102,21 @@ impl Client {
     }
 }
 
-/// What a client at this address shows the key server, and whose certificates it takes.
-pub(super) fn shown(
+/// What is taken without a return channel: under the key that is shown, from the number on that was kept for it.
+pub(super) fn one_way(
     config: &Path,
+    file: &File,
     gcks: &GcksAt,
     address: IpAddr,
-) -> Result<(Certificates, Credentials), SettingsError> {
-    let certificates = Certificates::load(config, gcks.named())?;
-    let identity = identity_or(gcks.local_identity.as_deref(), address, config)?;
-    certificates.check_identity(&identity)?;
-    let credentials = Credentials { identity, certificates: certificates.own() };
-    Ok((certificates, credentials))
-}
-
-/// What a configuration says, which was checked, or the address.
-fn identity_or(text: Option<&str>, address: IpAddr, config: &Path) -> Result<Identity, SettingsError> {
-    let wrong = |message| SettingsError::Value { path: config.to_owned(), key: "gcks", message };
-    text.map_or(Ok(Identity::Address(address)), |text| identity(text).map_err(wrong))
+    shown: &Shown,
+) -> Result<(OneWaySettings, Numbers), RunError> {
+    let short = || io_error("gcks.secret_file")(io::Error::other(SHORT_KEY));
+    let key = shown.secret.clone().and_then(|secret| ManualKey::new(secret).ok()).ok_or_else(short)?;
+    let sa = key.sa(gcks.doi, gcks.address, address).id().octets();
+    let numbers = Numbers::load(&folder(config).join(&file.device.state_dir), sa);
+    let numbers = numbers.map_err(io_error("device.state_dir"))?;
+    let server = SocketAddr::new(gcks.address, gcks.port);
+    Ok((OneWaySettings { doi: gcks.doi, address, server, key, next: numbers.next() }, numbers))
 }
 
 /// `[gcks]`, which was checked to be there.
