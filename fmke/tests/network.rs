@@ -4,8 +4,10 @@ mod world;
 
 use std::time::Duration;
 
+use muster_fmke::crypto::SecretBytes;
 use muster_fmke::gcks::{Credential, Event, Profiles};
 use muster_fmke::isakmp::TrafficSelector;
+use muster_fmke::phase1::ManualKey;
 use world::{TERMINAL, Weather, World};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -512,4 +514,29 @@ fn a_group_of_which_nothing_is_to_be_said_is_not_taken_for_silent() {
     world.run(600 * SECOND);
     assert_eq!(world.sends("hub"), sent, "the re-key SAs alone are new");
     assert!(world.lost.is_empty(), "{:?} fell out of a group", world.lost);
+}
+
+/// With another key it is another terminal: what the one before knows is not used any longer, and under the new key it is told all.
+#[test]
+fn a_terminal_with_another_key_comes_in_anew() {
+    for by_restart in [false, true] {
+        let mut world = World::with_terminal(1, Weather::CALM);
+        world.settle();
+        let mut profiles = world.profiles();
+        let terminal = profiles.clients.get_mut(TERMINAL).unwrap();
+        let key = SecretBytes::from(&[9; 32][..]);
+        terminal.credential = Credential::of(&[key.as_bytes()]);
+        terminal.one_way.as_mut().unwrap().key = ManualKey::new(key).unwrap();
+        // Under another key numbers may come again.
+        world.to_terminal.clear();
+        match by_restart {
+            true => world.kill(profiles),
+            false => world.configure(profiles),
+        }
+        world.run(90 * SECOND);
+        assert!(world.keys(TERMINAL).is_disjoint(&world.sends("hub")), "by the key before {by_restart}");
+        world.take_under(TERMINAL);
+        world.settle();
+        world.assert_one_key_each();
+    }
 }

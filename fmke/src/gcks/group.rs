@@ -106,12 +106,12 @@ impl GroupState {
         }
     }
 
-    /// A client of this group has connected. It is told of the group at the next change, `window` from now at the latest.
+    /// A client of this group has connected. It is told of the group at the next change, `window` from now at the latest. One that
+    /// is to go goes all the same, and comes in as somebody new.
     pub(super) fn admit(&mut self, now: Time, client: &str, began_anew: bool, window: Duration) {
-        self.wishes.leavers.remove(client);
         let client = client.to_owned();
         let mut due = now + window;
-        if !self.places.contains_key(&client) {
+        if !self.is_in(&client) {
             self.wishes.newcomers.insert(client);
         } else if (began_anew && self.is_sender(&client)) || self.restarts.is_waiting(&client) {
             due = due.max(self.restarts.add(client));
@@ -119,6 +119,11 @@ impl GroupState {
             self.wishes.returned.insert(client);
         }
         self.wish_by(due);
+    }
+
+    /// Whether this client is a member, and is to stay one.
+    pub(super) fn is_in(&self, client: &str) -> bool {
+        self.places.contains_key(client) && !self.wishes.leavers.contains(client)
     }
 
     /// Whether this client, that began anew, must get keys that it never used.

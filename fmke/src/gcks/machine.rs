@@ -63,7 +63,7 @@ pub struct Gcks {
     join_window: Duration,
     pub(super) one_way_period: Duration,
     pub(super) profiles: Arc<Profiles>,
-    responder: Responder,
+    pub(super) responder: Responder,
     pub(super) sessions: BTreeMap<String, Session>,
     /// Clients without a return channel.
     pub(super) one_way: BTreeMap<String, Terminal>,
@@ -205,7 +205,7 @@ impl Gcks {
             leavers.iter().for_each(|client| state.expel(now, client, Duration::ZERO));
             let one_way = self.one_way.iter().filter(|(_, terminal)| terminal.is_spoken_to()).map(|(client, _)| client);
             for client in self.sessions.keys().chain(one_way).filter(|client| group.members.contains(*client)) {
-                if !state.places.contains_key(client) {
+                if !state.is_in(client) {
                     state.admit(now, client, false, Duration::ZERO);
                 }
             }

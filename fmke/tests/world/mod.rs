@@ -153,6 +153,14 @@ impl World {
         }
     }
 
+    /// A client without a return channel takes what is said under the key that its profile has now.
+    pub(crate) fn take_under(&mut self, name: &str) {
+        let (client, router) = (&self.profiles.clients[name], self.clients.get_mut(name).unwrap());
+        let key = client.one_way.as_ref().unwrap().key.clone();
+        let settings = OneWaySettings { doi: DOI, address: client.address, server: server(), key, next: 1 };
+        router.member.take_under(&settings);
+    }
+
     fn settings(&self, address: IpAddr) -> member::Settings {
         member::Settings {
             doi: DOI,
