@@ -34,7 +34,7 @@ use crate::worn::Worn;
 use starting::{place_of, times_of};
 
 pub(crate) use outside::{Outside, Report};
-pub(crate) use starting::own_prefixes;
+pub(crate) use starting::{own_prefixes, start_dataplane};
 
 mod acting;
 mod answering;

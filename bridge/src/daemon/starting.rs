@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 use muster_certs::{Author, TrustStore};
-use muster_dataplane::{Backend, EspConfig, enable_forwarding};
+use muster_dataplane::{Backend, EspConfig, KeyLedger, Running, enable_forwarding};
 use tracing::{info, warn};
 
 use super::outside::Outside;
@@ -36,32 +36,8 @@ impl Daemon {
             .map_err(io_error(&format!("device.state_dir {}", state_dir.display())))?;
         let sockets =
             Sockets::open(&place_of(file, address)).map_err(io_error("cannot open the protocols' sockets"))?;
-        let config = EspConfig {
-            device: file.dataplane.device.clone(),
-            black_interface: file.black.interface.clone(),
-            black_address: address,
-            group_address: Some(file.group_address()),
-            hop_limit: file.dataplane.hop_limit,
-            copy_dscp: file.dataplane.copy_dscp,
-            clear_df: file.red.clear_df,
-            reds: file.red.interfaces.clone(),
-            red_multicast: file.red.multicast.clone(),
-            dynamic_membership: file.red.membership == "dynamic",
-            own_prefixes: own.clone(),
-            instance: file.dataplane.instance,
-            workers: file.dataplane.workers,
-            ledger: outside.ledger.clone(),
-        };
-        // It was checked to be one.
-        let backend = file.dataplane.backend.parse().unwrap_or(Backend::Auto);
-        let dataplane = muster_dataplane::start(backend, config)?;
-        info!(backend = dataplane.dataplane.backend(), reason = dataplane.reason, "the data plane is chosen");
-        // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
-        let wanted = settings.file.block_config(own.clone());
-        muster_dataplane::block(&wanted)?;
-        muster_dataplane::unblock_others(&wanted)?;
-        // Not before the block stands, on interfaces that are there: a slip of the pen makes no router of a machine.
-        enable_forwarding(&settings.file.black.interface)?;
+        let group_address = Some(file.group_address());
+        let dataplane = start_dataplane(file, address, group_address, &own, &outside.ledger)?;
         let mut trust = settings.trust()?;
         lists::restore(&state_dir, &mut trust);
         let engine = Engine::new(start_of(&settings, trust, stamp, own.clone())?, now(), unix_seconds())?;
@@ -95,6 +71,43 @@ impl Daemon {
         daemon.report(&Record { kind: EventKind::Blocked, member: None, epoch: 0, detail: String::new() });
         Ok(daemon)
     }
+}
+
+/// Starts the data plane of a router at this black address, and makes it a router, in the order that keeps red from black.
+pub(crate) fn start_dataplane(
+    file: &File,
+    address: IpAddr,
+    group_address: Option<IpAddr>,
+    own: &[IpNet],
+    ledger: &KeyLedger,
+) -> Result<Running, RunError> {
+    let config = EspConfig {
+        device: file.dataplane.device.clone(),
+        black_interface: file.black.interface.clone(),
+        black_address: address,
+        group_address,
+        hop_limit: file.dataplane.hop_limit,
+        copy_dscp: file.dataplane.copy_dscp,
+        clear_df: file.red.clear_df,
+        reds: file.red.interfaces.clone(),
+        red_multicast: file.red.multicast.clone(),
+        dynamic_membership: file.red.membership == "dynamic",
+        own_prefixes: own.to_vec(),
+        instance: file.dataplane.instance,
+        workers: file.dataplane.workers,
+        ledger: ledger.clone(),
+    };
+    // It was checked to be one.
+    let backend = file.dataplane.backend.parse().unwrap_or(Backend::Auto);
+    let running = muster_dataplane::start(backend, config)?;
+    info!(backend = running.dataplane.backend(), reason = running.reason, "the data plane is chosen");
+    // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
+    let wanted = file.block_config(own.to_vec());
+    muster_dataplane::block(&wanted)?;
+    muster_dataplane::unblock_others(&wanted)?;
+    // Not before the block stands, on interfaces that are there: a slip of the pen makes no router of a machine.
+    enable_forwarding(&file.black.interface)?;
+    Ok(running)
 }
 
 pub(super) fn start_of(

@@ -1,6 +1,5 @@
 //! From a configuration to a client: what it needs is opened and started, in the order that keeps red from black.
 
-use muster_dataplane::{Backend, EspConfig, enable_forwarding};
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::member::{self, OneWaySettings};
 use muster_fmke::phase1::{Liveness, ManualKey, Server};
@@ -9,7 +8,7 @@ use super::shown::identity_or;
 use super::*;
 use crate::centralised::SHORT_KEY;
 use crate::centralised::phase1::proposals;
-use crate::daemon::own_prefixes;
+use crate::daemon::{own_prefixes, start_dataplane};
 use crate::settings::{GcksAt, SettingsError};
 
 impl Client {
@@ -25,32 +24,7 @@ impl Client {
         let port = wanted.local_port.unwrap_or(wanted.port);
         let socket = socket::unicast(interface, address, port, file.dataplane.hop_limit)
             .map_err(io_error("cannot open the socket for the key server"))?;
-        let esp = EspConfig {
-            device: file.dataplane.device.clone(),
-            black_interface: interface.clone(),
-            black_address: address,
-            group_address: None,
-            hop_limit: file.dataplane.hop_limit,
-            copy_dscp: file.dataplane.copy_dscp,
-            clear_df: file.red.clear_df,
-            reds: file.red.interfaces.clone(),
-            red_multicast: file.red.multicast.clone(),
-            dynamic_membership: file.red.membership == "dynamic",
-            own_prefixes: own.clone(),
-            instance: file.dataplane.instance,
-            workers: file.dataplane.workers,
-            ledger: outside.ledger.clone(),
-        };
-        // It was checked to be one.
-        let backend = file.dataplane.backend.parse().unwrap_or(Backend::Auto);
-        let running = muster_dataplane::start(backend, esp)?;
-        info!(backend = running.dataplane.backend(), reason = running.reason, "the data plane is chosen");
-        // The tunnel's device is there now, and the red interfaces may have come up meanwhile.
-        let block = file.block_config(own.clone());
-        muster_dataplane::block(&block)?;
-        muster_dataplane::unblock_others(&block)?;
-        // Not before the block stands, on interfaces that are there: a slip of the pen makes no router of a machine.
-        enable_forwarding(interface)?;
+        let running = start_dataplane(&file, address, None, &own, &outside.ledger)?;
         let mut seed = SecretBytes::zeros(32);
         getrandom::fill(seed.as_mut_bytes()).map_err(|error| io_error("random numbers")(error.into()))?;
         let mut numbers = None;
