@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -16,8 +16,9 @@ use muster_netlab::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::control;
 use crate::lab::{Answer, Family, Lab, backend, binary, run, sky};
+use crate::metrics::METRICS;
+use crate::{control, daemon};
 
 /// Where the key server listens, and re-key messages go.
 pub const ISAKMP: u16 = 848;
@@ -119,6 +120,12 @@ impl Central {
         self.configure(client, "return_channel = false");
     }
 
+    /// Whether this client is asked for its metrics, from its next start or reload on.
+    pub fn listen_for_metrics(&self, client: usize, listens: bool) {
+        let section = format!("[metrics]\nlisten = \"{METRICS}\"");
+        self.configure(client, if listens { &section } else { "" });
+    }
+
     /// The key server's configuration: all clients, and these groups and VPNs.
     pub fn configure_gcks(&self, profiles: &str) {
         let mut text = format!(
@@ -138,7 +145,7 @@ impl Central {
         self.write_private("gcks.toml", &(text + profiles));
     }
 
-    /// `more`: a line of its section `[gcks]`.
+    /// `more`: lines of its section `[gcks]`, or behind it.
     fn configure(&self, client: usize, more: &str) {
         let (name, plan) = (self.name(client), &self.coalition.routers()[client].plan);
         let text = format!(
@@ -197,11 +204,7 @@ level = "debug"
 
     /// A router's black address.
     pub fn black_address(&self, router: usize) -> IpAddr {
-        let plan = &self.coalition.routers()[router].plan;
-        match self.family {
-            Family::V4 => plan.black_v4().addr().into(),
-            Family::V6 => plan.black_v6().addr().into(),
-        }
+        self.family.black_address(&self.coalition, router)
     }
 
     /// Starts the key server.
@@ -238,18 +241,13 @@ level = "debug"
 
     /// Ends a client in order; it must do so within three seconds, or longer below a sky, and with status 0.
     pub fn terminate(&mut self, client: usize) {
-        let mut process = self.clients[client].take().expect("it runs");
-        process.signal(nix::sys::signal::Signal::SIGTERM).expect("it can be signalled");
-        let status = process.wait(Lab::patience(Duration::from_secs(3))).expect("it can be waited for");
-        assert_eq!(status.and_then(|status| status.code()), Some(0), "{}", self.log(&self.name(client)));
+        let process = self.clients[client].take().expect("it runs");
+        daemon::terminate(process, || self.log(&self.name(client)));
     }
 
     fn spawn(&self, router: usize, arguments: &[&str], name: &str) -> Process {
-        let log = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log");
-        let mut command = Command::new(binary());
-        command.args(arguments).arg("--config").arg(self.path(&format!("{name}.toml")));
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
-        self.coalition.routers()[router].namespace.spawn(command).expect("it starts")
+        let at = &self.coalition.routers()[router].namespace;
+        daemon::spawn(at, binary(), arguments, self.folder.path(), name)
     }
 
     /// Asks the key server, as its operator does.

@@ -1,7 +1,7 @@
 //! A coalition with daemons.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::control;
+use crate::{control, daemon};
 
 /// The default port of discovery and the one after it.
 pub const PORTS: [u16; 2] = [4860, 4861];
@@ -62,6 +62,15 @@ pub enum Family {
 impl Family {
     /// Both.
     pub const BOTH: [Family; 2] = [Family::V6, Family::V4];
+
+    /// A router's black address.
+    pub(crate) fn black_address(self, coalition: &Coalition, router: usize) -> IpAddr {
+        let plan = &coalition.routers()[router].plan;
+        match self {
+            Family::V4 => plan.black_v4().addr().into(),
+            Family::V6 => plan.black_v6().addr().into(),
+        }
+    }
 
     /// Where the hellos go.
     pub fn discovery_group(self) -> IpAddr {
@@ -185,11 +194,7 @@ impl Lab {
 
     /// A router's black address.
     pub fn black_address(&self, router: usize) -> IpAddr {
-        let plan = &self.coalition.routers()[router].plan;
-        match self.family {
-            Family::V4 => plan.black_v4().addr().into(),
-            Family::V6 => plan.black_v6().addr().into(),
-        }
+        self.family.black_address(&self.coalition, router)
     }
 
     /// The address of the host behind a router, of the family of black.
@@ -308,13 +313,8 @@ allow_key_export = true
 
     /// Starts a daemon on a router by the configuration `name`.toml of this laboratory, besides what runs there.
     pub fn start_beside(&self, router: usize, name: &str) -> Process {
-        let log = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).expect("a log");
-        let mut command = Command::new(&self.program);
-        command.arg("run").arg("--config").arg(self.path(&format!("{name}.toml")));
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
-        // Only a program without a cipher looks at it.
-        command.env("MUSTER_NULL_CIPHER", "measure");
-        self.coalition.routers()[router].namespace.spawn(command).expect("the daemon starts")
+        let at = &self.coalition.routers()[router].namespace;
+        daemon::spawn(at, &self.program, &["run"], self.folder.path(), name)
     }
 
     /// Ends a daemon without a word.
@@ -326,10 +326,8 @@ allow_key_export = true
 
     /// Ends a daemon in order; it must do so within three seconds, or longer below a sky, and with status 0.
     pub fn terminate(&mut self, router: usize) {
-        self.signal(router, Signal::SIGTERM);
-        let mut process = self.daemons[router].take().expect("the daemon runs");
-        let status = process.wait(Lab::patience(Duration::from_secs(3))).expect("it can be waited for");
-        assert_eq!(status.and_then(|status| status.code()), Some(0), "{}", self.log(router));
+        let process = self.daemons[router].take().expect("the daemon runs");
+        daemon::terminate(process, || self.log(router));
     }
 
     /// Sends a signal to a daemon.

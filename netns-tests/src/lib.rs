@@ -7,8 +7,10 @@ mod authority;
 mod calm;
 mod central;
 mod control;
+mod daemon;
 mod datagram;
 mod lab;
+mod metrics;
 mod routing;
 mod traffic;
 mod tshark;
@@ -19,6 +21,7 @@ pub use central::{Central, ISAKMP};
 pub use control::call;
 pub use datagram::{Datagram, datagrams};
 pub use lab::{Answer, Family, Lab, PORTS, anonymous, binary, is_kernel, monotonic, muster, processor, resident};
+pub use metrics::{METRICS, metric, scrape};
 pub use muster_netlab::{skip, wait_until};
 pub use routing::{Routing, no_routing};
 pub use traffic::{

@@ -1,18 +1,15 @@
 //! What the operator does to a running daemon: reload, renew, watch.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use muster_netns_tests::{Lab, carry, carry_past, skip};
+use muster_netns_tests::{Lab, METRICS, carry, carry_past, skip};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
-const METRICS: &str = "127.0.0.1:9860";
 
 /// The details of a router's events of this name, in order.
 fn events(lab: &Lab, router: usize, name: &str) -> Vec<String> {
@@ -29,23 +26,12 @@ fn reload(lab: &mut Lab, router: usize, outcome: &str) -> String {
     events(lab, router, outcome).pop().unwrap()
 }
 
-/// What the metrics' address answers, in a router's own network; `None`: nobody listens.
 fn scrape(lab: &Lab, router: usize) -> Option<String> {
-    let address: SocketAddr = METRICS.parse().unwrap();
-    let ask = || {
-        let mut stream = TcpStream::connect(address).ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: muster\r\n\r\n").ok()?;
-        let mut page = String::new();
-        stream.read_to_string(&mut page).ok()?;
-        Some(page)
-    };
-    lab.coalition.routers()[router].namespace.run(ask).unwrap()
+    muster_netns_tests::scrape(&lab.coalition.routers()[router].namespace)
 }
 
-/// The value on the line that begins with `name`, labels included.
 fn metric(page: &str, name: &str) -> f64 {
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().unwrap()
+    muster_netns_tests::metric(page, name).unwrap_or_else(|| panic!("no {name} in\n{page}"))
 }
 
 #[test]
