@@ -1,5 +1,6 @@
 //! What Prometheus is told. Names and labels are a contract: they only grow.
 
+mod common;
 mod endpoint;
 mod server;
 
@@ -10,12 +11,13 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+pub(crate) use common::label;
 pub(crate) use endpoint::{Change, Endpoint};
 
 /// A set of values of one moment. It is made anew for each question: nothing is counted twice, nothing is kept.
 pub(crate) struct Page(Registry);
 
-type Labels = Vec<(&'static str, String)>;
+pub(crate) type Labels = Vec<(&'static str, String)>;
 
 impl Page {
     pub(crate) fn new() -> Page {

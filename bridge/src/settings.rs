@@ -516,10 +516,6 @@ fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> 
     if file.group.address.is_some() {
         return Err(("group.address", "the key server says where each flow goes: leave it out".into()));
     }
-    // What the interface names and this version does not do yet is refused, not ignored.
-    if file.metrics.is_some() {
-        return Err(("metrics", "only with group.mode = \"agreement\" in this version".into()));
-    }
     Ok(())
 }
 
@@ -596,7 +592,6 @@ mod tests {
             (CENTRALISED, "[gcks]", "[gcks]\nport = 0", "gcks.port"),
             (CENTRALISED, "[gcks]", "[gcks]\nallow_bypass = [\"ff1e::/16\"]", "gcks.allow_bypass"),
             (CENTRALISED, "[group]", "[group]\naddress = \"ff05::6d76\"", "group.address"),
-            (CENTRALISED, "[group]", "[metrics]\nlisten = \"[::1]:9860\"\n\n[group]", "metrics"),
             (CENTRALISED, "\"black0\"", "\"black0\"\naddress = \"2001:db8::1\"", "family of gcks.address"),
         ] {
             assert!(text.contains(was), "{was}");

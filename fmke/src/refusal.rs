@@ -21,6 +21,19 @@ pub enum Refusal {
     Exchange(u8),
 }
 
+impl Refusal {
+    /// In one word, for counters.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Refusal::Phase1(refused) => refused.reason(),
+            Refusal::Push(PushError::Malformed(_) | PushError::Crypto(_)) => "malformed",
+            Refusal::Push(PushError::Authentication) => "authentication",
+            Refusal::Push(PushError::Number(_)) => "number",
+            Refusal::Exchange(_) => "exchange",
+        }
+    }
+}
+
 impl From<Malformed> for Refusal {
     fn from(malformed: Malformed) -> Self {
         Refusal::Push(PushError::Malformed(malformed))

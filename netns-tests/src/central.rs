@@ -17,7 +17,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab::{Answer, Family, Lab, backend, binary, run, sky};
-use crate::metrics::METRICS;
 use crate::{control, daemon};
 
 /// Where the key server listens, and re-key messages go.
@@ -120,12 +119,6 @@ impl Central {
         self.configure(client, "return_channel = false");
     }
 
-    /// Whether this client is asked for its metrics, from its next start or reload on.
-    pub fn listen_for_metrics(&self, client: usize, listens: bool) {
-        let section = format!("[metrics]\nlisten = \"{METRICS}\"");
-        self.configure(client, if listens { &section } else { "" });
-    }
-
     /// The key server's configuration: all clients, and these groups and VPNs.
     pub fn configure_gcks(&self, profiles: &str) {
         let mut text = format!(
@@ -145,8 +138,8 @@ impl Central {
         self.write_private("gcks.toml", &(text + profiles));
     }
 
-    /// `more`: lines of its section `[gcks]`, or behind it.
-    fn configure(&self, client: usize, more: &str) {
+    /// A client's configuration, for its next start or reload. `more`: lines of its section `[gcks]`, or behind it.
+    pub fn configure(&self, client: usize, more: &str) {
         let (name, plan) = (self.name(client), &self.coalition.routers()[client].plan);
         let text = format!(
             r#"[device]

@@ -13,6 +13,7 @@ use tokio::net::UdpSocket;
 use tracing::{debug, info, warn};
 
 use super::flows::{Flows, NotCarried};
+use super::refusals::Refusals;
 use super::socket;
 use crate::addresses::interface_index;
 use crate::alarm::Alarm;
@@ -33,6 +34,7 @@ mod answering;
 mod following;
 mod listening;
 mod numbers;
+mod scraping;
 mod shown;
 mod starting;
 
@@ -89,7 +91,8 @@ struct Client {
     /// That could not be kept, which is told once.
     forgetful: bool,
     buffer: Vec<u8>,
-    refused: u64,
+    refused: Refusals,
+    unsent: u64,
     worn: Worn,
 }
 
@@ -126,7 +129,7 @@ impl Client {
                     return Ok(Some(self.start_anew()));
                 }
                 told = self.outside.signals.next() => match told {
-                    Told::Reload => drop(self.reload()),
+                    Told::Reload => drop(self.reload().await),
                     Told::End => break End::Leave,
                 },
                 rung = alarm.ring(now(), deadline) => rung.map_err(io_error("timerfd"))?,
@@ -139,13 +142,16 @@ impl Client {
                     }
                 }
                 Some((request, answer)) = self.outside.asked.recv() => {
-                    let response = self.answer(&request);
+                    let response = self.answer(&request).await;
                     let leaves = response.is_ok() && request == control::Request::Leave;
                     // Whoever asked may be gone.
                     let _ = answer.send(response);
                     if leaves {
                         break End::Leave;
                     }
+                }
+                answer = self.outside.metrics.asked() => {
+                    let _ = answer.send(self.metrics());
                 }
                 () = readable(&self.socket, &self.listening) => {}
                 () = std::future::ready(()), if more => {}
@@ -163,8 +169,7 @@ impl Client {
         let at = now();
         let mut take = |from: SocketAddr, bytes: &[u8]| {
             if let Err(why) = member.handle_datagram(at, from, bytes, &shown.certificates) {
-                *refused += 1;
-                debug!(%from, "refused: {why}");
+                refused.add(from, &why);
             }
         };
         let sockets = std::iter::once(&self.socket).chain(self.listening.values());
@@ -184,6 +189,7 @@ impl Client {
         self.listen();
         while let Some(datagram) = self.member.poll_transmit() {
             if let Err(why) = socket::send(&self.socket, datagram.to, &datagram.bytes) {
+                self.unsent += 1;
                 debug!(to = %datagram.to, "not sent: {why}");
             }
         }

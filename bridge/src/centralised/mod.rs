@@ -10,6 +10,7 @@ mod client;
 mod flows;
 mod phase1;
 mod profiles;
+mod refusals;
 mod secret;
 mod server;
 mod settings;

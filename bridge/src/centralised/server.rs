@@ -14,6 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use super::refusals::Refusals;
 use super::settings::{GcksSettings, remark_on_port};
 use super::socket;
 use crate::alarm::Alarm;
@@ -24,12 +25,14 @@ use crate::daemon::{
 };
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
+use crate::metrics::Endpoint;
 use crate::notifier::{Notifier, alive_interval};
 use crate::rollback::Rollback;
 use crate::signals::{Signals, Told};
 
 mod answering;
 mod reloading;
+mod scraping;
 mod starting;
 #[cfg(test)]
 mod tests;
@@ -77,9 +80,12 @@ struct Server {
     expiry: Expiry,
     /// Answers to orders, given when what came of them is on the disk.
     waiting: Vec<(oneshot::Sender<Result<Value, String>>, Value)>,
-    refused: u64,
-    /// Transactions of the store.
+    refused: Refusals,
+    unsent: u64,
+    metrics: Endpoint,
+    /// Transactions of the store, and those that failed.
     transactions: u64,
+    failures: u64,
 }
 
 impl Server {
@@ -103,13 +109,17 @@ impl Server {
                 _ = self.socket.readable() => {}
                 () = std::future::ready(()), if more => {}
                 rung = alarm.ring(now(), deadline) => rung.map_err(io_error("timerfd"))?,
-                Some((request, answer)) = self.asked.recv() => self.answer(request, answer),
+                Some((request, answer)) = self.asked.recv() => self.answer(request, answer).await,
+                answer = self.metrics.asked() => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(self.metrics());
+                }
                 noticed = self.rollback.noticed() => {
                     noticed.map_err(io_error(WATCHING_GENERATIONS))?;
                     self.start_anew();
                 }
                 told = self.signals.next() => match told {
-                    Told::Reload => drop(self.reload()),
+                    Told::Reload => drop(self.reload().await),
                     Told::End => return self.finish().await,
                 },
                 _ = housekeeping.tick() => self.look_at_certificates(),
@@ -127,8 +137,7 @@ impl Server {
             // Without a machine it is lost; clients say it again.
             let Some(Working { machine, .. }) = working else { return };
             if let Err(why) = machine.handle_datagram(at, from, bytes, known) {
-                *refused += 1;
-                debug!(%from, "refused: {why}");
+                refused.add(from, &why);
             }
         })
     }
@@ -161,6 +170,7 @@ impl Server {
             if let Err(why) = store.commit(&writes) {
                 // The machine is ahead of the disk. No key that is not there leaves: all of it is forgotten.
                 error!("{why}; nothing of it was sent, and what is stored is read again");
+                self.failures += 1;
                 self.working = None;
                 self.retry = now() + RETRY;
                 self.tell(EventKind::Failed, format!("the store: {why}"));
@@ -170,6 +180,7 @@ impl Server {
         }
         while let Some(datagram) = machine.poll_transmit() {
             if let Err(why) = socket::send(&self.socket, datagram.to, &datagram.bytes) {
+                self.unsent += 1;
                 debug!(to = %datagram.to, "not sent: {why}");
             }
         }

@@ -20,7 +20,7 @@ use super::profiles::{ClientSection, GroupSection, VpnSection, each};
 use super::secret::{SHORT_KEY, read_secret};
 use crate::daemon::unix_seconds;
 use crate::secret_file::exposure;
-use crate::settings::{LogSection, SettingsError, read_from};
+use crate::settings::{LogSection, MetricsSection, SettingsError, read_from};
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +33,7 @@ pub struct GcksFile {
     /// `[log]`
     #[serde(default)]
     pub log: LogSection,
+    metrics: Option<MetricsSection>,
     #[serde(default)]
     clients: BTreeMap<String, ClientSection>,
     #[serde(default)]
@@ -106,6 +107,7 @@ pub(crate) struct GcksSettings {
     pub(crate) path: PathBuf,
     pub(crate) gcks: GcksSection,
     pub(crate) log: LogSection,
+    pub(crate) metrics: Option<MetricsSection>,
     pub(crate) profiles: Profiles,
     own: Identity,
     pub(crate) known: Known,
@@ -144,7 +146,7 @@ impl GcksSettings {
     /// # Errors
     /// As [`GcksFile::load`]; a value that cannot be; a secret that cannot be read, or is open to others.
     pub(crate) fn load(path: &Path) -> Result<GcksSettings, SettingsError> {
-        let GcksFile { gcks, log, clients, groups, vpns, exposure } = GcksFile::load(path)?;
+        let GcksFile { gcks, log, metrics, clients, groups, vpns, exposure } = GcksFile::load(path)?;
         let value = |key, message: String| SettingsError::Value { path: path.to_owned(), key, message };
         check_section(&gcks).map_err(|(key, message)| value(key, message))?;
         let named = |key| move |(name, why): (String, String)| value(key, format!("{name:?}: {why}"));
@@ -218,7 +220,7 @@ impl GcksSettings {
         // Now it is known who cannot send.
         check(&profiles)?;
         let known = Known { clients: known, certificates };
-        Ok(GcksSettings { path: path.to_owned(), gcks, log, profiles, own, known })
+        Ok(GcksSettings { path: path.to_owned(), gcks, log, metrics, profiles, own, known })
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {

@@ -13,13 +13,12 @@ impl Daemon {
     /// One page for Prometheus. README.md lists the names.
     pub(super) fn metrics(&self) -> String {
         let mut page = Page::new();
-        page.seconds("uptime", "Since the start of the process", self.outside.begun.elapsed().as_secs_f64());
+        page.process(self.outside.begun, &self.outside.report);
         self.add_group(&mut page);
         self.add_neighbors(&mut page);
         self.add_agreement(&mut page);
-        self.add_dataplane(&mut page);
-        let events = self.outside.report.counts.iter().map(|(kind, count)| (vec![("event", kind.name())], *count));
-        page.counters("events", "Events, as in `muster events`", events);
+        let plane = self.plane.dataplane();
+        page.dataplane(plane, &status::dataplane(plane, self.plane.reason(), self.plane.left()));
         page.text()
     }
 
@@ -34,8 +33,7 @@ impl Daemon {
         let lists = self.engine.discovery().revocation_lists();
         let number = |list: RevocationList<'_>| (vec![("organisation", list.organisation.to_owned())], list.number);
         page.gauges("revocation_list_number", "Number of the newest revocation list", lists.map(number));
-        let until = own.not_after as f64;
-        page.seconds("certificate_expiry_timestamp", "When the own certificate ends (Unix)", until);
+        page.certificate(own.not_after);
     }
 
     fn add_neighbors(&self, page: &mut Page) {
@@ -67,16 +65,5 @@ impl Daemon {
         });
         page.counters("datagrams_dropped", "Datagrams of the two protocols that led to nothing", dropped);
         page.counter("datagrams_unsent", "Datagrams of the two protocols that could not be sent", self.unsent);
-    }
-
-    fn add_dataplane(&self, page: &mut Page) {
-        let plane = status::dataplane(self.plane.dataplane(), self.plane.reason(), self.plane.left());
-        page.gauge("dataplane_sas", "Security associations in force", plane.sas as u64);
-        let packets = [("in", plane.rx_packets), ("out", plane.tx_packets)];
-        let packets = packets.map(|(direction, count)| (vec![("direction", direction.to_owned())], count));
-        page.counters("dataplane_packets", "Packets carried: delivered to red, sent to black", packets);
-        let dropped = plane.dropped.iter().filter_map(|(reason, count)| Some((reason.clone(), count.as_u64()?)));
-        let dropped = dropped.map(|(reason, count)| (vec![("reason", reason)], count));
-        page.counters("dataplane_dropped", "Packets dropped", dropped);
     }
 }

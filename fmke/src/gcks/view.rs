@@ -29,6 +29,16 @@ impl Gcks {
         self.excluded.contains(client)
     }
 
+    /// Exchanges of phase 1 that are not complete.
+    pub fn exchanges(&self) -> usize {
+        self.responder.exchanges()
+    }
+
+    /// Such exchanges that had to go for others, since the start.
+    pub fn displaced(&self) -> u64 {
+        self.responder.displaced()
+    }
+
     /// Who has a place in a group: connected or not, it holds its keys.
     pub fn members<'a>(&'a self, group: &str) -> impl Iterator<Item = &'a str> {
         self.groups.get(group).into_iter().flat_map(|state| state.places.keys().map(String::as_str))

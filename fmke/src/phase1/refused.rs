@@ -42,3 +42,22 @@ pub enum Refused {
     #[error("a replay")]
     Replay,
 }
+
+impl Refused {
+    /// In one word, for counters.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Refused::Malformed(_) => "malformed",
+            Refused::UnknownAddress => "unknown_address",
+            Refused::UnknownSa => "unknown_sa",
+            Refused::OutOfPlace => "out_of_place",
+            Refused::NoProposal => "no_proposal",
+            Refused::Busy => "busy",
+            Refused::Key => "key",
+            Refused::Authentication => "authentication",
+            Refused::Identity => "identity",
+            Refused::Certificate(_) => "certificate",
+            Refused::Replay => "replay",
+        }
+    }
+}

@@ -215,6 +215,11 @@ impl Responder {
         self.opened.len() + self.halves.len()
     }
 
+    /// Of them, how many ever had to go for others: too many were begun.
+    pub fn displaced(&self) -> u64 {
+        self.opened.displaced() + self.halves.displaced()
+    }
+
     /// Sends what [`IsakmpSa::seal`] gave, in pieces if it must be.
     pub fn send(&mut self, id: SaId, datagram: Vec<u8>) {
         if let Some((to, takes_fragments)) =

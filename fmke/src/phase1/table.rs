@@ -20,6 +20,8 @@ pub(super) struct Table<T> {
     of_address: BTreeMap<IpAddr, Vec<Cookie>>,
     /// In the order in which they expire; holds those that went before their time, too, until then.
     order: VecDeque<(Time, Cookie)>,
+    /// How many went because there was no room.
+    displaced: u64,
 }
 
 struct Entry<T> {
@@ -32,11 +34,16 @@ impl<T> Table<T> {
     /// Limits below 1 count as 1.
     pub(super) fn new(most: usize, most_of_one: usize, lifetime: Duration) -> Self {
         let (entries, of_address, order) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        Table { most: most.max(1), most_of_one: most_of_one.max(1), lifetime, entries, of_address, order }
+        Table { most: most.max(1), most_of_one: most_of_one.max(1), lifetime, entries, of_address, order, displaced: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many ever had to go for others.
+    pub(super) fn displaced(&self) -> u64 {
+        self.displaced
     }
 
     pub(super) fn get(&self, cookie: Cookie) -> Option<&T> {
@@ -56,18 +63,18 @@ impl<T> Table<T> {
     pub(super) fn insert(&mut self, now: Time, cookie: Cookie, address: IpAddr, value: T, rng: &mut impl CryptoRng) {
         self.remove(cookie);
         let drawn = rng.next_u64();
-        match self.of_address.get(&address) {
-            Some(own) if own.len() >= self.most_of_one => {
-                self.remove(own[(drawn % own.len() as u64) as usize]);
-            }
+        let displaced = match self.of_address.get(&address) {
+            Some(own) if own.len() >= self.most_of_one => Some(own[(drawn % own.len() as u64) as usize]),
             _ if self.entries.len() >= self.most => {
                 // Cookies are as good as random to those who do not know the key.
                 let after = self.entries.range(Cookie(drawn.to_be_bytes())..).chain(self.entries.iter()).next();
-                if let Some(cookie) = after.map(|(cookie, _)| *cookie) {
-                    self.remove(cookie);
-                }
+                after.map(|(cookie, _)| *cookie)
             }
-            _ => {}
+            _ => None,
+        };
+        if let Some(cookie) = displaced {
+            self.remove(cookie);
+            self.displaced += 1;
         }
         let expires = now + self.lifetime;
         self.entries.insert(cookie, Entry { address, expires, value });
@@ -141,6 +148,7 @@ mod tests {
             assert!(table.order.len() <= 217);
             assert_eq!(table.of_address.values().map(Vec::len).sum::<usize>(), table.len());
         }
+        assert_eq!(table.displaced(), 10_000 - table.len() as u64, "none expired");
         table.expire(Time(1_009_998));
         assert_eq!(table.len(), 1);
         table.expire(Time(1_009_999));

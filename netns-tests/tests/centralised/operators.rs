@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_netns_tests::{Answer, Central, Family, skip, wait_until};
+use muster_netns_tests::{Answer, Central, Family, ISAKMP, METRICS, metric, scrape, skip, wait_until};
 
 use crate::scenes::{group, red_group, vpn};
 
@@ -26,10 +26,6 @@ fn commands_tell_what_there_is() {
     let status = lab.call(2, "status").expect("it answers");
     assert_eq!((&status["state"], &status["dataplane"]["sas"]), (&"connecting".into(), &0.into()), "{status}");
 
-    let told = |answer: Answer| {
-        assert_eq!(answer.status, 0, "{answer:?}");
-        answer.stdout
-    };
     let (one, two) = (lab.name(0), lab.name(1));
     let clients = told(lab.ask_gcks(&["clients"]));
     assert!(clients.lines().any(|line| line.contains(&one) && line.contains("connected")), "{clients}");
@@ -68,4 +64,86 @@ fn commands_tell_what_there_is() {
     let answer = lab.ask(0, &["leave"]);
     assert_eq!(answer.status, 0, "{answer:?}");
     lab.assert_black_is_sound();
+}
+
+/// Both ends tell Prometheus what goes on; the address follows a reload.
+#[test]
+fn prometheus_is_told_at_both_ends() {
+    if skip("prometheus_is_told_at_both_ends") {
+        return;
+    }
+    let mut lab = Central::new(Family::V6, 3);
+    let profiles = group(&lab, "one", 1, &[0, 1, 2]) + &vpn(&lab, 1, [0, 1]);
+    let section = format!("[metrics]\nlisten = \"{METRICS}\"\n");
+    lab.configure_gcks(&(profiles.clone() + &section));
+    (0..2).for_each(|client| lab.configure(client, &section));
+    lab.start_gcks();
+    (0..2).for_each(|client| lab.start(client));
+    lab.wait_for_connected(&[0, 1]);
+    lab.carry(0, &[1], &[], red_group(1, false), 20);
+    // Two flows and both VPNs are sent, both VPNs are received.
+    lab.wait(Duration::from_secs(10), "its SAs alone", || {
+        let unicast = (lab.sends(0, "unicast").len(), lab.receives(0, "unicast").len());
+        (lab.sends(0, "group").len(), unicast) == (2, (2, 2))
+    });
+    let at = |router: usize| scrape(&lab.coalition.routers()[router].namespace);
+    let value = |router: usize, name: &str| metric(&at(router).expect("it answers"), &format!("muster_{name}"));
+    const GCKS: usize = 3;
+    for (router, name, expected) in [
+        (GCKS, "serving", 1.0),
+        (GCKS, "clients{state=\"connected\"}", 2.0),
+        (GCKS, "clients{state=\"away\"}", 1.0),
+        (GCKS, "clients{state=\"excluded\"}", 0.0),
+        (GCKS, "registrations_total", 2.0),
+        (GCKS, "exclusions_total", 0.0),
+        (GCKS, "half_open", 0.0),
+        (GCKS, "half_open_displaced_total", 0.0),
+        (GCKS, "store_failures_total", 0.0),
+        (GCKS, "events_total{event=\"connected\"}", 2.0),
+        (0, "connected", 1.0),
+        (0, "groups", 1.0),
+        (0, "registrations_total", 1.0),
+        (0, "dataplane_sas", 6.0),
+        (0, "dataplane_sas_by_direction{direction=\"out\"}", 4.0),
+        (0, "dataplane_sas_by_direction{direction=\"in\"}", 2.0),
+    ] {
+        assert_eq!(value(router, name), Some(expected), "{name} in\n{:?}", at(router));
+    }
+    let [rekeys, stored] = ["rekeys_total", "store_transactions_total"].map(|name| value(GCKS, name).expect(name));
+    assert!(rekeys >= 1.0 && stored >= 2.0, "{rekeys} {stored}");
+    assert!(value(0, "dataplane_packets_total{direction=\"out\"}").is_some_and(|sent| sent >= 20.0));
+
+    // New keys, and what is refused: from who is no client, and what is no message from one that is.
+    let taken = value(0, "rekeys_total").expect("a count");
+    lab.order(&["push"]);
+    lab.wait(Duration::from_secs(10), "new keys", || {
+        value(0, "rekeys_total").is_some_and(|now| now > taken) && value(GCKS, "rekeys_total") == Some(rekeys + 1.0)
+    });
+    assert!(value(GCKS, "store_transactions_total").is_some_and(|now| now > stored));
+    // The head of a first message: cookies, SA, version 1.0, main mode, flags, message id, length.
+    let first = [&[7; 8][..], &[0; 8], &[1, 0x10, 2, 0, 0, 0, 0, 0, 0, 0, 0, 28]].concat();
+    for (router, reason, datagram) in [(GCKS, "unknown_address", &first), (2, "malformed", &vec![0xff; 28])] {
+        let to = std::net::SocketAddr::new(lab.black_address(GCKS), ISAKMP);
+        let from = std::net::SocketAddr::new(lab.black_address(router), 0);
+        let send = || std::net::UdpSocket::bind(from).and_then(|socket| socket.send_to(datagram, to));
+        lab.coalition.routers()[router].namespace.run(send).expect("a namespace").expect("it is sent");
+        let name = format!("datagrams_refused_total{{reason=\"{reason}\"}}");
+        lab.wait(Duration::from_secs(5), &name, || value(GCKS, &name) == Some(1.0));
+    }
+
+    lab.order(&["exclude", &lab.name(1)]);
+    assert_eq!((value(GCKS, "exclusions_total"), value(GCKS, "clients{state=\"excluded\"}")), (Some(1.0), Some(1.0)));
+    lab.wait(Duration::from_secs(10), "an end of the connection", || value(1, "connected") == Some(0.0));
+
+    lab.configure(0, "");
+    let reloaded = told(lab.ask(0, &["reload"]));
+    assert!(reloaded.contains("metrics.listen") && at(0).is_none(), "{reloaded}");
+    lab.configure_gcks(&profiles);
+    assert!(told(lab.ask_gcks(&["reload"])).contains("metrics.listen") && at(GCKS).is_none());
+    lab.assert_black_is_sound();
+}
+
+fn told(answer: Answer) -> String {
+    assert_eq!(answer.status, 0, "{answer:?}");
+    answer.stdout
 }

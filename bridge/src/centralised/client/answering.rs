@@ -8,7 +8,7 @@ use crate::control::Request;
 use crate::status;
 
 impl Client {
-    pub(super) fn answer(&mut self, request: &Request) -> Result<Value, String> {
+    pub(super) async fn answer(&mut self, request: &Request) -> Result<Value, String> {
         match request {
             Request::Status => self.status(),
             Request::Sas { show_keys } if *show_keys && !self.file.dataplane.allow_key_export => {
@@ -19,7 +19,7 @@ impl Client {
                 let lines: Vec<_> = self.outside.report.log.lines().collect();
                 serde_json::to_value(lines).map_err(|error| error.to_string())
             }
-            Request::Reload => self.reload().map(|changed| json!({ "changed": changed })),
+            Request::Reload => self.reload().await.map(|changed| json!({ "changed": changed })),
             Request::Leave => Ok(json!({})),
             Request::Members => Ok(self.members()),
             Request::Neighbors => Ok(self.neighbors()),
@@ -58,7 +58,7 @@ impl Client {
     }
 
     /// Whether the key server is there, as far as we can know.
-    fn is_told(&self) -> bool {
+    pub(super) fn is_told(&self) -> bool {
         self.member.is_connected() || self.member.heard().is_some()
     }
 
@@ -117,7 +117,7 @@ impl Client {
             },
             "bypass": self.bypass(),
             "dataplane": serde_json::to_value(dataplane).map_err(|error| error.to_string())?,
-            "datagrams": { "refused": self.refused },
+            "datagrams": { "refused": self.refused.total() },
         }))
     }
 }

@@ -42,10 +42,10 @@ impl Client {
         }
     }
 
-    /// What is in the files that `[gcks]` names, the log's level and what may go unprotected follow; all else takes a restart, and
-    /// is refused.
-    pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
-        let outcome = self.read_again();
+    /// What is in the files that `[gcks]` names, the log's level, the address for metrics and what may go unprotected follow; all else
+    /// takes a restart, and is refused.
+    pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
+        let outcome = self.read_again().await;
         match &outcome {
             Ok(changed) => self.tell(EventKind::Reloaded, changed.join(" ")),
             Err(why) => self.tell(EventKind::ReloadRefused, why.clone()),
@@ -53,16 +53,18 @@ impl Client {
         outcome
     }
 
-    fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
+    async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
         let new = File::load(&self.config).map_err(|error| error.to_string())?;
         if but_for_what_follows(&new, &self.file) != self.file {
             return Err(
-                "more than [log], and in [gcks] allow_bypass and paths, has changed: that takes a restart".into()
+                "more than [log], [metrics], and in [gcks] allow_bypass and paths, has changed: that takes a restart"
+                    .into(),
             );
         }
         let gcks = gcks_of(&self.config, &new).map_err(|error| error.to_string())?;
         let allowed = gcks.allow_bypass.clone();
         let shown = Shown::load(&self.config, gcks, self.address).map_err(|error| error.to_string())?;
+        let metrics = self.outside.metrics.prepare(new.metrics.as_ref()).await.map_err(|error| error.to_string())?;
         let mut changed = shown.changes(&self.shown);
         if !shown.shows_the_same(&self.shown) {
             shown.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
@@ -79,6 +81,8 @@ impl Client {
         self.shown = shown;
         changed.extend((new.log.level != self.file.log.level).then_some("log.level"));
         (self.outside.set_level)(&new.log.level);
+        changed.extend((new.metrics != self.file.metrics).then_some("metrics.listen"));
+        self.outside.metrics.take(metrics);
         if self.file.gcks.as_ref().is_none_or(|gcks| gcks.allow_bypass != allowed) {
             changed.push("gcks.allow_bypass");
             self.change_bypass(|flows| Ok(flows.allow(allowed)?));
@@ -90,7 +94,7 @@ impl Client {
 
 /// A configuration with all that can change while the client runs as `now` has it. Of files what is in them counts.
 fn but_for_what_follows(new: &File, now: &File) -> File {
-    let mut same = File { log: now.log.clone(), ..new.clone() };
+    let mut same = File { log: now.log.clone(), metrics: now.metrics.clone(), ..new.clone() };
     if let (Some(new), Some(now)) = (&mut same.gcks, &now.gcks) {
         let GcksAt { secret_file, certificate, private_key, trust_anchors, crls, allow_bypass, .. } = now.clone();
         *new = GcksAt { secret_file, certificate, private_key, trust_anchors, crls, allow_bypass, ..new.clone() };

@@ -67,7 +67,8 @@ impl Client {
             numbers,
             forgetful: false,
             buffer: vec![0; socket::LONGEST],
-            refused: 0,
+            refused: Refusals::default(),
+            unsent: 0,
             worn: Worn::default(),
         };
         client.tell(EventKind::Started, String::new());

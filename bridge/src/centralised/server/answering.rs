@@ -1,6 +1,6 @@
 //! What is asked at the key server's control socket, and the answers.
 
-use muster_fmke::gcks::{Flow, Gcks};
+use muster_fmke::gcks::{Client, Flow, Gcks};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracing::info;
@@ -13,8 +13,8 @@ use crate::daemon::now;
 
 impl Server {
     /// An order is answered when what came of it is on the disk.
-    pub(super) fn answer(&mut self, request: Request, answer: oneshot::Sender<Result<Value, String>>) {
-        match self.respond(request) {
+    pub(super) async fn answer(&mut self, request: Request, answer: oneshot::Sender<Result<Value, String>>) {
+        match self.respond(request).await {
             Ok((value, true)) => self.waiting.push((answer, value)),
             // Whoever asked may be gone.
             Ok((value, false)) => drop(answer.send(Ok(value))),
@@ -23,9 +23,9 @@ impl Server {
     }
 
     /// The answer, and whether it is one to an order.
-    fn respond(&mut self, request: Request) -> Result<(Value, bool), String> {
+    async fn respond(&mut self, request: Request) -> Result<(Value, bool), String> {
         if request == Request::Reload {
-            return self.reload().map(|changed| (json!({ "changed": changed }), true));
+            return self.reload().await.map(|changed| (json!({ "changed": changed }), true));
         }
         if request == Request::Events {
             let lines: Vec<_> = self.report.log.lines().collect();
@@ -76,7 +76,7 @@ impl Server {
             "connected": machine.map_or(0, Gcks::connected),
             "groups": profiles.groups.len(),
             "vpns": profiles.vpns.len(),
-            "refused": self.refused,
+            "refused": self.refused.total(),
             "transactions": self.transactions,
         })
     }
@@ -90,15 +90,20 @@ fn check(machine: &Gcks, clients: &[String]) -> Result<(), String> {
     }
 }
 
+/// Of a client.
+pub(super) fn state_of(machine: &Gcks, name: &str, client: &Client) -> &'static str {
+    match () {
+        () if machine.is_excluded(name) => "excluded",
+        () if client.one_way.is_some() => "one-way",
+        () if machine.is_connected(name) => "connected",
+        () => "away",
+    }
+}
+
 fn clients(machine: &Gcks) -> Value {
     let profiles = machine.profiles();
     let lines = profiles.clients.iter().map(|(name, client)| {
-        let state = match () {
-            () if machine.is_excluded(name) => "excluded",
-            () if client.one_way.is_some() => "one-way",
-            () if machine.is_connected(name) => "connected",
-            () => "away",
-        };
+        let state = state_of(machine, name, client);
         let groups: Vec<_> =
             profiles.groups.iter().filter(|(_, group)| group.members.contains(name)).map(|(name, _)| name).collect();
         let is_end = |ends: &[muster_fmke::gcks::End; 2]| ends.iter().any(|end| end.client == *name);

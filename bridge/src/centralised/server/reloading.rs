@@ -8,10 +8,10 @@ use crate::daemon::{now, unix_seconds};
 use crate::event::EventKind;
 
 impl Server {
-    /// Clients, groups, VPNs, what is in the files of certificates and the log's level follow. What has changed.
-    pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
+    /// Clients, groups, VPNs, what is in the files of certificates, the log's level and the address for metrics follow. What has changed.
+    pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         self.notifier.reloading();
-        let outcome = self.read_again();
+        let outcome = self.read_again().await;
         self.notifier.ready();
         match &outcome {
             Ok(changed) => {
@@ -27,7 +27,7 @@ impl Server {
         outcome
     }
 
-    fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
+    async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
         let new = GcksSettings::load(&self.settings.path).map_err(|error| error.to_string())?;
         if new.gcks != self.settings.gcks {
             return Err("[gcks] has changed: that takes a restart".into());
@@ -36,6 +36,7 @@ impl Server {
         if own {
             new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
         }
+        let metrics = self.metrics.prepare(new.metrics.as_ref()).await.map_err(|error| error.to_string())?;
         let Some(working) = &mut self.working else {
             return Err("the store cannot be written: see the log".into());
         };
@@ -46,6 +47,7 @@ impl Server {
             ("groups", was.groups != now_wanted.groups),
             ("vpns", was.vpns != now_wanted.vpns),
             ("log.level", self.settings.log.level != new.log.level),
+            ("metrics.listen", self.settings.metrics != new.metrics),
         ] {
             changed.extend(differs.then_some(key));
         }
@@ -58,6 +60,7 @@ impl Server {
             working.review(&new);
         }
         (self.set_level)(&new.log.level);
+        self.metrics.take(metrics);
         self.settings = new;
         Ok(changed)
     }

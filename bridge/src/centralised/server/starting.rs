@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, mpsc};
 use tracing::{error, info, warn};
 
 use super::{RETRY, Server};
+use crate::centralised::refusals::Refusals;
 use crate::centralised::settings::GcksSettings;
 use crate::centralised::socket;
 use crate::centralised::store::{Store, StoreFault};
@@ -19,6 +20,7 @@ use crate::control;
 use crate::daemon::{Report, RunError, SetLevel, WATCHING_GENERATIONS, io_error, now, unix_seconds};
 use crate::event::EventKind;
 use crate::expiry::Expiry;
+use crate::metrics::Endpoint;
 use crate::notifier::Notifier;
 use crate::privileges::keep_only;
 use crate::rollback::Rollback;
@@ -57,6 +59,7 @@ impl Server {
         let (ask, asked) = mpsc::channel(16);
         let (followers, _) = broadcast::channel(256);
         tokio::spawn(control.serve(ask, followers.clone()));
+        let metrics = Endpoint::open(settings.metrics.as_ref()).await.map_err(io_error("metrics"))?;
         // Ports below 1024 are bound; what comes now takes nothing that any user could not do.
         keep_only(&[]).map_err(|error| RunError::Io { what: "capabilities".into(), error: io::Error::other(error) })?;
         let working = Working::open(&settings)
@@ -78,8 +81,11 @@ impl Server {
             retry: Time(0),
             expiry: Expiry::default(),
             waiting: Vec::new(),
-            refused: 0,
+            refused: Refusals::default(),
+            unsent: 0,
+            metrics,
             transactions: 0,
+            failures: 0,
         };
         server.tell(EventKind::Started, String::new());
         Ok(Some(server))

@@ -83,8 +83,11 @@ fn server(folder: &Path) -> Server {
         retry: Time(0),
         expiry: Expiry::default(),
         waiting: Vec::new(),
-        refused: 0,
+        refused: Refusals::default(),
+        unsent: 0,
+        metrics: Endpoint::closed(),
         transactions: 0,
+        failures: 0,
     }
 }
 
@@ -177,7 +180,7 @@ async fn a_disk_that_fails_keeps_everything_back() {
     let real = std::mem::replace(&mut server.working.as_mut().unwrap().store, broken);
     works.store(false, Ordering::SeqCst);
     let (answer, mut answered) = oneshot::channel();
-    server.answer(Request::Push { group: None }, answer);
+    server.answer(Request::Push { group: None }, answer).await;
     assert!(answered.try_recv().is_err(), "not before it is done");
     server.settle();
     assert!(answered.await.unwrap().is_err_and(|why| why.contains("store")), "it was not");
@@ -196,7 +199,7 @@ async fn a_disk_that_fails_keeps_everything_back() {
     until(&mut server, &mut peer, |_, peer| sends(peer)).await;
     while peer.turn() > 0 {}
     let (answer, mut answered) = oneshot::channel();
-    server.answer(Request::Push { group: None }, answer);
+    server.answer(Request::Push { group: None }, answer).await;
     server.settle();
     assert!(answered.try_recv().unwrap().is_ok());
     let before = peer.came;

@@ -215,7 +215,7 @@ fn sample(wanted: impl Fn(&str) -> bool) -> String {
 #[test]
 fn the_sample_says_what_holds_without_it() {
     const CERTIFIED: [&str; 4] = ["certificate", "private_key", "trust_anchors", "crls"];
-    const NO_DEFAULT: [&str; 14] = [
+    const NO_DEFAULT: [&str; 15] = [
         "interface",
         "address",
         "identity",
@@ -230,6 +230,7 @@ fn the_sample_says_what_holds_without_it() {
         "outer",
         "client",
         "net",
+        "listen",
     ];
     let key = |setting: &str| setting.split(' ').next().unwrap_or_default().to_owned();
     let file = |wanted: &dyn Fn(&str) -> bool| toml::from_str::<GcksFile>(&sample(wanted)).unwrap();
