@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use muster_netlab::Frame;
 use muster_netns_tests::{Answer, Central, Family, ISAKMP, METRICS, metric, scrape, skip, wait_until};
 
 use crate::scenes::{group, red_group, vpn};
@@ -141,6 +142,31 @@ fn prometheus_is_told_at_both_ends() {
     lab.configure_gcks(&profiles);
     assert!(told(lab.ask_gcks(&["reload"])).contains("metrics.listen") && at(GCKS).is_none());
     lab.assert_black_is_sound();
+}
+
+/// Port 500 is IKE's: it is used where the operator says so, who is told of it at both ends.
+#[test]
+fn port_500_is_used_and_remarked_on() {
+    if skip("port_500_is_used_and_remarked_on") {
+        return;
+    }
+    let mut lab = Central::new(Family::V4, 2);
+    lab.extend_gcks("port = 500\n");
+    lab.configure_gcks(&group(&lab, "one", 1, &[0, 1]));
+    (0..2).for_each(|client| lab.configure(client, "port = 500"));
+    lab.start_gcks();
+    (0..2).for_each(|client| lab.start(client));
+    lab.wait_for_connected(&[0, 1]);
+    lab.carry(0, &[1], &[], red_group(1, true), 20);
+    for log in ["gcks", &lab.name(0), &lab.name(1)] {
+        let told =
+            lab.log(log).lines().filter(|line| line.contains("WARN") && line.contains("port 500 is IKE's")).count();
+        assert_eq!(told, 1, "{}", lab.log(log));
+    }
+    // The capture knows the usual port alone.
+    let is_ike =
+        |frame: &Frame| frame.bytes.get(23) == Some(&17) && frame.bytes.get(34..38) == Some(&[1, 0xf4, 1, 0xf4]);
+    lab.assert_black_is_sound_but(is_ike);
 }
 
 fn told(answer: Answer) -> String {
