@@ -125,11 +125,11 @@ impl GcksFile {
         let text = Zeroizing::new(read_from(file).map_err(wrong)?);
         let parsed: Result<GcksFile, _> = toml::from_str(&text);
         parsed.map(|file| GcksFile { exposure, ..file }).map_err(|error| {
-            // Without the text of the line: it may be a secret.
+            // Without the text of the line, or what of it stands in the message: it may be a secret.
             let line =
                 error.span().map_or(0, |span| text.bytes().take(span.start).filter(|octet| *octet == b'\n').count())
                     + 1;
-            let message = format!("line {line}: {}", error.message().trim_end().replace('\n', " "));
+            let message = format!("line {line}: {}", without_value(error.message()).trim_end().replace('\n', " "));
             SettingsError::Parse { path: path.to_owned(), message }
         })
     }
@@ -265,6 +265,18 @@ impl GcksSection {
     /// Who we say that we are.
     fn identity(&self) -> Result<Identity, String> {
         self.identity.as_deref().map_or(Ok(Identity::Address(self.address)), identity)
+    }
+}
+
+/// A message of the parser without the value that it may quote, secret or not. Names of keys stay.
+fn without_value(message: &str) -> String {
+    let quotes =
+        ["invalid type", "invalid value", "unknown variant"].into_iter().find(|what| message.starts_with(what));
+    match (quotes, message.rsplit_once(", expected ")) {
+        // The last: a value may say so, too.
+        (Some(what), Some((_, expected))) => format!("{what}, expected {expected}"),
+        (Some(what), None) => what.to_owned(),
+        (None, _) => message.to_owned(),
     }
 }
 

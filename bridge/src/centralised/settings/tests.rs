@@ -249,3 +249,26 @@ fn the_sample_says_what_holds_without_it() {
     assert_eq!((clients.len(), groups.len(), vpns.len(), clients["hub"].bypass.len()), (3, 1, 1, 1));
     assert!(clients["terminal"].one_way.is_some());
 }
+
+#[test]
+fn no_message_says_what_may_be_a_secret() {
+    const SECRET: &str = "1234567890123456789";
+    for (was, is) in [
+        ("secret = \"0123456789abcdef\"", format!("secret = {SECRET}")),
+        ("secret = \"0123456789abcdef\"", format!("secret = {SECRET}.5")),
+        ("secret = \"0123456789abcdef\"", format!("secret = [\"{SECRET}\"]")),
+        ("secret = \"0123456789abcdef\"", format!("secret = \"{SECRET}")),
+        ("secret = \"0123456789abcdef\"", format!("secret = {SECRET}abcdef")),
+        ("secret = \"0123456789abcdef\"", format!("bypass = \"a, expected {SECRET}\"")),
+        ("secret = \"0123456789abcdef\"", format!("return_channel = \"\"\"\n{SECRET}\n\"\"\"")),
+        ("[clients.b]", format!("c = \"{SECRET}\"\n[clients.b]")),
+        ("[gcks]", format!("[clients]\nc = \"{SECRET}\"\n[gcks]")),
+        ("address = \"192.0.2.9\"", format!("address = \"192.0.2.9\"\nsignature = \"{SECRET}\"")),
+    ] {
+        assert!(GOOD.contains(was));
+        let error = load(&GOOD.replace(was, &is)).err().expect(&is);
+        assert!(!error.contains("1234567890") && error.contains("line "), "{is}: {error}");
+    }
+    let error = load(&GOOD.replace("secret = \"0123456789abcdef\"", &format!("secret = {SECRET}"))).err().unwrap();
+    assert!(error.contains("line 13") && error.contains("invalid type, expected a string"), "{error}");
+}
