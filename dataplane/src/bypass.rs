@@ -8,8 +8,9 @@
 //! | 8 | `iif BLACK` and what answers a selector: `lookup 0x4d00 + i` | to red, by the table that leads there alone |
 //! | 10 + i | `iif RED` and a selector: `lookup main` | |
 //!
-//! A selector is cut down to the own prefixes: nothing else leaves. They are kernel state, as the block is, but end with the
-//! data plane: what a killed one has left, the next start and `muster block` take away.
+//! What answers is the selector turned around: nobody keeps in mind who began, but TCP shows it (`answers.rs`). A selector is
+//! cut down to the own prefixes: nothing else leaves. They are kernel state, as the block is, but end with the data plane: what
+//! a killed one has left, the next start and `muster block` take away.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,7 @@ use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use rtnetlink::Handle;
 use zeroize::Zeroizing;
 
+use crate::answers::{self, Answers};
 use crate::block::{BLACK_PRIORITY, BlockConfig, table};
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::netlink::{self, Action, Packets, Rule, RuleFamily};
@@ -35,6 +37,7 @@ pub(crate) struct Bypass(Mutex<State>);
 struct State {
     /// Of the network namespace that it was made in, whoever asks later.
     socket: BatchSocket,
+    answers: Answers,
     config: BlockConfig,
     selectors: Vec<Selector>,
     /// What the kernel was told.
@@ -46,7 +49,8 @@ impl Bypass {
     pub(crate) fn start(config: BlockConfig) -> Result<Self, Error> {
         netlink::run(async |handle| remove_left_over(handle, config.instance).await)?;
         let socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
-        Ok(Bypass(Mutex::new(State { socket, config, selectors: Vec::new(), standing: Vec::new() })))
+        let answers = Answers::new(config.instance);
+        Ok(Bypass(Mutex::new(State { socket, answers, config, selectors: Vec::new(), standing: Vec::new() })))
     }
 
     /// See [`Dataplane::set_bypass`](crate::Dataplane::set_bypass).
@@ -78,6 +82,12 @@ impl State {
         if !self.standing.iter().all(|rule| wanted.contains(rule)) {
             self.remove()?;
         }
+        let is_of_tcp =
+            |selector: &Selector| selector.protocol.is_none_or(|protocol| i32::from(protocol) == libc::IPPROTO_TCP);
+        if !wanted.is_empty() && self.selectors.iter().any(is_of_tcp) {
+            // Before anything crosses.
+            self.answers.set(&self.config.black).or_else(|error| self.remove().and(Err(error)))?;
+        }
         let missing: Vec<Request> = wanted.iter().filter(|rule| !self.standing.contains(rule)).map(addition).collect();
         self.standing = wanted;
         let added = self.socket.demand(&missing, &[libc::EEXIST, libc::EAFNOSUPPORT]);
@@ -90,6 +100,7 @@ impl State {
         let requests: Vec<Request> = standing.iter().map(removal).collect();
         self.socket.demand(&requests, &[libc::ENOENT, libc::EAFNOSUPPORT])?;
         self.standing.clear();
+        self.answers.remove();
         Ok(())
     }
 }
@@ -155,6 +166,7 @@ pub(crate) async fn remove_left_over(handle: &Handle, instance: u8) -> Result<()
         Action::Lookup(to) => [(ANSWERS_PRIORITY, table(instance)), (block, MAIN)].contains(&(rule.priority, to)),
         Action::Unreachable | Action::Nothing => false,
     };
+    answers::remove_left_over(instance);
     for family in RuleFamily::UNICAST {
         let mut left: Vec<Rule> =
             netlink::rules(handle, family).await?.ours.into_iter().filter(|rule| is_ours(rule)).collect();

@@ -6,8 +6,9 @@
 //!
 //! Read in this order: `plane` (the trait), `policy` and `selector` (what may cross), `userspace` (security associations, the way of a
 //! packet, threads) with the formats of `esp`, `xfrm` (the kernel's ESP), `mroute` (red multicast), `learned` (routes to red
-//! unicast), `block` and `bypass` (what may cross in clear); `backend` says which of the two runs.
+//! unicast), `block`, `bypass` and `answers` (what may cross in clear); `backend` says which of the two runs.
 
+mod answers;
 mod backend;
 mod black_socket;
 mod block;

@@ -11,7 +11,7 @@ mod dump;
 mod filter;
 mod left_over;
 mod monitor;
-mod nft;
+pub(crate) mod nft;
 mod probe;
 mod request;
 mod spd;

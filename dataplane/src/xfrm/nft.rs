@@ -10,16 +10,16 @@ use crate::netlink::batch::{Request, attributes};
 
 /// NFNL_SUBSYS_NFTABLES, and messages of it.
 const SUBSYSTEM: u16 = 10;
-pub(super) const NEW_TABLE: u16 = 0;
-pub(super) const DEL_TABLE: u16 = 2;
-pub(super) const NEW_CHAIN: u16 = 3;
-pub(super) const NEW_RULE: u16 = 6;
-pub(super) const GET_RULE: u16 = 7;
-pub(super) const DEL_RULE: u16 = 8;
-pub(super) const NEW_SET: u16 = 9;
-pub(super) const NEW_ELEMENTS: u16 = 12;
-pub(super) const GET_ELEMENTS: u16 = 13;
-pub(super) const DEL_ELEMENTS: u16 = 14;
+pub(crate) const NEW_TABLE: u16 = 0;
+pub(crate) const DEL_TABLE: u16 = 2;
+pub(crate) const NEW_CHAIN: u16 = 3;
+pub(crate) const NEW_RULE: u16 = 6;
+pub(crate) const GET_RULE: u16 = 7;
+pub(crate) const DEL_RULE: u16 = 8;
+pub(crate) const NEW_SET: u16 = 9;
+pub(crate) const NEW_ELEMENTS: u16 = 12;
+pub(crate) const GET_ELEMENTS: u16 = 13;
+pub(crate) const DEL_ELEMENTS: u16 = 14;
 /// NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END.
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
@@ -28,20 +28,20 @@ const INET: u8 = 1;
 
 /// NFT_REG_VERDICT; NFT_REG_1, as the 16 octets of the old numbering; NFT_REG32_00 and the one after it.
 const VERDICT: u32 = 0;
-pub(super) const FIRST: u32 = 1;
-pub(super) const PAIR: u32 = 8;
-pub(super) const PAIR_SECOND: u32 = 9;
+pub(crate) const FIRST: u32 = 1;
+pub(crate) const PAIR: u32 = 8;
+pub(crate) const PAIR_SECOND: u32 = 9;
 
 /// NFT_META_MARK, NFT_META_IIFNAME, NFT_META_OIFNAME, NFT_META_NFPROTO, NFT_META_L4PROTO
-pub(super) const MARK: u32 = 3;
-pub(super) const FROM_DEVICE: u32 = 6;
-pub(super) const TO_DEVICE: u32 = 7;
+pub(crate) const MARK: u32 = 3;
+pub(crate) const FROM_DEVICE: u32 = 6;
+pub(crate) const TO_DEVICE: u32 = 7;
 const NFPROTO: u32 = 15;
 const L4PROTO: u32 = 16;
 
 /// NFT_CMP_…
 #[derive(Clone, Copy)]
-pub(super) enum Compare {
+pub(crate) enum Compare {
     Equal = 0,
     Unequal = 1,
     Less = 2,
@@ -49,7 +49,7 @@ pub(super) enum Compare {
 }
 
 /// These, all or none of them.
-pub(super) fn transaction(messages: impl IntoIterator<Item = Request>) -> Vec<Request> {
+pub(crate) fn transaction(messages: impl IntoIterator<Item = Request>) -> Vec<Request> {
     let bound = |kind| {
         let body = [0, 0, 0, SUBSYSTEM as u8];
         let what = "a transaction with the packet filter".to_owned();
@@ -59,11 +59,11 @@ pub(super) fn transaction(messages: impl IntoIterator<Item = Request>) -> Vec<Re
 }
 
 /// As netlink has it.
-pub(super) fn kind_of(message: u16) -> u16 {
+pub(crate) fn kind_of(message: u16) -> u16 {
     SUBSYSTEM << 8 | message
 }
 
-pub(super) fn message(kind: u16, attributes: Attributes) -> Request {
+pub(crate) fn message(kind: u16, attributes: Attributes) -> Request {
     // struct nfgenmsg: family, version, resource.
     let body = [&[INET, 0, 0, 0][..], &attributes.0].concat();
     let create = [NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_ELEMENTS].contains(&kind);
@@ -76,74 +76,74 @@ pub(super) fn message(kind: u16, attributes: Attributes) -> Request {
     }
 }
 
-pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().into(),
         IpAddr::V6(address) => address.octets().into(),
     }
 }
 
-pub(super) fn family(net: &IpNet) -> Attributes {
+pub(crate) fn family(net: &IpNet) -> Attributes {
     is_family(if net.addr().is_ipv4() { libc::AF_INET } else { libc::AF_INET6 })
 }
 
-pub(super) fn is_family(family: i32) -> Attributes {
+pub(crate) fn is_family(family: i32) -> Attributes {
     // The numbers of protocols are those of the families.
     meta(NFPROTO).and(compare(Compare::Equal, &[family as u8]))
 }
 
-pub(super) fn is_protocol(protocol: i32) -> Attributes {
+pub(crate) fn is_protocol(protocol: i32) -> Attributes {
     meta(L4PROTO).and(compare(Compare::Equal, &[protocol as u8]))
 }
 
 /// In or out of the interface of this name.
-pub(super) fn interface(key: u32, name: &str) -> Attributes {
+pub(crate) fn interface(key: u32, name: &str) -> Attributes {
     let mut padded = [0; 16];
     // Checked to be shorter.
     padded[..name.len()].copy_from_slice(name.as_bytes());
     meta(key).and(compare(Compare::Equal, &padded))
 }
 
-pub(super) fn meta(key: u32) -> Attributes {
+pub(crate) fn meta(key: u32) -> Attributes {
     expression("meta", Attributes::new().number(2, key).number(1, FIRST))
 }
 
 /// The next header of the fragment header (RFC 8200 4.5); what has none does not match.
-pub(super) fn fragment_of() -> Attributes {
+pub(crate) fn fragment_of() -> Attributes {
     let header = [libc::IPPROTO_FRAGMENT as u8];
     expression("exthdr", Attributes::new().number(1, FIRST).bytes(2, &header).number(3, 0).number(4, 1))
 }
 
 /// 224.0.0.0/4, by the first octet of the destination.
-pub(super) fn is_multicast_v4() -> Attributes {
+pub(crate) fn is_multicast_v4() -> Attributes {
     payload(FIRST, 16, 1).and(compare(Compare::AtLeast, &[0xe0])).and(compare(Compare::Less, &[0xf0]))
 }
 
 /// The lower 20 bits of the first word (RFC 8200 3); no checksum covers it.
-pub(super) fn clear_flow_label() -> Attributes {
+pub(crate) fn clear_flow_label() -> Attributes {
     let write = Attributes::new().number(5, FIRST).number(2, 1).number(3, 0).number(4, 4).number(6, 0).number(7, 0);
     payload(FIRST, 0, 4).and(masked([0xff, 0xf0, 0, 0])).and(expression("payload", write))
 }
 
 /// DF, of the flags and the offset, and the header's checksum with it.
-pub(super) fn clear_df() -> Attributes {
+pub(crate) fn clear_df() -> Attributes {
     // NFT_PAYLOAD_CSUM_INET at offset 10.
     let write = Attributes::new().number(5, FIRST).number(2, 1).number(3, 6).number(4, 2).number(6, 1).number(7, 10);
     payload(FIRST, 6, 2).and(masked([0xbf, 0xff])).and(expression("payload", write))
 }
 
 /// The first register, of which these bits stay.
-pub(super) fn masked<const N: usize>(bits: [u8; N]) -> Attributes {
+pub(crate) fn masked<const N: usize>(bits: [u8; N]) -> Attributes {
     let data = |value: [u8; N]| Attributes::new().bytes(1, &value);
     let mask = Attributes::new().number(1, FIRST).number(2, FIRST).number(3, N as u32);
     expression("bitwise", mask.nest(4, data(bits)).nest(5, data([0; N])))
 }
 
-pub(super) fn source_in(net: &IpNet) -> Attributes {
+pub(crate) fn source_in(net: &IpNet) -> Attributes {
     address_in(net, if net.addr().is_ipv4() { 12 } else { 8 })
 }
 
-pub(super) fn destination_in(net: &IpNet) -> Attributes {
+pub(crate) fn destination_in(net: &IpNet) -> Attributes {
     address_in(net, if net.addr().is_ipv4() { 16 } else { 24 })
 }
 
@@ -157,27 +157,27 @@ fn address_in(net: &IpNet, at: u32) -> Attributes {
 }
 
 /// Octets of the network header.
-pub(super) fn payload(register: u32, at: u32, len: u32) -> Attributes {
+pub(crate) fn payload(register: u32, at: u32, len: u32) -> Attributes {
     expression("payload", Attributes::new().number(1, register).number(2, 1).number(3, at).number(4, len))
 }
 
 /// Octets of the transport header, into the first register.
-pub(super) fn transport(at: u32, len: u32) -> Attributes {
+pub(crate) fn transport(at: u32, len: u32) -> Attributes {
     expression("payload", Attributes::new().number(1, FIRST).number(2, 2).number(3, at).number(4, len))
 }
 
-pub(super) fn compare(how: Compare, with: &[u8]) -> Attributes {
+pub(crate) fn compare(how: Compare, with: &[u8]) -> Attributes {
     let data = Attributes::new().bytes(1, with);
     expression("cmp", Attributes::new().number(1, FIRST).number(2, how as u32).nest(3, data))
 }
 
-pub(super) fn verdict(accept: bool) -> Attributes {
+pub(crate) fn verdict(accept: bool) -> Attributes {
     let code = Attributes::new().nest(2, Attributes::new().number(1, accept.into()));
     expression("immediate", Attributes::new().number(1, VERDICT).nest(2, code))
 }
 
 /// An element of a rule's list of expressions.
-pub(super) fn expression(name: &str, data: Attributes) -> Attributes {
+pub(crate) fn expression(name: &str, data: Attributes) -> Attributes {
     Attributes::new().nest(1, Attributes::new().text(1, name).nest(2, data))
 }
 
@@ -185,7 +185,7 @@ pub(super) fn expression(name: &str, data: Attributes) -> Attributes {
 const KIND: u16 = 0x3fff;
 
 /// Packets counted by a rule of a dump.
-pub(super) fn counter(payload: &[u8]) -> Option<u64> {
+pub(crate) fn counter(payload: &[u8]) -> Option<u64> {
     let find = |bytes: &'_ [u8], wanted: u16| {
         attributes(bytes).find(|(kind, _)| kind & KIND == wanted).map(|(_, value)| value.to_vec())
     };
@@ -198,20 +198,20 @@ pub(super) fn counter(payload: &[u8]) -> Option<u64> {
 }
 
 /// How many elements of a set a message of a dump tells of.
-pub(super) fn elements_in(payload: &[u8]) -> usize {
+pub(crate) fn elements_in(payload: &[u8]) -> usize {
     let list = payload.get(4..).and_then(|rest| attributes(rest).find(|(kind, _)| kind & KIND == 3));
     list.map_or(0, |(_, elements)| attributes(elements).count())
 }
 
 /// Netlink attributes, numbers big-endian.
-pub(super) struct Attributes(pub(super) Vec<u8>);
+pub(crate) struct Attributes(pub(crate) Vec<u8>);
 
 impl Attributes {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Attributes(Vec::new())
     }
 
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         // Every value here is far shorter than 64 KiB.
         let len = (4 + value.len()) as u16;
         self.0.extend_from_slice(&len.to_ne_bytes());
@@ -221,24 +221,24 @@ impl Attributes {
         self
     }
 
-    pub(super) fn number(self, kind: u16, value: u32) -> Self {
+    pub(crate) fn number(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    pub(super) fn text(self, kind: u16, value: &str) -> Self {
+    pub(crate) fn text(self, kind: u16, value: &str) -> Self {
         self.bytes(kind, &[value.as_bytes(), &[0]].concat())
     }
 
     /// NLA_F_NESTED
-    pub(super) fn nest(self, kind: u16, inner: Attributes) -> Self {
+    pub(crate) fn nest(self, kind: u16, inner: Attributes) -> Self {
         self.nest_ref(kind, &inner)
     }
 
-    pub(super) fn nest_ref(self, kind: u16, inner: &Attributes) -> Self {
+    pub(crate) fn nest_ref(self, kind: u16, inner: &Attributes) -> Self {
         self.bytes(kind | 0x8000, &inner.0)
     }
 
-    pub(super) fn and(mut self, more: Attributes) -> Self {
+    pub(crate) fn and(mut self, more: Attributes) -> Self {
         self.0.extend_from_slice(&more.0);
         self
     }

@@ -1,7 +1,8 @@
 //! Flows of a key server's policy: each on an SA of its own, chosen by selectors; and what may cross in clear.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use muster_dataplane::{
 use muster_wire::MemberId;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
+use socket2::{Domain, Socket, Type};
 
 use super::lab::{self, Capture, DEADLINE, Ns, cable, multicast, protocol, receive, start, udp, until};
 use super::tunnel::{ALICE, BOB, CAROL, MARKER, nets};
@@ -677,4 +679,46 @@ fn only_what_is_selected_crosses_in_clear() {
     assert_eq!(crosses()[4..], [true; 4], "as a killed one leaves it");
     net.routers[A].run(|| block(&block_config(&config(A, false))).unwrap());
     assert_eq!(crosses(), nothing);
+}
+
+/// What answers from black begins nothing, from the port that it would answer from either: of TCP, which shows who begins.
+#[test]
+fn tcp_in_clear_is_begun_from_red_alone() {
+    if lab::skip() {
+        return;
+    }
+    let net = Net::new(false);
+    let to_443 = |family: usize| Selector {
+        protocol: Some(6),
+        destination_port: Some(443),
+        ..selector(["::/0", "0.0.0.0/0"][family], ["fd00::/64", "192.0.2.0/24"][family])
+    };
+    net.planes[A].set_bypass(vec![to_443(0), to_443(1)]).unwrap();
+    for family in [0, 1] {
+        let parse = |text: String| text.parse::<SocketAddr>().unwrap();
+        let (home, black) = (parse(at(address(PLACES[A].host[family]), 6000)), parse(at(OUTSIDE[family], 443)));
+        let at_home = net.hosts[A].run(move || TcpListener::bind(home).unwrap());
+        at_home.set_nonblocking(true).unwrap();
+        let begun = net.outside.run(move || {
+            let socket = Socket::new(Domain::for_address(black), Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.bind(&black.into()).unwrap();
+            let begins = socket.connect(&home.into()).unwrap_err();
+            assert_eq!(begins.raw_os_error(), Some(libc::EINPROGRESS));
+            socket
+        });
+        // The other way round, and by the same way, after it.
+        let there = net.outside.run(move || TcpListener::bind(black).unwrap());
+        let mut asks = net.hosts[A].run(move || TcpStream::connect_timeout(&black, DEADLINE).unwrap());
+        let (mut answers, _) = there.accept().unwrap();
+        let mut octets = [0; 2];
+        asks.write_all(b"?!").unwrap();
+        answers.read_exact(&mut octets).unwrap();
+        answers.write_all(&octets).unwrap();
+        asks.read_exact(&mut octets).unwrap();
+        assert_eq!(&octets, b"?!");
+        assert_eq!(at_home.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert!(begun.peer_addr().is_err());
+    }
 }

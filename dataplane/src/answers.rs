@@ -1,0 +1,95 @@
+//! Of what may cross in clear (`bypass.rs`), TCP is begun from red alone: what would begin a connection from black is dropped.
+//!
+//! A table of nf_tables, for rules of routing see no flags. No connection is tracked for it: the kernel would track all of the
+//! router's traffic then, and who floods that fills its table. So what does not show who begins, UDP say, is open both ways.
+
+use crate::Error;
+use crate::netlink::batch::{BatchSocket, Request};
+use crate::xfrm::nft::{
+    Attributes, Compare, DEL_TABLE, FIRST, FROM_DEVICE, NEW_CHAIN, NEW_RULE, NEW_TABLE, compare, fragment_of,
+    interface, is_family, is_protocol, masked, message, payload, transaction, transport, verdict,
+};
+
+/// NF_INET_FORWARD, NF_IP_PRI_FILTER
+const FORWARD: u32 = 2;
+const FILTER: u32 = 0;
+const CHAIN: &str = "answers";
+/// SYN, ACK, of the octet of flags (RFC 9293 3.1).
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const TCP: [u8; 1] = [libc::IPPROTO_TCP as u8];
+
+/// The table of one instance.
+pub(crate) struct Answers {
+    /// Of the network namespace that it was made in. A kernel may have no nf_tables.
+    socket: Result<BatchSocket, Error>,
+    instance: u8,
+}
+
+impl Answers {
+    /// There is no table yet.
+    pub(crate) fn new(instance: u8) -> Self {
+        Answers { socket: open(), instance }
+    }
+
+    /// Sets it, in place of one that is there.
+    pub(crate) fn set(&mut self, black: &str) -> Result<(), Error> {
+        let table = name_of(self.instance);
+        match &mut self.socket {
+            Ok(socket) => socket.transact(&transaction(whole(&table, black))),
+            Err(why) => {
+                Err(Error::Config(format!("TCP cannot cross in clear without nf_tables (modprobe nf_tables): {why}")))
+            }
+        }
+    }
+
+    /// Takes it away, or finds none. One that stays stops only what should not begin.
+    pub(crate) fn remove(&mut self) {
+        if let Ok(socket) = &mut self.socket {
+            let _ = socket.transact(&transaction(removal(&name_of(self.instance))));
+        }
+    }
+}
+
+fn open() -> Result<BatchSocket, Error> {
+    BatchSocket::open(netlink_sys::protocols::NETLINK_NETFILTER, "opening a netlink socket to nf_tables")
+}
+
+fn name_of(instance: u8) -> String {
+    format!("muster-answers{instance}")
+}
+
+/// To remove one that is not there is no error if it is made first.
+fn removal(table: &str) -> [Request; 2] {
+    [NEW_TABLE, DEL_TABLE].map(|kind| message(kind, Attributes::new().text(1, table)))
+}
+
+fn whole(table: &str, black: &str) -> Vec<Request> {
+    let named = || Attributes::new().text(1, table);
+    let hook = Attributes::new().number(1, FORWARD).number(2, FILTER);
+    let chain = named().text(3, CHAIN).nest(4, hook).number(5, 1).text(7, "filter");
+    let rule = |expressions: Attributes| {
+        let attributes =
+            named().text(2, CHAIN).nest(4, interface(FROM_DEVICE, black).and(expressions).and(verdict(false)));
+        Request { what: format!("the packet filter {table}").into(), ..message(NEW_RULE, attributes) }
+    };
+    let begins = is_protocol(libc::IPPROTO_TCP)
+        .and(transport(13, 1))
+        .and(masked([SYN | ACK]))
+        .and(compare(Compare::Equal, &[SYN]));
+    // A fragment may hold back the flags for the next one (RFC 1858 3.2); TCP is not sent in fragments.
+    let is_fragment_v4 = is_family(libc::AF_INET)
+        .and(is_protocol(libc::IPPROTO_TCP))
+        .and(payload(FIRST, 6, 2))
+        .and(masked([0x3f, 0xff]))
+        .and(compare(Compare::Unequal, &[0, 0]));
+    let is_fragment_v6 = fragment_of().and(compare(Compare::Equal, &TCP));
+    let rules = [begins, is_fragment_v4, is_fragment_v6].map(rule);
+    let head = [message(NEW_TABLE, named()), message(NEW_CHAIN, chain)];
+    removal(table).into_iter().chain(head).chain(rules).collect()
+}
+
+/// Removes what a data plane of this instance that is no more has left.
+pub(crate) fn remove_left_over(instance: u8) {
+    Answers::new(instance).remove();
+}
