@@ -1,6 +1,6 @@
 //! The key server's cookies (RFC 2408 2.5.3), which hold what it would otherwise have to remember.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use rand_core::CryptoRng;
 
 use super::sa::Features;
 use crate::crypto::{HashAlgorithm, SecretBytes};
-use crate::isakmp::Cookie;
+use crate::isakmp::{Cookie, Identity};
 
 /// A cookie is good for this long at least, for twice as long at most.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -31,22 +31,29 @@ pub(super) struct Opening {
 ///
 /// Members of one kind all begin with the same words. Those with which an exchange was completed once are kept; the cookie
 /// says which of them it was, so that an exchange that begins with them takes no memory before its third message, and a
-/// flood of first messages from a member's address can neither fill anything nor push that member out.
+/// flood of first messages from a member's address can neither fill anything nor push that member out. Each member keeps one
+/// alone, that with which it came in last: who comes in with ever other ones takes no other member's away.
 pub(super) struct Cookies {
     secret: SecretBytes,
-    familiar: VecDeque<Opening>,
-    /// Where the next one goes when there is no room.
-    next: usize,
+    familiar: Vec<Familiar>,
+    /// At which place each member's is.
+    kept: BTreeMap<Identity, usize>,
+}
+
+struct Familiar {
+    opening: Opening,
+    /// How many members keep it.
+    members: usize,
 }
 
 impl Cookies {
     pub(super) fn new(rng: &mut impl CryptoRng) -> Self {
-        Cookies { secret: SecretBytes::generate(32, rng), familiar: VecDeque::new(), next: 0 }
+        Cookies { secret: SecretBytes::generate(32, rng), familiar: Vec::new(), kept: BTreeMap::new() }
     }
 
     /// A cookie, and whether [`Cookies::recall`] will do, so that nothing must be remembered.
     pub(super) fn bake(&self, now: Time, peer: SocketAddr, theirs: Cookie, opening: &Opening) -> (Cookie, bool) {
-        let place = self.familiar.iter().position(|known| known == opening);
+        let place = self.place(opening);
         let mark = place.map_or(UNFAMILIAR, |place| place as u8) | ((period(now) & 1) as u8) << 7;
         (self.cookie(period(now), mark, peer, theirs, opening), place.is_some())
     }
@@ -54,24 +61,47 @@ impl Cookies {
     /// What the first message of an exchange said, if it was familiar and this is the cookie that it got.
     pub(super) fn recall(&self, now: Time, peer: SocketAddr, theirs: Cookie, ours: Cookie) -> Option<&Opening> {
         let mark = ours.0[7];
-        let opening = self.familiar.get(usize::from(mark & 0x7f))?;
+        let opening = &self.familiar.get(usize::from(mark & 0x7f))?.opening;
         let current = period(now);
         let then = if (current & 1) as u8 == mark >> 7 { current } else { current.checked_sub(1)? };
         let expected = SecretBytes::from(&self.cookie(then, mark, peer, theirs, opening).0[..]);
         expected.matches(&ours.0).then_some(opening)
     }
 
-    /// An exchange that began so was completed.
-    pub(super) fn learn(&mut self, opening: &Opening) {
-        if self.familiar.contains(opening) {
+    /// An exchange of this member that began so was completed.
+    pub(super) fn learn(&mut self, opening: &Opening, member: &Identity) {
+        let known = self.place(opening);
+        let before = self.kept.get(member).copied();
+        if known.is_some() && before == known {
             return;
         }
-        if self.familiar.len() < MOST_FAMILIAR {
-            self.familiar.push_back(opening.clone());
-        } else {
-            self.familiar[self.next] = opening.clone();
-            self.next = (self.next + 1) % MOST_FAMILIAR;
+        if let Some(place) = before {
+            self.familiar[place].members -= 1;
         }
+        let place = known.unwrap_or_else(|| self.make_room(opening));
+        self.familiar[place].members += 1;
+        self.kept.insert(member.clone(), place);
+    }
+
+    /// Puts one in that is not there: in place of the one that fewest keep, if there is no room.
+    fn make_room(&mut self, opening: &Opening) -> usize {
+        let new = Familiar { opening: opening.clone(), members: 0 };
+        let least = self.familiar.iter().enumerate().min_by_key(|(_, known)| known.members);
+        match least.filter(|(_, known)| known.members == 0 || self.familiar.len() >= MOST_FAMILIAR) {
+            Some((place, _)) => {
+                self.familiar[place] = new;
+                self.kept.retain(|_, kept| *kept != place);
+                place
+            }
+            None => {
+                self.familiar.push(new);
+                self.familiar.len() - 1
+            }
+        }
+    }
+
+    fn place(&self, opening: &Opening) -> Option<usize> {
+        self.familiar.iter().position(|known| known.opening == *opening)
     }
 
     fn cookie(&self, period: u64, mark: u8, peer: SocketAddr, theirs: Cookie, opening: &Opening) -> Cookie {
@@ -114,6 +144,10 @@ mod tests {
         address.parse().unwrap()
     }
 
+    fn member(number: u8) -> Identity {
+        Identity::Address([192, 0, 2, number].into())
+    }
+
     const THEIRS: Cookie = Cookie([1; 8]);
 
     #[test]
@@ -121,8 +155,8 @@ mod tests {
         let mut cookies = Cookies::new(&mut ChaCha8Rng::seed_from_u64(1));
         let (at, from) = (Time(29_000_000), peer("192.0.2.1:848"));
         assert!(!cookies.bake(at, from, THEIRS, &opening(1)).1);
-        cookies.learn(&opening(1));
-        cookies.learn(&opening(2));
+        cookies.learn(&opening(1), &member(1));
+        cookies.learn(&opening(2), &member(2));
         let (cookie, is_familiar) = cookies.bake(at, from, THEIRS, &opening(2));
         assert!(is_familiar);
         assert_eq!(cookies.recall(at, from, THEIRS, cookie), Some(&opening(2)));
@@ -143,16 +177,34 @@ mod tests {
         assert_eq!(other.recall(at, from, THEIRS, cookie), None);
     }
 
+    fn knows(cookies: &Cookies, number: u8) -> bool {
+        cookies.bake(Time(0), peer("192.0.2.1:848"), THEIRS, &opening(number)).1
+    }
+
     #[test]
-    fn learns_so_many_and_forgets_the_oldest() {
+    fn learns_so_many_and_forgets_those_that_fewest_keep() {
         let mut cookies = Cookies::new(&mut ChaCha8Rng::seed_from_u64(1));
-        for number in 0..70 {
-            cookies.learn(&opening(number));
-            cookies.learn(&opening(number));
+        [100, 101].iter().for_each(|number| cookies.learn(&opening(0), &member(*number)));
+        for number in 1..70 {
+            cookies.learn(&opening(number), &member(number));
+            cookies.learn(&opening(number), &member(number));
         }
-        assert_eq!(cookies.familiar.len(), MOST_FAMILIAR);
-        let is_known = |number| cookies.bake(Time(0), peer("192.0.2.1:848"), THEIRS, &opening(number)).1;
-        assert_eq!((0..70).filter(|number| is_known(*number)).count(), 64);
-        assert!(!is_known(5) && is_known(6) && is_known(69));
+        assert_eq!((cookies.familiar.len(), cookies.kept.len()), (MOST_FAMILIAR, 65));
+        assert_eq!((0..70).filter(|number| knows(&cookies, *number)).count(), 64);
+        assert!(knows(&cookies, 0) && knows(&cookies, 69));
+    }
+
+    #[test]
+    fn one_member_takes_one_place_whatever_it_comes_in_with() {
+        let mut cookies = Cookies::new(&mut ChaCha8Rng::seed_from_u64(1));
+        // It came in first with what all have, and leaves that to the others.
+        [1, 2, 3].iter().for_each(|number| cookies.learn(&opening(0), &member(*number)));
+        for number in 1..=200 {
+            cookies.learn(&opening(number), &member(1));
+            assert!(knows(&cookies, number) && knows(&cookies, 0), "{number}");
+            assert_eq!((cookies.familiar.len(), cookies.kept.len()), (2, 3));
+        }
+        cookies.learn(&opening(0), &member(1));
+        assert_eq!(cookies.familiar[0].members, 3);
     }
 }

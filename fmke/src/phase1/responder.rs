@@ -66,7 +66,7 @@ pub struct Responder {
     /// By our cookie.
     sessions: BTreeMap<Cookie, Session>,
     of_identity: BTreeMap<Identity, Vec<Cookie>>,
-    /// When to look at which; it may be too early, for a peer that was heard meanwhile.
+    /// When to look at which, once each; it may be too early, for a peer that was heard meanwhile.
     timers: BTreeSet<(Time, Cookie)>,
     /// Which sessions still have the last message of phase 1, and until when.
     answered: VecDeque<(Time, Cookie)>,
@@ -195,8 +195,7 @@ impl Responder {
                     continue;
                 }
             }
-            let due = session.due(&self.liveness);
-            self.timers.insert((due, cookie));
+            self.set_timer(Time(0), cookie);
         }
     }
 
@@ -226,6 +225,12 @@ impl Responder {
             self.session(id).map(|session| (session.address, session.sa.features.fragments))
         {
             self.transmit(to, datagram, takes_fragments);
+    /// How many SAs are to be looked at some time.
+    #[cfg(test)]
+    pub(super) fn timers(&self) -> usize {
+        self.timers.len()
+    }
+
         }
     }
 
@@ -438,7 +443,7 @@ impl Responder {
 
         let Half { keyed, .. } = self.halves.remove(cookie).ok_or(Refused::UnknownSa)?;
         let opening = Opening { offer: keyed.agreed.offer.clone(), features: keyed.agreed.features };
-        self.cookies.learn(&opening);
+        self.cookies.learn(&opening, &shown.identity);
         let sa = keyed.into_sa(&sent, shown.identity, now);
         self.transmit(from, sent.clone(), sa.features.fragments);
         let mut session = Session::new(sa, from, now, rng);
@@ -457,11 +462,18 @@ impl Responder {
         rng: &mut impl CryptoRng,
     ) {
         let (sa, peer, address) = (session.sa.id(), session.sa.peer().clone(), session.address);
+    /// Puts a session into the list of those that are to be looked at.
+    fn set_timer(&mut self, earliest: Time, cookie: Cookie) {
+        if let Some(session) = self.sessions.get_mut(&cookie) {
+            session.timer = session.due(&self.liveness).max(earliest);
+            self.timers.insert((session.timer, cookie));
+        }
+    }
+
         let own = self.of_identity.entry(peer.clone()).or_default();
         own.push(sa.responder);
         let surplus = own.len().saturating_sub(MOST_OF_IDENTITY);
         let oldest: Vec<Cookie> = own.iter().copied().take(surplus).collect();
-        self.timers.insert((session.due(&self.liveness).max(now), sa.responder));
         self.sessions.insert(sa.responder, session);
         self.events.push_back(Event::Established { sa, peer: peer.clone(), address, certificates, began_anew });
         if began_anew {
@@ -472,6 +484,7 @@ impl Responder {
                     self.datagrams.push_back(Datagram { to: session.address, bytes: session.farewell(rng) });
                 }
                 self.remove(cookie, Closed::Replaced);
+        self.set_timer(now, sa.responder);
             }
         }
     }
@@ -519,6 +532,7 @@ impl Responder {
         }
         self.events.push_back(Event::Closed { sa, peer, why });
     }
+        self.timers.remove(&(session.timer, cookie));
 
     fn transmit(&mut self, to: SocketAddr, message: Vec<u8>, takes_fragments: bool) {
         self.datagrams.extend(split(message, takes_fragments).into_iter().map(|bytes| Datagram { to, bytes }));

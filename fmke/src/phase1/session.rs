@@ -15,6 +15,8 @@ pub(super) struct Session {
     /// Where the peer was in phase 1, and still is.
     pub(super) address: SocketAddr,
     watch: Watch,
+    /// At the key server: when it is looked at next, in the list of those.
+    pub(super) timer: Time,
     /// For a while, at the key server: the last message of phase 1 that came, and our answer, which may be lost.
     pub(super) last: Option<Box<Last>>,
 }
@@ -49,7 +51,7 @@ pub(super) enum Due {
 
 impl Session {
     pub(super) fn new(sa: IsakmpSa, address: SocketAddr, now: Time, rng: &mut impl CryptoRng) -> Self {
-        Session { sa, address, watch: Watch::new(now, rng), last: None }
+        Session { sa, address, watch: Watch::new(now, rng), timer: now, last: None }
     }
 
     /// A datagram whose cookies are this SA's.

@@ -8,6 +8,8 @@ use rand_core::{Rng, SeedableRng};
 
 use super::network::*;
 use crate::isakmp::{Cookie, Header, exchange, kind};
+use crate::phase1::main_mode::{opening, read_opening};
+use crate::phase1::sa::Features;
 use crate::phase1::{Limits, Proposals, Rate, Refused};
 
 /// Message 1 as `proposals` have it, under a cookie of its own.
@@ -136,6 +138,32 @@ fn who_has_come_in_neither_takes_a_place_nor_loses_one() {
     let late = server.handle_datagram(Time(60_000_000), member_address(1), message_5, &directory, &mut rng);
     assert_eq!(late.err(), Some(Refused::OutOfPlace));
     assert_eq!(server.sas().count(), 50);
+}
+
+/// Nor one whom nobody asks whether it is still there, so that its SA is looked at only when its lifetime is over.
+#[test]
+fn who_comes_again_and_again_leaves_nothing_behind() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut server = responder(Proposals::default(), Limits::default(), &mut rng);
+    let directory = Directory::of(1);
+    for _ in 0..100 {
+        let mut member = initiator(Proposals::default(), 1, Time(0));
+        member.handle_timeout(Time(0), &mut rng);
+        for message in 0..3 {
+            let mut bytes = member.poll_transmit().unwrap().bytes;
+            if message == 0 {
+                let (header, first, body) = Header::parse(&bytes).unwrap();
+                let without = opening(&read_opening(first, body).unwrap().offer, Features::default());
+                bytes = header.write(without.first(), without.bytes());
+            }
+            server.handle_datagram(Time(0), member_address(1), &bytes, &directory, &mut rng).unwrap();
+            // The last ones are farewells to those before.
+            let answer = server.poll_transmit().unwrap();
+            member.handle_datagram(Time(0), server_address(), &answer.bytes, &(), &mut rng).unwrap();
+        }
+        while server.poll_transmit().is_some() {}
+        assert!(server.sas().count() <= 2 && server.timers() == server.sas().count());
+    }
 }
 
 #[test]
