@@ -23,6 +23,7 @@ use muster_fmke::isakmp::{Delays, Identity};
 use muster_fmke::member::{self, Member};
 use muster_fmke::phase1::{
     Authority, CertificateError, Client, Clients, Credentials, Datagram, Limits, Liveness, Proposals, Rate, Server,
+    Verified,
 };
 use muster_wire::Time;
 use nix::time::{ClockId, clock_gettime};
@@ -141,7 +142,7 @@ fn measure(clients: u32, store: Option<&Path>) -> Numbers {
 struct Secrets(SecretBytes);
 
 impl Authority for Secrets {
-    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Verified, CertificateError> {
         Err(CertificateError::UnknownIssuer)
     }
 }

@@ -14,10 +14,13 @@ use muster_fmke::member::{self, Member};
 use muster_fmke::phase1::x509::Anchors;
 use muster_fmke::phase1::{
     Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Limits, Liveness,
-    Proposals, Server,
+    Proposals, Server, Verified,
 };
 use muster_wire::Time;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
 use zeroize::Zeroizing;
 
 /// 2026-06-01.
@@ -40,15 +43,40 @@ impl Ca {
     }
 
     /// Of whoever has this address, until a month's first day.
-    fn credentials(&self, address: SocketAddr, (year, month): (i32, u8)) -> Credentials {
+    fn credentials(&self, address: SocketAddr, until: (i32, u8)) -> Credentials {
+        self.credentials_of(address, until, 1)
+    }
+
+    /// With a serial number of one's own.
+    fn credentials_of(&self, address: SocketAddr, (year, month): (i32, u8), serial: u64) -> Credentials {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::IpAddress(address.ip())];
         params.not_after = date_time_ymd(year, month, 1);
+        params.serial_number = Some(SerialNumber::from(serial));
         let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().to_vec()];
         let own = Certificate::new(chain, Signer::from_pkcs8(&key.serialize_der()).unwrap()).unwrap();
         Credentials { identity: Identity::Address(address.ip()), certificates: vec![Arc::new(own)] }
     }
+}
+
+/// What this authority has taken back.
+fn taken_back(ca: &Ca, serial: u64) -> Anchors {
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 1, 1),
+        next_update: date_time_ymd(2027, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&ca.issuer).unwrap().der().to_vec();
+    Anchors::new(std::slice::from_ref(&ca.anchor)).unwrap().with_lists(&[], &[list]).unwrap()
 }
 
 /// The clients `a` and `b`, with an authority and a clock.
@@ -59,7 +87,7 @@ struct Directory {
 }
 
 impl Authority for Directory {
-    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Verified, CertificateError> {
         self.anchors.check(chain, identity, self.unix)
     }
 }
@@ -88,6 +116,8 @@ struct World {
     disk: BTreeMap<String, Zeroizing<Vec<u8>>>,
     clients: BTreeMap<&'static str, Member>,
     events: Vec<Event>,
+    /// What was multicast: to nobody, of itself.
+    multicast: Vec<Vec<u8>>,
     now: Time,
 }
 
@@ -97,25 +127,30 @@ impl World {
         let ca = Ca::new();
         let identity = |name: &&str| (address(name).ip(), Identity::Address(address(name).ip()));
         let directory = Directory {
-            anchors: Anchors::new(std::slice::from_ref(&ca.anchor), &[]).unwrap(),
+            anchors: Anchors::new(std::slice::from_ref(&ca.anchor)).unwrap(),
             identities: ["a", "b"].iter().map(identity).collect(),
             unix: NOW,
         };
         let now = Time(1_000_000);
         let gcks = key_server(&ca, now, NOW, BTreeMap::new());
-        let (disk, events) = (BTreeMap::new(), Vec::new());
-        let mut world = World { ca, directory, gcks, disk, clients: BTreeMap::new(), events, now };
+        let (disk, events, multicast) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut world = World { ca, directory, gcks, disk, clients: BTreeMap::new(), events, multicast, now };
         world.start("a", (2026, 7));
         world.start("b", (2028, 1));
         world
     }
 
     fn start(&mut self, name: &'static str, until: (i32, u8)) {
+        let credentials = self.ca.credentials(address(name), until);
+        self.start_with(name, credentials);
+    }
+
+    fn start_with(&mut self, name: &'static str, credentials: Credentials) {
         let settings = member::Settings {
             doi: 2,
             address: address(name).ip(),
             proposals: proposals(),
-            credentials: self.ca.credentials(address(name), until),
+            credentials,
             server: Server {
                 address: address(SERVER),
                 secret: None,
@@ -162,6 +197,10 @@ impl World {
         }
         self.events.extend(std::iter::from_fn(|| self.gcks.poll_event()));
         while let Some(datagram) = self.gcks.poll_transmit() {
+            if datagram.to.ip().is_multicast() {
+                self.multicast.push(datagram.bytes);
+                continue;
+            }
             let to = self.clients.iter_mut().find(|(name, _)| address(name) == datagram.to);
             if let Some((_, member)) = to {
                 let _ = member.handle_datagram(self.now, address(SERVER), &datagram.bytes, &self.directory);
@@ -180,7 +219,7 @@ impl World {
     fn review(&mut self) {
         let directory = &self.directory;
         self.gcks.review(self.now, |client, chain| {
-            directory.check(chain, &directory.identities[&address(client).ip()]).map(drop)
+            directory.check(chain, &directory.identities[&address(client).ip()]).map(|verified| verified.until)
         });
         self.serve();
     }
@@ -287,7 +326,7 @@ fn other_anchors_cast_out_whom_they_do_not_vouch_for() {
     world.review();
     assert_eq!((world.members(), world.lapsed()), (vec!["a", "b"], vec![]), "nothing has changed");
     let stranger = Ca::new();
-    world.directory.anchors = Anchors::new(std::slice::from_ref(&stranger.anchor), &[]).unwrap();
+    world.directory.anchors = Anchors::new(std::slice::from_ref(&stranger.anchor)).unwrap();
     world.clients.remove("b");
     world.review();
     world.run(Duration::from_secs(30));
@@ -313,4 +352,110 @@ fn a_renewed_certificate_is_shown_at_once() {
     world.gcks.handle_timeout(world.now);
     world.serve();
     assert_eq!((world.members(), world.lapsed()), (vec!["a", "b"], vec![]), "the one before no longer counts");
+}
+
+/// What a client heard of by multicast.
+fn hears(member: &mut Member, now: Time, world: &World, multicast: &[Vec<u8>]) -> Vec<member::Event> {
+    while member.poll_event().is_some() {}
+    for datagram in multicast {
+        let _ = member.handle_datagram(now, address(SERVER), datagram, &world.directory);
+    }
+    std::iter::from_fn(|| member.poll_event()).collect()
+}
+
+/// Whoever has the key of the certificate before may hold all that the client holds. When that one is revoked, the client is found
+/// good, by the certificate that it shows now: so he must be out already.
+#[test]
+fn who_came_in_with_a_stolen_key_is_out_when_the_client_shows_another() {
+    let mut world = connected();
+    let follows = |world: &mut World, member: &mut Member, multicast: &[Vec<u8>]| {
+        hears(member, world.now, world, multicast).iter().any(|event| matches!(event, member::Event::Rekeyed { .. }))
+    };
+    let mut thief = world.clients.remove("a").unwrap();
+    world.gcks.rekey(world.now, None);
+    world.serve();
+    let mut multicast = std::mem::take(&mut world.multicast);
+    assert!(follows(&mut world, &mut thief, &multicast), "he holds all that the client holds");
+    let renewed = world.ca.credentials(address("a"), (2028, 1));
+    world.start_with("a", renewed);
+    world.run(Duration::from_secs(5));
+    assert!(world.gcks.is_connected("a") && world.lapsed().is_empty());
+    assert_eq!(world.members(), ["a", "b"]);
+    // Whatever is said from now on is for the others.
+    world.gcks.rekey(world.now, None);
+    world.serve();
+    let since = std::mem::take(&mut world.multicast);
+    assert!(!follows(&mut world, &mut thief, &since));
+    multicast.extend(since);
+    for name in ["a", "b"] {
+        let mut client = world.clients.remove(name).unwrap();
+        assert!(follows(&mut world, &mut client, &multicast), "{name}");
+    }
+}
+
+#[test]
+fn a_client_that_shows_ever_other_certificates_does_not_make_keys_new_each_time() {
+    let mut world = connected();
+    let rekeyed = |world: &World| world.events.iter().filter(|event| matches!(event, Event::Rekeyed { .. })).count();
+    let before = rekeyed(&world);
+    for _ in 0..20 {
+        let now = world.now;
+        let another = world.ca.credentials(address("a"), (2028, 1));
+        world.clients.get_mut("a").unwrap().present(now, another, None);
+        world.run(Duration::from_secs(1));
+    }
+    assert_eq!(rekeyed(&world), before + 1);
+    world.run(Duration::from_secs(120));
+    assert!(world.gcks.is_connected("a") && world.members() == ["a", "b"], "the last one counts in the end");
+}
+
+/// A machine without a clock of its own begins in 1970, or wherever its battery left it.
+#[test]
+fn certificates_end_by_the_clock_as_it_is_set() {
+    let mut world = World::new();
+    world.gcks = key_server(&world.ca, world.now, 0, BTreeMap::new());
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.members(), ["a", "b"]);
+    world.directory.unix = JULY + 1;
+    world.gcks.set_clock(world.now, JULY);
+    assert!(world.gcks.poll_timeout().is_some_and(|at| at <= world.now + Duration::from_secs(1)));
+    world.run(Duration::from_secs(2));
+    assert_eq!((world.members(), world.lapsed()), (vec!["b"], vec![("a", CertificateError::Time)]));
+
+    // Too late: all are out in the second in which they are in, until it is set.
+    let mut world = World::new();
+    world.gcks = key_server(&world.ca, world.now, 4_000_000_000, BTreeMap::new());
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.members(), Vec::<&str>::new());
+    world.gcks.set_clock(world.now, NOW);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.members(), ["a", "b"]);
+}
+
+#[test]
+fn a_key_server_whose_certificate_is_revoked_is_not_obeyed() {
+    let mut world = connected();
+    let server = world.ca.credentials_of(address(SERVER), (2030, 1), 77);
+    world.gcks.present(server);
+    let (now, own) = (world.now, world.ca.credentials(address("b"), (2028, 1)));
+    world.clients.get_mut("b").unwrap().present(now, own, None);
+    world.run(Duration::from_secs(5));
+    let mut client = world.clients.remove("b").unwrap();
+    assert_eq!(client.review(now, &world.directory), Ok(()));
+    assert!(client.is_connected() && client.listens_to().count() == 1);
+    world.directory.anchors = taken_back(&world.ca, 77);
+    assert_eq!(client.review(world.now, &world.directory), Err(CertificateError::Revoked));
+    assert!(!client.is_connected() && client.listens_to().next().is_none());
+    let heard: Vec<_> = std::iter::from_fn(|| client.poll_event()).collect();
+    let why = "distrusted".to_owned();
+    assert!(heard.contains(&member::Event::Disconnected { why }), "{heard:?}");
+    assert_eq!(client.review(world.now, &world.directory), Ok(()), "it is said once");
+    // It tries again, and takes it as little.
+    world.clients.insert("b", client);
+    world.run(Duration::from_secs(60));
+    assert!(!world.clients["b"].is_connected());
+    let server = world.ca.credentials_of(address(SERVER), (2030, 1), 78);
+    world.gcks.present(server);
+    world.run(Duration::from_secs(120));
+    assert!(world.clients["b"].is_connected() && world.clients["b"].listens_to().count() == 1);
 }

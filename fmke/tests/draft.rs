@@ -14,7 +14,7 @@ use muster_fmke::isakmp::{
 };
 use muster_fmke::phase1::{
     Authority, CertificateError, Client, Clients, Credentials, Initiator, Limits, Liveness, Message, Proposals,
-    Refused, SaId, Server,
+    Refused, SaId, Server, Verified,
 };
 use muster_wire::Time;
 use rand_chacha::ChaCha20Rng;
@@ -33,7 +33,7 @@ fn client() -> SocketAddr {
 struct Secret(SecretBytes);
 
 impl Authority for Secret {
-    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Verified, CertificateError> {
         Err(CertificateError::UnknownIssuer)
     }
 }

@@ -18,7 +18,7 @@ use muster_fmke::isakmp::Identity;
 use muster_fmke::phase1::x509::{Anchors, subject};
 use muster_fmke::phase1::{
     Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Datagram, Event, Initiator,
-    Limits, Liveness, Proposals, Responder, Server,
+    Limits, Liveness, Proposals, Responder, Server, Verified,
 };
 use muster_netlab::{Namespace, Process, VethEnd, skip, wait_until};
 use muster_wire::Time;
@@ -101,7 +101,7 @@ struct Directory {
 }
 
 impl Authority for Directory {
-    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Verified, CertificateError> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
         self.anchors.as_ref().ok_or(CertificateError::UnknownIssuer)?.check(chain, identity, now)
     }
@@ -196,7 +196,7 @@ impl Lab {
     }
 
     fn directory(&self) -> Directory {
-        let anchor = |pki: &Pki| Anchors::new(&[pki.anchor.der().to_vec()], &[]).expect("an anchor");
+        let anchor = |pki: &Pki| Anchors::new(&[pki.anchor.der().to_vec()]).expect("an anchor");
         Directory { address: self.there.ip(), secret: self.secret(), anchors: self.pki.as_ref().map(anchor) }
     }
 

@@ -9,7 +9,7 @@ use muster_certs::{CertError, certificates_from_pem, crls_from_pem};
 use muster_fmke::crypto::signature::Signer;
 use muster_fmke::isakmp::Identity;
 use muster_fmke::phase1::x509::{Anchors, bears, validity};
-use muster_fmke::phase1::{self, Authority, CertificateError};
+use muster_fmke::phase1::{self, Authority, CertificateError, Verified};
 use serde::Deserialize;
 
 use crate::daemon::unix_seconds;
@@ -53,7 +53,7 @@ pub(crate) struct Named<'a> {
     pub(crate) private_key: &'a Paths,
     /// Of the other end.
     pub(crate) trust_anchors: &'a [PathBuf],
-    /// Of its authorities.
+    /// Of its authorities. Beside the list of an intermediate one stands its certificate.
     pub(crate) crls: &'a [PathBuf],
 }
 
@@ -98,7 +98,8 @@ impl Certificates {
     /// Reads what a configuration names. Paths are relative to `folder`.
     ///
     /// # Errors
-    /// A file that cannot be read, what is in it, a private key that others may read or that is of another certificate.
+    /// A file that cannot be read, what is in it, a private key that others may read or that is of another certificate, a revocation
+    /// list that none of the anchors vouches for.
     pub(crate) fn load(config: &Path, named: Named<'_>) -> Result<Certificates, SettingsError> {
         let value = |(key, message)| SettingsError::Value { path: config.to_owned(), key, message };
         named.check().map_err(value)?;
@@ -115,16 +116,27 @@ impl Certificates {
         let (mut anchors, mut crls) = (Vec::new(), Vec::new());
         for path in named.trust_anchors.iter().map(at) {
             let found = certificates_from_pem(&read(&path)?).map_err(|error| unreadable(&path, &error))?;
-            Anchors::new(&found, &[]).map_err(|error| wrong(&path, format!("no authority's certificate: {error}")))?;
+            Anchors::new(&found).map_err(|error| wrong(&path, format!("no authority's certificate: {error}")))?;
             anchors.extend(found);
         }
+        let trusted = || Anchors::new(&anchors).map_err(|error| value(("gcks.trust_anchors", error.to_string())));
+        let mut intermediates = Vec::new();
         for path in named.crls.iter().map(at) {
-            let found = crls_from_pem(&read(&path)?).map_err(|error| unreadable(&path, &error))?;
-            Anchors::new(&[], &found).map_err(|error| wrong(&path, format!("revocation list: {error}")))?;
-            crls.extend(found);
+            let text = read(&path)?;
+            let lists = crls_from_pem(&text).map_err(|error| unreadable(&path, &error))?;
+            let beside = match text.contains("-----BEGIN CERTIFICATE-----") {
+                true => certificates_from_pem(&text).map_err(|error| unreadable(&path, &error))?,
+                false => Vec::new(),
+            };
+            // Each file for itself, so that it can be named.
+            let refused = |error| wrong(&path, format!("revocation list: {error}"));
+            trusted()?.with_lists(&beside, &lists).map_err(refused)?;
+            crls.extend(lists);
+            intermediates.extend(beside);
         }
-        let authority =
-            Anchors::new(&anchors, &crls).map_err(|error| value(("gcks.trust_anchors", error.to_string())))?;
+        let authority = trusted()?
+            .with_lists(&intermediates, &crls)
+            .map_err(|error| value(("gcks.crls", format!("revocation list: {error}"))))?;
         Ok(Certificates { own, anchors, crls, authority: named.is_used().then_some(authority) })
     }
 
@@ -185,6 +197,15 @@ impl Certificates {
         self.own.iter().map(|(_, own)| &own.chain).eq(other.own.iter().map(|(_, own)| &own.chain))
     }
 
+    /// Whether these may take the place of those before: nothing that was revoked counts again.
+    ///
+    /// # Errors
+    /// A revocation list is older than the one in force, or missing.
+    pub(crate) fn follow(&self, before: &Certificates) -> Result<(), String> {
+        let (Some(new), Some(old)) = (&self.authority, &before.authority) else { return Ok(()) };
+        new.follow(old).map_err(|error| format!("gcks.crls: {error}"))
+    }
+
     /// Which keys name other content than before.
     pub(crate) fn changes(&self, before: &Certificates) -> Vec<&'static str> {
         [
@@ -199,7 +220,7 @@ impl Certificates {
 }
 
 impl Authority for Certificates {
-    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Verified, CertificateError> {
         let authority = self.authority.as_ref().ok_or(CertificateError::UnknownIssuer)?;
         authority.check(chain, identity, unix_seconds())
     }

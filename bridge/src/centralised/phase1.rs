@@ -7,7 +7,7 @@ use muster_fmke::crypto::dh::Group;
 use muster_fmke::crypto::signature::Method;
 use muster_fmke::crypto::{Cipher, HashAlgorithm, SecretBytes};
 use muster_fmke::isakmp::Identity;
-use muster_fmke::phase1::{self, Authentication, Authority, CertificateError, Clients, Proposals};
+use muster_fmke::phase1::{self, Authentication, Authority, CertificateError, Clients, Proposals, Verified};
 
 use super::certificates::Certificates;
 
@@ -25,18 +25,18 @@ pub(super) struct Expected {
 }
 
 impl Known {
-    /// Whether the client there may still show this chain (DER).
+    /// The last second (Unix) at which the client there may show this chain (DER), as it still may.
     ///
     /// # Errors
-    /// Why not.
-    pub(crate) fn check_again(&self, address: IpAddr, chain: &[&[u8]]) -> Result<(), CertificateError> {
+    /// Why it may not.
+    pub(crate) fn check_again(&self, address: IpAddr, chain: &[&[u8]]) -> Result<u64, CertificateError> {
         let expected = self.clients.get(&address).ok_or(CertificateError::Name)?;
-        self.certificates.check(chain, &expected.identity).map(drop)
+        self.certificates.check(chain, &expected.identity).map(|verified| verified.until)
     }
 }
 
 impl Authority for Known {
-    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Verified, CertificateError> {
         self.certificates.check(chain, identity)
     }
 }

@@ -122,7 +122,7 @@ impl Server {
                     Told::Reload => drop(self.reload().await),
                     Told::End => return self.finish().await,
                 },
-                _ = housekeeping.tick() => self.look_at_certificates(),
+                _ = housekeeping.tick() => self.keep_house(),
                 () = tick(&mut alive) => self.notifier.alive(),
             }
             more = self.take_datagrams();
@@ -194,7 +194,11 @@ impl Server {
         }
     }
 
-    fn look_at_certificates(&mut self) {
+    fn keep_house(&mut self) {
+        if let Some(Working { machine, .. }) = &mut self.working {
+            // It may have been set since: a machine without a clock of its own starts in the past.
+            machine.set_clock(now(), unix_seconds());
+        }
         let end = self.settings.known.certificates.end();
         if let Some(warning) = end.and_then(|end| self.expiry.look(end, unix_seconds())) {
             warn!("{warning}; replace it and reload (muster gcks reload)");

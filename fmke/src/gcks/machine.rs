@@ -10,7 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
-use super::certificates::Certificates;
+use super::certificates::{Certificates, Shown};
 use super::context::{Calendar, Context};
 use super::event::Event;
 use super::group::{GroupState, Outcome};
@@ -27,6 +27,7 @@ use crate::crypto::rekey::{RekeyAlgorithm, RekeySigner};
 use crate::isakmp::{Header, exchange};
 use crate::phase1::{
     self, CertificateError, Clients, Datagram, Limits, Liveness, Message, Proposals, Refused, Responder, SaId,
+    ShownChain,
 };
 use crate::push::{Push, UnicastDue};
 
@@ -353,15 +354,27 @@ impl Gcks {
     }
 
     /// Looks again at the certificates that clients have shown: other anchors or revocation lists count now. Whose does not,
-    /// connected or not, loses access until it shows another. `check` gets the client and the chain (DER).
-    pub fn review(&mut self, now: Time, check: impl Fn(&str, &[&[u8]]) -> Result<(), CertificateError>) {
+    /// connected or not, loses access until it shows another. `check` gets the client and the chain (DER), and says the last second
+    /// at which that counts (Unix).
+    pub fn review(&mut self, now: Time, check: impl Fn(&str, &[&[u8]]) -> Result<u64, CertificateError>) {
         let verdict = |(client, chain): (&String, &Vec<Vec<u8>>)| {
             let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
-            check(client, &chain).err().map(|why| (client.clone(), why))
+            (client.clone(), check(client, &chain))
         };
-        let lapsed: Vec<_> = self.certificates.iter().filter_map(verdict).collect();
-        lapsed.into_iter().for_each(|(client, why)| self.lapse(now, client, why));
+        let verdicts: Vec<_> = self.certificates.iter().map(verdict).collect();
+        for (client, verdict) in verdicts {
+            match verdict {
+                Ok(until) => self.certificates.counts_until(&client, until),
+                Err(why) => self.lapse(now, client, why),
+            }
+        }
         self.handle_timeout(now);
+    }
+
+    /// What the wall clock shows (Unix seconds): it may have been wrong when we were started, or have been set. Numbers that are
+    /// taken from it rise all the same.
+    pub fn set_clock(&mut self, now: Time, unix: u64) {
+        self.calendar = Calendar { started: now, unix };
     }
 
     fn lapse(&mut self, now: Time, client: String, why: CertificateError) {
@@ -435,9 +448,23 @@ impl Gcks {
     }
 
     /// A client has shown who it is: it gets all that it is entitled to.
-    fn connect(&mut self, now: Time, sa: SaId, address: SocketAddr, certificates: Vec<Vec<u8>>, began_anew: bool) {
+    fn connect(
+        &mut self,
+        now: Time,
+        sa: SaId,
+        address: SocketAddr,
+        certificates: Option<ShownChain>,
+        began_anew: bool,
+    ) {
         let Some(name) = self.names.get(&address.ip()).cloned() else { return };
-        self.writes.extend(self.certificates.shown(&name, certificates));
+        let (shown, write) = self.certificates.shown(now, &name, certificates);
+        self.writes.extend(write);
+        match shown {
+            Shown::AsBefore => {}
+            Shown::Another => self.renew(now, &name),
+            // It tries again.
+            Shown::TooSoon => return self.responder.close(sa, &mut self.rng),
+        }
         if let Some(before) = self.sessions.insert(name.clone(), Session::new(sa)) {
             self.by_sa.remove(&before.sa);
         }
@@ -464,6 +491,20 @@ impl Gcks {
         }
         for (vpn, profile) in profiles.vpns_of(&name) {
             self.enter_vpn(now, vpn, profile, &name, began_anew);
+        }
+    }
+
+    /// A client shows another certificate than before. Whoever has the other's key may have come in with it and hold all that the
+    /// client holds: none of it is of use from now on, or nobody would be cast out when it is revoked.
+    fn renew(&mut self, now: Time, client: &str) {
+        self.disconnect(client);
+        // It comes in again in the same change.
+        self.groups.values_mut().for_each(|state| state.expel(now, client, Duration::ZERO));
+        let profiles = self.profiles.clone();
+        for (name, _) in profiles.vpns_of(client) {
+            if let Some(state) = self.vpns.get_mut(name) {
+                state.want();
+            }
         }
     }
 

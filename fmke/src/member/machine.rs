@@ -16,7 +16,9 @@ use super::traffic::{Change, Role, Traffic};
 use crate::Refusal;
 use crate::crypto::SecretBytes;
 use crate::isakmp::{Delays, Delete, HEADER_LEN, Header, Malformed, RekeySa, exchange, key_type, tek_key};
-use crate::phase1::{self, Authority, Credentials, Datagram, Initiator, Liveness, Message, Proposals, Refused, Server};
+use crate::phase1::{
+    self, Authority, CertificateError, Credentials, Datagram, Initiator, Liveness, Message, Proposals, Refused, Server,
+};
 use crate::push::{Push, PushError, Spd};
 
 /// Octets of key and salt (RFC 4106 8.1).
@@ -230,6 +232,23 @@ impl Member {
         if let Link::OneWay(one_way) = &mut self.link {
             *one_way = OneWay::new(settings);
         }
+    }
+
+    /// Looks again at the certificate that the key server has shown: other anchors or revocation lists count now. When it does not
+    /// count any longer, the key server is not obeyed until it shows another: not in phase 2, nor in phase 3. What traffic goes
+    /// under stays until its lifetime is over.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn review(&mut self, now: Time, authority: &impl Authority) -> Result<(), CertificateError> {
+        let Link::Both(initiator, _) = &mut self.link else { return Ok(()) };
+        let verdict = initiator.review(now, authority, &mut self.rng);
+        if verdict.is_err() {
+            let groups = std::mem::take(&mut self.groups);
+            self.events.extend(groups.into_keys().map(|group| Event::Lost { group }));
+        }
+        self.follow_phase1();
+        verdict
     }
 
     /// Takes leave of the key server.

@@ -83,19 +83,27 @@ impl Client<'_> {
     }
 }
 
+/// What there is to know of a chain that is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The certificate's public key (SubjectPublicKeyInfo, DER).
+    pub key: Vec<u8>,
+    /// The last second at which all of it counts, the anchor included (Unix).
+    pub until: u64,
+}
+
 /// Says whose certificates are taken. It knows the time of day.
 pub trait Authority {
-    /// Checks a chain (DER: the certificate, then those between it and an anchor) that shall show `identity`. Returns the
-    /// certificate's public key (SubjectPublicKeyInfo, DER).
+    /// Checks a chain (DER: the certificate, then those between it and an anchor) that shall show `identity`.
     ///
     /// # Errors
     /// Not signed by an anchor, not valid now, revoked, or of somebody else.
-    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError>;
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Verified, CertificateError>;
 }
 
 /// Takes no certificate: for those who have pre-shared keys only.
 impl Authority for () {
-    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Verified, CertificateError> {
         Err(CertificateError::UnknownIssuer)
     }
 }

@@ -11,7 +11,8 @@ use super::attempt::{Attempt, Context};
 use super::fragment::{Reassembly, split};
 use super::session::{Due, Heard, Session};
 use super::{
-    Authority, Client, Closed, Credentials, Datagram, Event, IsakmpSa, Liveness, Message, Proposals, Refused, SaId,
+    Authority, CertificateError, Client, Closed, Credentials, Datagram, Event, IsakmpSa, Liveness, Message, Proposals,
+    Refused, SaId, ShownChain,
 };
 use crate::crypto::SecretBytes;
 use crate::isakmp::{Header, Identity, exchange, kind};
@@ -47,6 +48,8 @@ pub struct Initiator {
     next: Option<Time>,
     /// There has been an SA.
     was_established: bool,
+    /// Who the server was then, and what it has shown, if that was not a secret.
+    shown: Option<(Identity, Vec<Vec<u8>>)>,
     /// The latest last: it is the one in use.
     sessions: Vec<(Session, Option<Time>)>,
     reassembly: Reassembly,
@@ -73,6 +76,7 @@ impl Initiator {
             attempt: None,
             next: Some(now),
             was_established: false,
+            shown: None,
             sessions: Vec::new(),
             reassembly: Reassembly::new(),
             datagrams: VecDeque::new(),
@@ -182,6 +186,28 @@ impl Initiator {
         self.renew(now);
     }
 
+    /// Looks again at the certificate that the server has shown: other anchors or revocation lists count now. When it does not
+    /// count any longer, the SA ends, and another attempt begins soon.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn review(
+        &mut self,
+        now: Time,
+        authority: &impl Authority,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), CertificateError> {
+        let Some((server, chain)) = &self.shown else { return Ok(()) };
+        let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+        let Err(why) = authority.check(&chain, server) else { return Ok(()) };
+        self.shown = None;
+        for (session, _) in std::mem::take(&mut self.sessions) {
+            self.end(session, Closed::Distrusted, rng);
+        }
+        self.resume(now, rng);
+        Err(why)
+    }
+
     /// Another SA takes the place of the one in use, now.
     pub fn renew(&mut self, now: Time) {
         if self.attempt.is_none() {
@@ -258,11 +284,12 @@ impl Initiator {
         Ok(None)
     }
 
-    fn establish(&mut self, now: Time, sa: IsakmpSa, certificates: Vec<Vec<u8>>, rng: &mut impl CryptoRng) {
+    fn establish(&mut self, now: Time, sa: IsakmpSa, certificates: Option<ShownChain>, rng: &mut impl CryptoRng) {
         let spread = sa.lifetime * SPREAD / 100;
         self.next = Some(now + sa.lifetime * RENEWAL / 100 + random(spread, rng));
         let (id, peer, address) = (sa.id(), sa.peer().clone(), self.server.address);
         let began_anew = !std::mem::replace(&mut self.was_established, true);
+        self.shown = certificates.as_ref().map(|shown| (peer.clone(), shown.chain.clone()));
         self.events.push_back(Event::Established { sa: id, peer, address, certificates, began_anew });
         for (_, ends) in &mut self.sessions {
             ends.get_or_insert(now + OVERLAP);
@@ -324,7 +351,7 @@ impl Initiator {
     }
 
     fn end(&mut self, session: Session, why: Closed, rng: &mut impl CryptoRng) {
-        if matches!(why, Closed::Expired | Closed::Replaced | Closed::Commanded) {
+        if matches!(why, Closed::Expired | Closed::Replaced | Closed::Commanded | Closed::Distrusted) {
             self.datagrams.push_back(Datagram { to: session.address, bytes: session.farewell(rng) });
         }
         self.events.push_back(Event::Closed { sa: session.sa.id(), peer: session.sa.peer().clone(), why });

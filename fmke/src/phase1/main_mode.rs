@@ -10,7 +10,9 @@ use zeroize::Zeroizing;
 use super::cookie::Opening;
 use super::credentials::MOST_CERTIFICATES;
 use super::sa::Features;
-use super::{Authentication, Authority, CertificateError, Client, Credentials, IsakmpSa, Refused, SaId, Suite};
+use super::{
+    Authentication, Authority, CertificateError, Client, Credentials, IsakmpSa, Refused, SaId, ShownChain, Suite,
+};
 use crate::crypto::SecretBytes;
 use crate::crypto::dh::Secret;
 use crate::crypto::signature::Verifier;
@@ -218,13 +220,15 @@ impl Keyed {
         Ok(text)
     }
 
-    /// Checks what message 5 or 6 of the other end, who speaks as `role`, shows.
+    /// Checks what message 5 or 6 of the other end, who speaks as `role`, shows. Signatures, those of certificates, too, are looked
+    /// at last, and only when `may_compute` says so: what is no message under these keys never asks it.
     pub(super) fn check(
         &self,
         role: Role,
         (first, plaintext): (u8, &[u8]),
         (client, address): (&Client<'_>, IpAddr),
         authority: &impl Authority,
+        may_compute: impl FnOnce() -> bool,
     ) -> Result<Shown, Refused> {
         let once = [kind::ID, kind::HASH, kind::SIG];
         let any = [kind::CERT, kind::CERTREQ, kind::VENDOR, kind::NOTIFY];
@@ -233,7 +237,8 @@ impl Keyed {
         let hash = self.hash(role, id);
         let suite = self.agreed.suite;
         let identity = Identity::parse(id)?;
-        let mut certificates = Vec::new();
+        let begins_anew = self.begins_anew(role, &parts)?;
+        let mut certificates = None;
         match suite.authentication.signature() {
             None => {
                 if !hash.matches(parts.get(kind::HASH, "HASH")?) {
@@ -255,15 +260,24 @@ impl Keyed {
                 if chain.is_empty() || chain.len() > MOST_CERTIFICATES {
                     return Err(CertificateError::Missing.into());
                 }
-                let key = authority.check(&chain, &identity)?;
-                let key = Verifier::from_spki(&key).map_err(|_| CertificateError::Key)?;
+                if !may_compute() {
+                    return Err(Refused::Busy);
+                }
+                let verified = authority.check(&chain, &identity)?;
+                let key = Verifier::from_spki(&verified.key).map_err(|_| CertificateError::Key)?;
                 if key.method() != method {
                     return Err(CertificateError::Key.into());
                 }
                 key.verify(hash.as_bytes(), signature).map_err(|_| Refused::Authentication)?;
-                certificates = chain.into_iter().map(<[u8]>::to_vec).collect();
+                let chain = chain.into_iter().map(<[u8]>::to_vec).collect();
+                certificates = Some(ShownChain { chain, until: verified.until });
             }
         }
+        Ok(Shown { identity, certificates, begins_anew })
+    }
+
+    /// Whether message 5, or 6, says that its sender knows of nothing that was before.
+    fn begins_anew(&self, role: Role, parts: &Parts<'_>) -> Result<bool, Refused> {
         // No hash is over them, and who garbles the one block that says INITIAL-CONTACT must not make it something else that is
         // passed over: what a member says is of this SA (RFC 2407 4.6.3.3: its cookies), or its message was changed.
         let notices = parts.all(kind::NOTIFY).map(Notify::parse).collect::<Result<Vec<_>, _>>();
@@ -275,8 +289,7 @@ impl Keyed {
         if role == Role::Initiator && !notices.iter().all(is_ours) {
             return Err(Refused::Authentication);
         }
-        let begins_anew = notices.iter().any(|notice| notice.kind == notification::INITIAL_CONTACT);
-        Ok(Shown { identity, certificates, begins_anew })
+        Ok(notices.iter().any(|notice| notice.kind == notification::INITIAL_CONTACT))
     }
 
     /// The SA that is established: `message_6` is the last message, encrypted.
@@ -302,7 +315,7 @@ impl Keyed {
 pub(super) struct Shown {
     pub(super) identity: Identity,
     /// With a signature.
-    pub(super) certificates: Vec<Vec<u8>>,
+    pub(super) certificates: Option<ShownChain>,
     /// It knows of nothing that was before.
     pub(super) begins_anew: bool,
 }

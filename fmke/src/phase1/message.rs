@@ -39,6 +39,15 @@ pub struct Datagram {
     pub bytes: Vec<u8>,
 }
 
+/// The certificates by which somebody has shown who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownChain {
+    /// DER: its own first.
+    pub chain: Vec<Vec<u8>>,
+    /// The last second at which they count (Unix).
+    pub until: u64,
+}
+
 /// What happened to SAs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -50,8 +59,8 @@ pub enum Event {
         peer: Identity,
         /// Where that peer is.
         address: SocketAddr,
-        /// The chain (DER) by which it has shown who it is; with a secret there is none.
-        certificates: Vec<Vec<u8>>,
+        /// By what it has shown who it is; with a secret there are none.
+        certificates: Option<ShownChain>,
         /// Of what was before, the member knows nothing (`INITIAL-CONTACT`).
         began_anew: bool,
     },
@@ -83,6 +92,8 @@ pub enum Closed {
     Restarted,
     /// By command.
     Commanded,
+    /// The peer's certificate no longer counts.
+    Distrusted,
 }
 
 /// A message of another exchange than those of phase 1, decrypted. Its HASH is not checked yet.

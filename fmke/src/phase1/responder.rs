@@ -16,6 +16,7 @@ use super::suite::MOST_OFFER;
 use super::table::Table;
 use super::{
     Client, Clients, Closed, Credentials, Datagram, Event, IsakmpSa, Liveness, Message, Proposals, Refused, SaId,
+    ShownChain,
 };
 use crate::crypto::dh::{Group, Secret};
 use crate::isakmp::{Cookie, Header, Identity, Transform, exchange, flags, kind, write_proposal};
@@ -25,6 +26,9 @@ use crate::isakmp::{Cookie, Header, Identity, Transform, exchange, flags, kind, 
 const HALF_OPEN: Duration = Duration::from_secs(60);
 /// Checking a signature and making one, beside Diffie-Hellman on a curve.
 const SIGNATURE: u32 = 25;
+/// So often signatures are looked at in one exchange: whoever wants more of that makes more exchanges. A member's own message may
+/// have been changed on its way.
+const MOST_CHECKS: u32 = 3;
 /// SAs of one identity, at most: the one in use, and the one that takes its place.
 const MOST_OF_IDENTITY: usize = 2;
 
@@ -90,6 +94,8 @@ struct Half {
     keyed: Box<Keyed>,
     received: Vec<u8>,
     sent: Vec<u8>,
+    /// How often signatures were looked at.
+    checks: u32,
 }
 
 impl Responder {
@@ -219,18 +225,18 @@ impl Responder {
         self.opened.displaced() + self.halves.displaced()
     }
 
-    /// Sends what [`IsakmpSa::seal`] gave, in pieces if it must be.
-    pub fn send(&mut self, id: SaId, datagram: Vec<u8>) {
-        if let Some((to, takes_fragments)) =
-            self.session(id).map(|session| (session.address, session.sa.features.fragments))
-        {
-            self.transmit(to, datagram, takes_fragments);
     /// How many SAs are to be looked at some time.
     #[cfg(test)]
     pub(super) fn timers(&self) -> usize {
         self.timers.len()
     }
 
+    /// Sends what [`IsakmpSa::seal`] gave, in pieces if it must be.
+    pub fn send(&mut self, id: SaId, datagram: Vec<u8>) {
+        if let Some((to, takes_fragments)) =
+            self.session(id).map(|session| (session.address, session.sa.features.fragments))
+        {
+            self.transmit(to, datagram, takes_fragments);
         }
     }
 
@@ -405,6 +411,7 @@ impl Responder {
             keyed: Box::new(keyed),
             received: datagram.to_vec(),
             sent: sent.clone(),
+            checks: 0,
         };
         self.opened.remove(id.responder);
         self.halves.insert(now, id.responder, from.ip(), half, rng);
@@ -412,7 +419,7 @@ impl Responder {
         Ok(())
     }
 
-    /// Message 5: who it is.
+    /// Message 5: who it is. What can be refused without computing is refused first.
     fn handle_fifth(
         &mut self,
         now: Time,
@@ -423,21 +430,23 @@ impl Responder {
     ) -> Result<(), Refused> {
         let (header, first, body) = Header::parse(datagram)?;
         let cookie = header.responder;
-        let half = self.halves.get(cookie).ok_or(Refused::UnknownSa)?;
+        let Half { keyed, checks, .. } = self.halves.get_mut(cookie).ok_or(Refused::UnknownSa)?;
         if !header.is_encrypted() {
             return Err(Refused::OutOfPlace);
         }
-        let keyed = &half.keyed;
-        let plaintext = keyed.open(keyed.keys.first_iv(), body)?;
-        if keyed.agreed.suite.authentication.signature().is_some() && !self.budget.take(now, SIGNATURE) {
-            return Err(Refused::Busy);
-        }
-        let theirs = (first, plaintext.as_slice());
         // What is expected may have changed since the third message.
         if !client.fits(keyed.agreed.suite.authentication) {
             return Err(Refused::Authentication);
         }
-        let shown = keyed.check(Role::Initiator, theirs, (client, from.ip()), clients)?;
+        let plaintext = keyed.open(keyed.keys.first_iv(), body)?;
+        let theirs = (first, plaintext.as_slice());
+        let budget = &mut self.budget;
+        let may_compute = || {
+            let may = *checks < MOST_CHECKS && budget.take(now, SIGNATURE);
+            *checks += u32::from(may);
+            may
+        };
+        let shown = keyed.check(Role::Initiator, theirs, (client, from.ip()), clients, may_compute)?;
         let chain = keyed.prove(Role::Responder, &self.own, rng)?;
         let sent = keyed.seal(keyed.agreed.suite.cipher.last_block(body), &chain)?;
 
@@ -453,15 +462,6 @@ impl Responder {
         Ok(())
     }
 
-    fn establish(
-        &mut self,
-        now: Time,
-        session: Session,
-        certificates: Vec<Vec<u8>>,
-        began_anew: bool,
-        rng: &mut impl CryptoRng,
-    ) {
-        let (sa, peer, address) = (session.sa.id(), session.sa.peer().clone(), session.address);
     /// Puts a session into the list of those that are to be looked at.
     fn set_timer(&mut self, earliest: Time, cookie: Cookie) {
         if let Some(session) = self.sessions.get_mut(&cookie) {
@@ -470,11 +470,21 @@ impl Responder {
         }
     }
 
+    fn establish(
+        &mut self,
+        now: Time,
+        session: Session,
+        certificates: Option<ShownChain>,
+        began_anew: bool,
+        rng: &mut impl CryptoRng,
+    ) {
+        let (sa, peer, address) = (session.sa.id(), session.sa.peer().clone(), session.address);
         let own = self.of_identity.entry(peer.clone()).or_default();
         own.push(sa.responder);
         let surplus = own.len().saturating_sub(MOST_OF_IDENTITY);
         let oldest: Vec<Cookie> = own.iter().copied().take(surplus).collect();
         self.sessions.insert(sa.responder, session);
+        self.set_timer(now, sa.responder);
         self.events.push_back(Event::Established { sa, peer: peer.clone(), address, certificates, began_anew });
         if began_anew {
             self.forget_before(sa.responder, &peer);
@@ -484,7 +494,6 @@ impl Responder {
                     self.datagrams.push_back(Datagram { to: session.address, bytes: session.farewell(rng) });
                 }
                 self.remove(cookie, Closed::Replaced);
-        self.set_timer(now, sa.responder);
             }
         }
     }
@@ -523,6 +532,7 @@ impl Responder {
 
     fn remove(&mut self, cookie: Cookie, why: Closed) {
         let Some(session) = self.sessions.remove(&cookie) else { return };
+        self.timers.remove(&(session.timer, cookie));
         let (sa, peer) = (session.sa.id(), session.sa.peer().clone());
         if let Some(own) = self.of_identity.get_mut(&peer) {
             own.retain(|other| *other != cookie);
@@ -532,7 +542,6 @@ impl Responder {
         }
         self.events.push_back(Event::Closed { sa, peer, why });
     }
-        self.timers.remove(&(session.timer, cookie));
 
     fn transmit(&mut self, to: SocketAddr, message: Vec<u8>, takes_fragments: bool) {
         self.datagrams.extend(split(message, takes_fragments).into_iter().map(|bytes| Datagram { to, bytes }));

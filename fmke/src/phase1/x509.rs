@@ -3,19 +3,18 @@
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
-use webpki::{
-    CertRevocationList, EndEntityCert, Error, KeyUsage, OwnedCertRevocationList, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy, aws_lc_rs,
-};
+use webpki::{Cert, EndEntityCert, Error, KeyUsage, VerifiedPath, aws_lc_rs};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use super::CertificateError;
+pub use super::revocation::ListError;
+use super::revocation::Lists;
+use super::{CertificateError, Verified};
 use crate::isakmp::Identity;
 
 /// What certificates and lists may be signed with.
-static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+pub(super) static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     aws_lc_rs::ECDSA_P256_SHA256,
     aws_lc_rs::ECDSA_P256_SHA384,
     aws_lc_rs::ECDSA_P384_SHA256,
@@ -30,30 +29,46 @@ const IPSEC_IKE: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 17];
 /// Trust anchors and revocation lists.
 pub struct Anchors {
     anchors: Vec<Anchor>,
-    lists: Vec<CertRevocationList<'static>>,
+    lists: Lists,
 }
 
 struct Anchor {
     anchor: TrustAnchor<'static>,
+    der: Vec<u8>,
+    /// SubjectPublicKeyInfo, DER.
+    key: Vec<u8>,
     /// Unix seconds; webpki does not look at them.
-    not_before: i64,
-    not_after: i64,
+    not_before: u64,
+    not_after: u64,
 }
 
 impl Anchors {
-    /// Certificates of authorities, and their revocation lists (DER). A certificate of whose issuer there is no list is not
-    /// revoked; a list counts beyond its next update, too.
+    /// Certificates of authorities (DER). Nothing is revoked.
     ///
     /// # Errors
-    /// One that cannot be read.
-    pub fn new(anchors: &[Vec<u8>], lists: &[Vec<u8>]) -> Result<Self, CertificateError> {
+    /// One that cannot be read, or is no authority's.
+    pub fn new(anchors: &[Vec<u8>]) -> Result<Self, CertificateError> {
         let anchors = anchors.iter().map(|der| Anchor::new(der)).collect::<Result<_, _>>()?;
-        let lists = lists
-            .iter()
-            .map(|der| OwnedCertRevocationList::from_der(der).map(CertRevocationList::from))
-            .collect::<Result<_, _>>()
-            .map_err(refusal)?;
-        Ok(Anchors { anchors, lists })
+        Ok(Anchors { anchors, lists: Lists::default() })
+    }
+
+    /// With these revocation lists, of the anchors or of intermediate `authorities` that they lead to (all DER). Of an
+    /// authority's lists the newest counts, by their numbers, and beyond its next update, too; a certificate of whose issuer
+    /// there is none is not revoked.
+    ///
+    /// # Errors
+    /// A list that is nobody's of those, so that it would revoke nothing, or that is not understood.
+    pub fn with_lists(self, authorities: &[Vec<u8>], lists: &[Vec<u8>]) -> Result<Self, ListError> {
+        let anchors: Vec<&[u8]> = self.anchors.iter().map(|anchor| anchor.der.as_slice()).collect();
+        Ok(Anchors { lists: Lists::new(&anchors, authorities, lists)?, ..self })
+    }
+
+    /// Whether the lists may take the place of those of `before`: each one whose anchor is still there is as it was, or newer.
+    ///
+    /// # Errors
+    /// What was revoked would count again.
+    pub fn follow(&self, before: &Anchors) -> Result<(), ListError> {
+        self.lists.follow(&before.lists, |key| self.anchors.iter().any(|anchor| anchor.key == key))
     }
 
     /// Checks a chain that shall show `identity` at `now_unix` (Unix seconds): for [`Authority::check`](super::Authority::check).
@@ -63,21 +78,18 @@ impl Anchors {
     ///
     /// # Errors
     /// As there.
-    pub fn check(&self, chain: &[&[u8]], identity: &Identity, now_unix: u64) -> Result<Vec<u8>, CertificateError> {
+    pub fn check(&self, chain: &[&[u8]], identity: &Identity, now_unix: u64) -> Result<Verified, CertificateError> {
         let chain: Vec<CertificateDer<'_>> = chain.iter().map(|der| CertificateDer::from(*der)).collect();
         let (first, intermediates) = chain.split_first().ok_or(CertificateError::Missing)?;
         let leaf = EndEntityCert::try_from(first).map_err(refusal)?;
-        let valid_now = |anchor: &&Anchor| {
-            i64::try_from(now_unix).is_ok_and(|now| (anchor.not_before..=anchor.not_after).contains(&now))
-        };
+        let valid_now = |anchor: &&Anchor| (anchor.not_before..=anchor.not_after).contains(&now_unix);
         let anchors: Vec<_> = self.anchors.iter().filter(valid_now).map(|anchor| anchor.anchor.clone()).collect();
-        let lists: Vec<&CertRevocationList<'_>> = self.lists.iter().collect();
-        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
-            builder.with_depth(RevocationCheckDepth::Chain).with_status_policy(UnknownStatusPolicy::Allow).build()
-        });
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now_unix));
         let usage = KeyUsage::required_if_present(IPSEC_IKE);
-        leaf.verify_for_usage(ALGORITHMS, &anchors, intermediates, now, usage, revocation, None).map_err(refusal)?;
+        let counts = |path: &VerifiedPath<'_>| if self.is_revoked(path) { Err(Error::CertRevoked) } else { Ok(()) };
+        let path = leaf
+            .verify_for_usage(ALGORITHMS, &anchors, intermediates, now, usage, None, Some(&counts))
+            .map_err(refusal)?;
         let certificate = parse(first)?;
         let key_usage = certificate.key_usage().map_err(|_| CertificateError::Malformed)?;
         if key_usage.is_some_and(|usage| !usage.value.digital_signature()) {
@@ -86,8 +98,29 @@ impl Anchors {
         if !has(&certificate, identity)? {
             return Err(CertificateError::Name);
         }
-        Ok(leaf.subject_public_key_info().to_vec())
+        let mut until = self.anchor_of(&path).map_or(0, |anchor| anchor.not_after);
+        for certificate in certificates(&path) {
+            until = until.min(validity(&certificate.der())?.1);
+        }
+        Ok(Verified { key: leaf.subject_public_key_info().to_vec(), until })
     }
+
+    /// Whether a certificate of this path was taken back by who has signed it.
+    fn is_revoked(&self, path: &VerifiedPath<'_>) -> bool {
+        let Some(anchor) = self.anchor_of(path) else { return true };
+        let keys = path.intermediate_certificates().map(|certificate| certificate.subject_public_key_info().to_vec());
+        let keys = keys.chain([anchor.key.clone()]);
+        certificates(path).zip(keys).any(|(certificate, key)| self.lists.revoke(certificate, &key))
+    }
+
+    fn anchor_of(&self, path: &VerifiedPath<'_>) -> Option<&Anchor> {
+        self.anchors.iter().find(|anchor| anchor.anchor == *path.anchor())
+    }
+}
+
+/// Of a path, its own first, each followed by its issuer's, without the anchor's.
+fn certificates<'a>(path: &'a VerifiedPath<'a>) -> impl Iterator<Item = &'a Cert<'a>> {
+    std::iter::once(&**path.end_entity()).chain(path.intermediate_certificates())
 }
 
 impl Anchor {
@@ -97,18 +130,14 @@ impl Anchor {
         if !certificate.is_ca() || may_sign.is_some_and(|usage| !usage.value.key_cert_sign()) {
             return Err(CertificateError::Key);
         }
-        let validity = certificate.validity();
-        let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-        let der = CertificateDer::from(der);
-        Ok(Anchor {
-            anchor: webpki::anchor_from_trusted_cert(&der).map_err(refusal)?.to_owned(),
-            not_before,
-            not_after,
-        })
+        let (not_before, not_after) = validity(der)?;
+        let encoded = CertificateDer::from(der);
+        let anchor = webpki::anchor_from_trusted_cert(&encoded).map_err(refusal)?.to_owned();
+        Ok(Anchor { anchor, der: der.to_vec(), key: public_key(der)?, not_before, not_after })
     }
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
+pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         _ => Err(CertificateError::Malformed),

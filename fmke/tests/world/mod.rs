@@ -14,7 +14,7 @@ use muster_fmke::gcks::{self, Event, Gcks, OneWay, Profiles};
 use muster_fmke::isakmp::{Identity, TrafficSelector};
 use muster_fmke::member::{self, Change, FlowKey, Member, OneWaySettings, Spd};
 use muster_fmke::phase1::{
-    Authority, CertificateError, Client, Clients, Credentials, Datagram, Limits, Liveness, Proposals, Server,
+    Authority, CertificateError, Client, Clients, Credentials, Datagram, Limits, Liveness, Proposals, Server, Verified,
 };
 use muster_wire::Time;
 use rand_chacha::ChaCha20Rng;
@@ -44,7 +44,7 @@ impl Weather {
 struct Secrets(BTreeMap<IpAddr, SecretBytes>);
 
 impl Authority for Secrets {
-    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Verified, CertificateError> {
         Err(CertificateError::UnknownIssuer)
     }
 }

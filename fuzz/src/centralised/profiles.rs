@@ -8,7 +8,7 @@ use muster_fmke::crypto::SecretBytes;
 use muster_fmke::gcks::{Client, Credential, End, Flow, FlowSelector, Group, Profiles, Vpn};
 use muster_fmke::isakmp::{Delays, Identity};
 use muster_fmke::member::FlowKey;
-use muster_fmke::phase1::{self, Authority, CertificateError, Clients};
+use muster_fmke::phase1::{self, Authority, CertificateError, Clients, Verified};
 
 use super::world::INSIDER;
 
@@ -40,7 +40,7 @@ impl Secrets {
 }
 
 impl Authority for Secrets {
-    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Verified, CertificateError> {
         Err(CertificateError::UnknownIssuer)
     }
 }

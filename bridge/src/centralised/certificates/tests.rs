@@ -1,7 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    SanType, SerialNumber, date_time_ymd,
+};
 
 use super::*;
 
@@ -56,6 +59,19 @@ impl Pki {
         fs::set_permissions(self.folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
+    /// A list of this authority that takes nothing back, `NAME.pem`.
+    fn list(&self, name: &str, number: u64) {
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2027, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.write(&format!("{name}.pem"), &list.signed_by(&self.issuer).unwrap().pem().unwrap());
+    }
+
     fn load(&self, own: &[&str], anchors: &[&str], crls: &[&str]) -> Result<Certificates, String> {
         let files = |names: &[&str], end: &str| names.iter().map(|name| format!("{name}{end}").into()).collect();
         let (certificate, private_key) = (Paths(files(own, ".pem")), Paths(files(own, ".key")));
@@ -106,6 +122,23 @@ fn what_has_changed_is_told_by_its_key() {
 }
 
 #[test]
+fn a_list_that_is_older_takes_no_ones_place() {
+    let pki = Pki::new();
+    pki.issue("own", "gcks.example", false);
+    let with = |number| {
+        pki.list("crl", number);
+        pki.load(&["own"], &["ca.pem"], &["crl.pem"]).unwrap()
+    };
+    let (first, second, none) = (with(1), with(2), pki.load(&["own"], &["ca.pem"], &[]).unwrap());
+    assert_eq!(second.follow(&first), Ok(()));
+    assert_eq!(first.follow(&none), Ok(()));
+    for older in [&first, &none] {
+        assert!(older.follow(&second).is_err_and(|why| why.contains("gcks.crls") && why.contains("newer")));
+    }
+    assert_eq!(Certificates::default().follow(&second), Ok(()), "with secrets there is nothing to revoke");
+}
+
+#[test]
 fn time_is_told_by_the_file_and_the_date() {
     let pki = Pki::new();
     pki.issue_with("own", false, |params| {
@@ -137,6 +170,12 @@ fn an_error_names_the_file_and_what_is_wrong_with_it() {
     pki.write("eddsa.key", &KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem());
     pki.write("long.pem", &fs::read_to_string(at("long.pem")).unwrap().repeat(5));
     pki.write("empty.pem", "");
+    let stranger = Pki::new();
+    stranger.list("list", 1);
+    let text = |name: &str| fs::read_to_string(stranger.folder.path().join(name)).unwrap();
+    pki.write("foreign.pem", &text("list.pem"));
+    pki.write("astray.pem", &(text("list.pem") + &text("ca.pem")));
+    pki.list("good", 1);
     for (own, anchors, crls, file, why) in [
         (&["own", "second"][..], &["ca.pem"][..], &[][..], "second.pem", "kind"),
         (&["exposed"], &["ca.pem"], &[], "exposed.key", "chmod 600"),
@@ -148,6 +187,8 @@ fn an_error_names_the_file_and_what_is_wrong_with_it() {
         (&["own"], &["own.pem"], &[], "own.pem", "no authority"),
         (&["own"], &["empty.pem"], &[], "empty.pem", "certificate"),
         (&["own"], &["ca.pem"], &["ca.pem"], "ca.pem", "revocation list"),
+        (&["own"], &["ca.pem"], &["good.pem", "foreign.pem"], "foreign.pem", "trust anchors"),
+        (&["own"], &["ca.pem"], &["good.pem", "astray.pem"], "astray.pem", "no trust anchor has signed"),
         (&["own"], &[], &[], "gcks.toml", "gcks.trust_anchors"),
         (&[], &["ca.pem"], &[], "gcks.toml", "gcks.certificate"),
         (&[], &[], &["ca.pem"], "gcks.toml", "gcks.crls"),

@@ -64,6 +64,7 @@ impl Client {
         let gcks = gcks_of(&self.config, &new).map_err(|error| error.to_string())?;
         let allowed = gcks.allow_bypass.clone();
         let shown = Shown::load(&self.config, gcks, self.address).map_err(|error| error.to_string())?;
+        shown.certificates.follow(&self.shown.certificates)?;
         let metrics = self.outside.metrics.prepare(new.metrics.as_ref()).await.map_err(|error| error.to_string())?;
         let mut changed = shown.changes(&self.shown);
         if !shown.shows_the_same(&self.shown) {
@@ -79,6 +80,11 @@ impl Client {
             }
         }
         self.shown = shown;
+        if changed.iter().any(|key| matches!(*key, "gcks.trust_anchors" | "gcks.crls"))
+            && let Err(why) = self.member.review(now(), &self.shown.certificates)
+        {
+            warn!("the key server is not obeyed until it shows another certificate: {why}");
+        }
         changed.extend((new.log.level != self.file.log.level).then_some("log.level"));
         (self.outside.set_level)(&new.log.level);
         changed.extend((new.metrics != self.file.metrics).then_some("metrics.listen"));

@@ -32,6 +32,7 @@ impl Server {
         if new.gcks != self.settings.gcks {
             return Err("[gcks] has changed: that takes a restart".into());
         }
+        new.known.certificates.follow(&self.settings.known.certificates)?;
         let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
         if own {
             new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;

@@ -18,7 +18,7 @@ use crate::member::machine::check;
 use crate::member::{Change, Event, Member, Settings};
 use crate::phase1::{
     self, Authority, CertificateError, Client, Clients, Credentials, Limits, Liveness, Proposals, Responder, SaId,
-    Server,
+    Server, Verified,
 };
 use crate::push::{Push, PushError};
 
@@ -33,7 +33,7 @@ fn client() -> SocketAddr {
 struct Secret(SecretBytes);
 
 impl Authority for Secret {
-    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Verified, CertificateError> {
         Err(CertificateError::UnknownIssuer)
     }
 }

@@ -4,25 +4,27 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use muster_wire::Time;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, date_time_ymd,
 };
 
 use super::network::*;
 use crate::crypto::SecretBytes;
 use crate::crypto::signature::{Method, Signer};
-use crate::isakmp::Identity;
+use crate::isakmp::{Header, Identity};
 use crate::phase1::x509::{Anchors, subject};
 use crate::phase1::{
-    Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Initiator, Liveness,
-    Proposals, Refused, Responder, Server,
+    Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Initiator, Limits,
+    Liveness, Proposals, Rate, Refused, Responder, Server, Verified,
 };
 
 /// 2026-06-01.
 const NOW: u64 = 1_780_272_000;
 
-fn params(name: &str) -> CertificateParams {
+pub(super) fn params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -31,7 +33,7 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-fn key(method: Method) -> KeyPair {
+pub(super) fn key(method: Method) -> KeyPair {
     match method {
         Method::Rsa => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048),
         Method::EcdsaP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
@@ -40,24 +42,24 @@ fn key(method: Method) -> KeyPair {
     .unwrap()
 }
 
-struct Ca {
-    der: Vec<u8>,
-    issuer: Issuer<'static, KeyPair>,
+pub(super) struct Ca {
+    pub(super) der: Vec<u8>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(params("authority"))
     }
 
-    fn with(mut params: CertificateParams) -> Self {
+    pub(super) fn with(mut params: CertificateParams) -> Self {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = key(Method::EcdsaP256);
         let der = params.self_signed(&key).unwrap().der().to_vec();
         Ca { der, issuer: Issuer::new(params, key) }
     }
 
-    fn issue(&self, params: CertificateParams, key: &KeyPair) -> Vec<u8> {
+    pub(super) fn issue(&self, params: CertificateParams, key: &KeyPair) -> Vec<u8> {
         params.signed_by(key, &self.issuer).unwrap().der().to_vec()
     }
 
@@ -69,8 +71,8 @@ impl Ca {
         Credentials { identity, certificates: vec![Arc::new(Certificate { chain: vec![der], key })] }
     }
 
-    fn anchors(&self, lists: &[Vec<u8>]) -> Anchors {
-        Anchors::new(std::slice::from_ref(&self.der), lists).unwrap()
+    fn anchors(&self) -> Anchors {
+        Anchors::new(std::slice::from_ref(&self.der)).unwrap()
     }
 }
 
@@ -78,7 +80,7 @@ impl Ca {
 struct Open(Anchors);
 
 impl Authority for Open {
-    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Verified, CertificateError> {
         self.0.check(chain, identity, NOW)
     }
 }
@@ -89,6 +91,11 @@ impl Clients for Open {
     }
 }
 
+fn signatures() -> Proposals {
+    let methods = [Method::Rsa, Method::EcdsaP256, Method::EcdsaP384];
+    Proposals { authentications: methods.map(Authentication::Signature).to_vec(), ..Proposals::default() }
+}
+
 /// Runs main mode between the two; what the two ends refused.
 fn meet(
     member: Credentials,
@@ -97,9 +104,7 @@ fn meet(
     of_server: &impl Clients,
     expected: Option<Identity>,
 ) -> (bool, Vec<Refused>) {
-    let methods = [Method::Rsa, Method::EcdsaP256, Method::EcdsaP384];
-    let proposals =
-        Proposals { authentications: methods.map(Authentication::Signature).to_vec(), ..Proposals::default() };
+    let proposals = signatures();
     let mut network = Network::new(1, proposals.clone(), proposals.clone());
     let at = Server { address: server_address(), secret: None, identity: expected };
     let mut member = Initiator::new(DOI, proposals.clone(), member, at, Liveness::default(), Time(0));
@@ -125,7 +130,7 @@ fn every_kind_of_key_shows_who_it_is() {
     for method in Method::ALL {
         let (member, server) = (ca.credentials("member", method), ca.credentials("server", method));
         let expected = Some(server.identity.clone());
-        let open = Open(ca.anchors(&[]));
+        let open = Open(ca.anchors());
         assert_eq!(meet(member, server, &open, &open, expected), (true, vec![]), "{method:?}");
     }
 }
@@ -146,7 +151,7 @@ fn a_server_has_a_certificate_for_each_kind_of_key() {
             })
             .into();
         let expected = Some(server.identity.clone());
-        let open = Open(ca.anchors(&[]));
+        let open = Open(ca.anchors());
         let member = ca.credentials("member", method);
         assert_eq!(meet(member, server, &open, &open, expected), (true, vec![]), "{method:?}");
     }
@@ -156,7 +161,7 @@ fn a_server_has_a_certificate_for_each_kind_of_key() {
 struct Guarded(Anchors, SecretBytes, Identity);
 
 impl Authority for Guarded {
-    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, chain: &[&[u8]], identity: &Identity) -> Result<Verified, CertificateError> {
         self.0.check(chain, identity, NOW)
     }
 }
@@ -171,9 +176,84 @@ impl Clients for Guarded {
 fn a_certificate_does_not_take_the_place_of_a_secret() {
     let ca = Ca::new();
     let (member, server) = (ca.credentials("member", Method::EcdsaP256), ca.credentials("server", Method::EcdsaP256));
-    let guarded = Guarded(ca.anchors(&[]), SecretBytes::from(&b"a secret"[..]), member.identity.clone());
-    let open = Open(ca.anchors(&[]));
+    let guarded = Guarded(ca.anchors(), SecretBytes::from(&b"a secret"[..]), member.identity.clone());
+    let open = Open(ca.anchors());
     assert_eq!(meet(member, server, &open, &guarded, None), (false, vec![Refused::NoProposal]));
+}
+
+/// A key server that can compute so much and then no more, and a member that is about to show who it is.
+struct Brink {
+    rng: ChaCha8Rng,
+    server: Responder,
+    open: Open,
+}
+
+impl Brink {
+    fn new(ca: &Ca, computations: u32) -> Brink {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let limits = Limits { computations: Rate { per_second: 0, burst: computations }, ..Limits::default() };
+        let own = ca.credentials("server", Method::EcdsaP256);
+        let server = Responder::new(DOI, signatures(), own, Liveness::default(), limits, Time(0), &mut rng);
+        Brink { rng, server, open: Open(ca.anchors()) }
+    }
+
+    /// Its message 5.
+    fn message_5(&mut self, number: u8, own: Credentials) -> Vec<u8> {
+        let at = Server { address: server_address(), secret: None, identity: None };
+        let mut member = Initiator::new(DOI, signatures(), own, at, Liveness::default(), Time(0));
+        member.handle_timeout(Time(0), &mut self.rng);
+        for _ in 0..2 {
+            let message = member.poll_transmit().unwrap().bytes;
+            self.handle(number, &message).unwrap();
+            let answer = self.server.poll_transmit().unwrap().bytes;
+            member.handle_datagram(Time(0), server_address(), &answer, &self.open, &mut self.rng).unwrap();
+        }
+        let message = member.poll_transmit().unwrap().bytes;
+        assert!(member.poll_transmit().is_none(), "it goes whole");
+        message
+    }
+
+    fn handle(&mut self, number: u8, message: &[u8]) -> Result<(), Refused> {
+        self.server
+            .handle_datagram(Time(0), member_address(number), message, &self.open, &mut self.rng)
+            .map(|other| assert!(other.is_none()))
+    }
+}
+
+#[test]
+fn noise_in_place_of_message_5_costs_nobody_a_computation() {
+    let ca = Ca::new();
+    // Diffie-Hellman, and signatures once.
+    let mut brink = Brink::new(&ca, 26);
+    let message = brink.message_5(1, ca.credentials("member", Method::EcdsaP256));
+    let (header, first, body) = Header::parse(&message).unwrap();
+    for _ in 0..1000 {
+        let mut noise = body.to_vec();
+        brink.rng.fill_bytes(&mut noise);
+        let refused = brink.handle(1, &header.write(first, &noise)).unwrap_err();
+        assert_ne!(refused, Refused::Busy);
+    }
+    brink.handle(1, &message).unwrap();
+    assert_eq!(brink.server.sas().count(), 1);
+}
+
+#[test]
+fn one_exchange_does_not_take_what_may_be_computed_for_all() {
+    let ca = Ca::new();
+    // Twice Diffie-Hellman, signatures three times and once.
+    let mut brink = Brink::new(&ca, 2 + 4 * 25);
+    // The certificate of another, which is no secret.
+    let mut thief = ca.credentials("member", Method::EcdsaP256);
+    let chain = thief.certificates[0].chain.clone();
+    let stranger = ca.credentials("stranger", Method::EcdsaP256);
+    let key = Arc::into_inner(stranger.certificates.into_iter().next().unwrap()).unwrap().key;
+    thief.certificates = vec![Arc::new(Certificate { chain, key })];
+    let message = brink.message_5(1, thief);
+    let refused: Vec<_> = (0..10).map(|_| brink.handle(1, &message).unwrap_err()).collect();
+    assert_eq!(refused[..3], [Refused::Authentication; 3]);
+    assert_eq!(refused[3..], [Refused::Busy; 7]);
+    let message = brink.message_5(2, ca.credentials("member", Method::EcdsaP256));
+    brink.handle(2, &message).unwrap();
 }
 
 #[test]
@@ -209,14 +289,14 @@ fn a_long_chain_goes_in_pieces() {
         Arc::get_mut(&mut own.certificates[0]).unwrap().chain.push(between.clone());
         own
     };
-    let open = Open(ca.anchors(&[]));
+    let open = Open(ca.anchors());
     assert_eq!(meet(with_chain("member"), with_chain("server"), &open, &open, None), (true, vec![]));
 }
 
 #[test]
 fn of_another_authority_or_name_is_refused_by_whoever_cares() {
     let (ca, other) = (Ca::new(), Ca::new());
-    let (ours, theirs) = (Open(ca.anchors(&[])), Open(other.anchors(&[])));
+    let (ours, theirs) = (Open(ca.anchors()), Open(other.anchors()));
     let pair = || (ca.credentials("member", Method::EcdsaP256), ca.credentials("server", Method::EcdsaP256));
     let unknown = Refused::Certificate(CertificateError::UnknownIssuer);
     let (member, server) = pair();
@@ -251,7 +331,7 @@ fn check(
     change(&mut params);
     let der = ca.issue(params, &key(Method::EcdsaP256));
     let identity = identity.unwrap_or_else(|| subject(&der).unwrap());
-    ca.anchors(&[]).check(&[&der], &identity, now).map(drop)
+    ca.anchors().check(&[&der], &identity, now).map(drop)
 }
 
 #[test]
@@ -298,38 +378,10 @@ fn validity_usage_and_names() {
 }
 
 #[test]
-fn what_is_revoked_is_refused_and_what_is_not_is_not() {
-    let mut of_authority = params("authority");
-    of_authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let ca = Ca::with(of_authority);
-    let list = CertificateRevocationListParams {
-        this_update: date_time_ymd(2026, 1, 1),
-        next_update: date_time_ymd(2026, 2, 1),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: vec![RevokedCertParams {
-            serial_number: SerialNumber::from(7),
-            revocation_time: date_time_ymd(2026, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let anchors = ca.anchors(&[list.signed_by(&ca.issuer).unwrap().der().to_vec()]);
-    for (serial, expected) in [(7_u64, Err(CertificateError::Revoked)), (8, Ok(()))] {
-        let mut params = params("member");
-        params.serial_number = Some(SerialNumber::from(serial));
-        let der = ca.issue(params, &key(Method::EcdsaP256));
-        let result = anchors.check(&[&der], &subject(&der).unwrap(), NOW).map(drop);
-        assert_eq!(result, expected);
-    }
-}
-
-#[test]
 fn what_is_no_certificate_is_refused() {
     let ca = Ca::new();
     let der = ca.issue(params("member"), &key(Method::EcdsaP256));
-    let (anchors, identity) = (ca.anchors(&[]), subject(&der).unwrap());
+    let (anchors, identity) = (ca.anchors(), subject(&der).unwrap());
     assert_eq!(anchors.check(&[], &identity, NOW), Err(CertificateError::Missing));
     for place in (0..der.len()).step_by(3) {
         let mut changed = der.clone();

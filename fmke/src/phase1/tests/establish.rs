@@ -21,12 +21,12 @@ fn six_messages_and_both_have_the_same_keys() {
     let peer = Identity::Address(server_address().ip());
     assert_eq!(
         network.member_events,
-        [Event::Established { sa, peer, address: server_address(), certificates: vec![], began_anew: true }]
+        [Event::Established { sa, peer, address: server_address(), certificates: None, began_anew: true }]
     );
     let peer = Identity::Address(member_address(1).ip());
     assert_eq!(
         network.server_events,
-        [Event::Established { sa, peer, address: member_address(1), certificates: vec![], began_anew: true }]
+        [Event::Established { sa, peer, address: member_address(1), certificates: None, began_anew: true }]
     );
 }
 

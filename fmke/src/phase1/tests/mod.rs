@@ -7,6 +7,7 @@ mod forbidden;
 mod lifetime;
 mod network;
 mod notices;
+mod revocation;
 mod suites;
 mod tamper;
 mod tshark;

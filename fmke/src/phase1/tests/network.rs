@@ -12,7 +12,7 @@ use crate::crypto::SecretBytes;
 use crate::isakmp::Identity;
 use crate::phase1::{
     Authority, CertificateError, Client, Clients, Credentials, Datagram, Event, Initiator, Limits, Liveness, Message,
-    Proposals, Refused, Responder, SaId, Server,
+    Proposals, Refused, Responder, SaId, Server, Verified,
 };
 
 pub(super) const DOI: u32 = 2;
@@ -35,7 +35,7 @@ impl Directory {
 }
 
 impl Authority for Directory {
-    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Vec<u8>, CertificateError> {
+    fn check(&self, _: &[&[u8]], _: &Identity) -> Result<Verified, CertificateError> {
         Err(CertificateError::UnknownIssuer)
     }
 }

@@ -32,7 +32,9 @@ fn a_member_that_begins_anew_says_so_of_isakmp_in_this_doi() {
         chain.add(kind::NOTIFY, &contact.to_body());
         let client = Client { secret: None, identity: None };
         let message = (chain.first(), chain.bytes());
-        keyed.check(Role::Initiator, message, (&client, member_address(1).ip()), &()).map(|shown| shown.begins_anew)
+        keyed
+            .check(Role::Initiator, message, (&client, member_address(1).ip()), &(), || true)
+            .map(|shown| shown.begins_anew)
     };
     assert_eq!(begins_anew(DOI, 1), Ok(true));
     for (doi, protocol) in FOREIGN {
