@@ -1,7 +1,7 @@
 //! Which keys were ever installed: invariant 4, freshness.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -10,12 +10,21 @@ use crate::{Error, Sa, SaKey};
 /// Remembers a fingerprint of every key that this process has installed, in either direction, for as long as it
 /// lives. A daemon that starts its data plane anew hands the same ledger on (clones share their content).
 ///
-/// It holds 16 octets a key, some 25 with the table's own, and never forgets: 1,000 members that rekey once a minute make
+/// It holds 17 octets a key, some 25 with the table's own, and never forgets: 1,000 members that rekey once a minute make
 /// 35 MB a day.
 #[derive(Clone, Default)]
-pub struct KeyLedger(Arc<Mutex<HashSet<Fingerprint>>>);
+pub struct KeyLedger(Arc<Mutex<HashMap<Fingerprint, Use>>>);
 
 type Fingerprint = [u8; 16];
+
+/// What a key was installed for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Sent,
+    Received,
+    /// By a client that has started anew since.
+    ReceivedBefore,
+}
 
 impl KeyLedger {
     /// Empty: for the start of a process.
@@ -23,19 +32,47 @@ impl KeyLedger {
         Self::default()
     }
 
-    /// Records the keys of all `sas`, or none of them if one has been here before.
-    pub(crate) fn record(&self, sas: &[Sa]) -> Result<(), Error> {
-        // A panic elsewhere cannot leave the set half changed: `insert` is the only change.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut new = HashSet::with_capacity(sas.len());
+    /// Each key that was received under until now may be received under once more: a client of a key server starts anew, with a
+    /// data plane that holds nothing, and may be told of others' SAs again. No nonce comes twice by that; sent under it is never.
+    pub fn begin_anew(&self) {
+        let before = |known: &mut Use| {
+            if *known == Use::Received {
+                *known = Use::ReceivedBefore
+            }
+        };
+        self.known().values_mut().for_each(before);
+    }
+
+    /// Records the keys of all `sas`, which are sent under, or none of them if one has been here before.
+    pub(crate) fn record_outbound(&self, sas: &[Sa]) -> Result<(), Error> {
+        self.record(sas, Use::Sent)
+    }
+
+    /// The same of SAs that are received under.
+    pub(crate) fn record_inbound(&self, sas: &[Sa]) -> Result<(), Error> {
+        self.record(sas, Use::Received)
+    }
+
+    fn record(&self, sas: &[Sa], used: Use) -> Result<(), Error> {
+        let mut known = self.known();
+        let mut new = HashMap::with_capacity(sas.len());
         for sa in sas {
             let fingerprint = fingerprint(&sa.key);
-            if known.contains(&fingerprint) || !new.insert(fingerprint) {
+            let may_be = match known.get(&fingerprint) {
+                None => true,
+                Some(before) => (*before, used) == (Use::ReceivedBefore, Use::Received),
+            };
+            if !may_be || new.insert(fingerprint, used).is_some() {
                 return Err(Error::KeyReused { spi: sa.spi });
             }
         }
         known.extend(new);
         Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Fingerprint, Use>> {
+        // A panic elsewhere cannot leave the table half changed: whole entries are the only change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,5 @@
 //! A router as a client of the key server: one task that owns the machine, its sockets and the data plane.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -32,13 +31,15 @@ use crate::worn::Worn;
 
 mod answering;
 mod following;
+mod held_back;
 mod listening;
 mod numbers;
 mod scraping;
 mod shown;
 mod starting;
 
-use listening::readable;
+use held_back::HeldBack;
+use listening::{Listening, readable};
 use numbers::Numbers;
 use shown::Shown;
 use starting::folder;
@@ -82,14 +83,14 @@ struct Client {
     shown: Shown,
     expiry: Expiry,
     socket: UdpSocket,
-    /// For re-key messages, by where they come to.
-    listening: BTreeMap<(IpAddr, u16), UdpSocket>,
-    /// Where the last attempt to listen failed, so that it is told once.
-    deaf: bool,
+    /// For re-key messages.
+    listening: Listening<UdpSocket>,
     /// Without a return channel: what was taken before a restart.
     numbers: Option<Numbers>,
     /// That could not be kept, which is told once.
     forgetful: bool,
+    /// What is not done until it is.
+    held_back: HeldBack,
     buffer: Vec<u8>,
     refused: Refusals,
     unsent: u64,
@@ -172,7 +173,7 @@ impl Client {
                 refused.add(from, &why);
             }
         };
-        let sockets = std::iter::once(&self.socket).chain(self.listening.values());
+        let sockets = std::iter::once(&self.socket).chain(self.listening.sockets());
         // Of each: it is no question of whether any has more.
         let more: Vec<bool> = sockets.map(|socket| socket::receive(socket, buffer, BURST, &mut take)).collect();
         more.contains(&true)
@@ -180,13 +181,17 @@ impl Client {
 
     /// Does all that the machine wants done: first what is received and sent under, then what tells the key server so.
     fn act(&mut self) {
-        if !self.keep_number() {
-            return;
-        }
+        let is_kept = self.keep_number();
         while let Some(change) = self.member.poll_change() {
+            self.held_back.add(change);
+        }
+        for change in self.held_back.take(is_kept) {
             self.change_bypass(|flows| flows.apply(change));
         }
-        self.listen();
+        if !is_kept {
+            return;
+        }
+        self.listen(false);
         while let Some(datagram) = self.member.poll_transmit() {
             if let Err(why) = socket::send(&self.socket, datagram.to, &datagram.bytes) {
                 self.unsent += 1;
@@ -217,8 +222,8 @@ impl Client {
         }
     }
 
-    /// Keeps the number of what came last, without a return channel: before that nothing is done that it says, or a replay of it would
-    /// be done after a restart. Tried again each time.
+    /// Keeps the number of what came last, without a return channel: before that nothing new is done that it says, or a replay of it
+    /// would be done after a restart. Tried again each time.
     fn keep_number(&mut self) -> bool {
         let (Some(numbers), Some(next)) = (&mut self.numbers, self.member.next_number()) else { return true };
         let kept = numbers.keep(next);
@@ -236,6 +241,7 @@ impl Client {
         if let Some(why) = self.flows.dataplane().failure() {
             return Err(RunError::Ended(why));
         }
+        self.listen(true);
         for (_, SaId { destination, spi }) in self.worn.news(self.flows.dataplane().worn()) {
             warn!(
                 %destination, spi = format!("{spi:#010x}"),
@@ -271,7 +277,7 @@ impl Client {
     }
 
     fn tell_status(&mut self) {
-        let (sas, groups) = (self.member.sas(), self.listening.len());
+        let (sas, groups) = (self.member.sas(), self.listening.sockets().count());
         let state = match &self.numbers {
             Some(_) => "listening to",
             None if self.member.is_connected() => "connected with",

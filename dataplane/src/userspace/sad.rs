@@ -86,7 +86,7 @@ impl Sad {
                 return Err(Error::DuplicateSa { destination: sa.destination, spi: sa.spi });
             }
         }
-        self.ledger.record(&sas)?;
+        self.ledger.record_inbound(&sas)?;
         let mut inbound = HashMap::clone(&self.inbound.load());
         inbound.extend(sas.into_iter().map(|sa| (Lookup::of(sa.id()), Arc::new(Inbound::new(sa)))));
         self.inbound.store(Arc::new(inbound));
@@ -110,7 +110,7 @@ impl Sad {
         let sa = Sa { selector: None, ..sa };
         sa.check()?;
         let start = random_start()?;
-        self.ledger.record(std::slice::from_ref(&sa))?;
+        self.ledger.record_outbound(std::slice::from_ref(&sa))?;
         self.remove(&[sa.id()]);
         self.change_senders(|senders| senders.group = Some(Sender::new(sa, start)));
         Ok(())
@@ -121,7 +121,7 @@ impl Sad {
         let sa = Sa { selector: None, ..sa };
         sa.check()?;
         let start = random_start()?;
-        self.ledger.record(std::slice::from_ref(&sa))?;
+        self.ledger.record_outbound(std::slice::from_ref(&sa))?;
         self.change_senders(|senders| drop(senders.unicast.insert(peer, Sender::new(sa, start))));
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Sad {
         let sa = Sa { selector: Some(selector), ..sa };
         sa.check()?;
         let start = random_start()?;
-        self.ledger.record(std::slice::from_ref(&sa))?;
+        self.ledger.record_outbound(std::slice::from_ref(&sa))?;
         if sa.kind == SaKind::Group {
             self.remove(&[sa.id()]);
         }
@@ -312,6 +312,25 @@ pub(super) mod tests {
         assert!(matches!(b.install_inbound(vec![sa(0x4000, 8), sa(0x4000, 9)]), Err(Error::DuplicateSa { .. })));
         assert!(matches!(b.set_outbound(sa(255, 9)), Err(Error::ReservedSpi { .. })));
         b.install_inbound(vec![sa(0x4000, 8), sa(0x4001, 9)]).unwrap();
+    }
+
+    #[test]
+    fn who_starts_anew_receives_again_and_sends_under_nothing_of_before() {
+        let ledger = KeyLedger::new();
+        let anew = || Sad::new(Arc::new(Policies::new(nets(&["ff1e::/16"]), vec![])), TREATMENT, ledger.clone());
+        let before = anew();
+        before.set_outbound(sa(0x1000, 1)).unwrap();
+        before.install_inbound(vec![sa(0x1001, 2)]).unwrap();
+        let is_reused = |done: Result<(), Error>| matches!(done, Err(Error::KeyReused { .. }));
+        assert!(is_reused(anew().install_inbound(vec![sa(0x1001, 2)])), "nobody said that it may be");
+        for _ in 0..2 {
+            ledger.begin_anew();
+            let now = anew();
+            assert!(is_reused(now.set_outbound(sa(0x1001, 2))), "received under");
+            assert!(is_reused(now.set_outbound(sa(0x1000, 1))) && is_reused(now.install_inbound(vec![sa(0x1000, 1)])));
+            now.install_inbound(vec![sa(0x1001, 2)]).unwrap();
+            assert!(is_reused(now.install_inbound(vec![sa(0x1001, 2)])), "its window would be empty again");
+        }
     }
 
     #[test]

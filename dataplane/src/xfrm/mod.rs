@@ -208,7 +208,7 @@ impl Kernel {
         if state.sas.get(&id).is_some_and(is_foreign) {
             return Err(Error::SpiTaken { destination: id.destination, spi: id.spi });
         }
-        self.config.ledger.record(std::slice::from_ref(&sa))?;
+        self.config.ledger.record_outbound(std::slice::from_ref(&sa))?;
         let reqid = state.fresh_reqid();
         // Of the group, an inbound one with this number goes.
         state.remove(&[id])?;
@@ -260,7 +260,8 @@ impl Dataplane for Kernel {
         }
         // First: who sends on them may begin as soon as it hears of us.
         let new: BTreeSet<IpAddr> = sas.iter().map(|sa| sa.destination).filter(IpAddr::is_multicast).collect();
-        let joined = state.member.follow(&(&self.groups(state) | &new)).and_then(|()| self.config.ledger.record(&sas));
+        let joined =
+            state.member.follow(&(&self.groups(state) | &new)).and_then(|()| self.config.ledger.record_inbound(&sas));
         joined.or_else(|error| self.follow_groups(state).and(Err(error)))?;
         state.remove(&sas.iter().map(Sa::id).collect::<Vec<_>>())?;
         let known = state.reqids.len();

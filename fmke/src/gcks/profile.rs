@@ -12,6 +12,7 @@ use crate::crypto::HashAlgorithm;
 use crate::isakmp::{Delays, TrafficSelector};
 use crate::lkh::MAX_MEMBERS;
 use crate::phase1::ManualKey;
+use crate::push::MOST_GROUPS;
 
 /// A name is a key of the store and a word of the log: at most so many octets.
 const MOST_NAME: usize = 64;
@@ -154,7 +155,7 @@ impl Profiles {
     ///
     /// # Errors
     /// The first thing that does not: a client, a group or a VPN that names a client that there is not, two clients with one
-    /// address, a flow's destination that is no group, families that do not go together, a lifetime of nothing, a bypass for
+    /// address, a flow's destination that is no group, a client in more groups than it takes, families that do not go together, a lifetime of nothing, a bypass for
     /// what is to be protected, a sender without a return channel.
     pub fn check(&self) -> Result<(), ProfileError> {
         let mut addresses = BTreeMap::new();
@@ -166,12 +167,18 @@ impl Profiles {
             }
         }
         let mut rekeys = BTreeMap::new();
+        let mut groups_of: BTreeMap<&String, usize> = BTreeMap::new();
         for (name, group) in &self.groups {
             let error = |message: String| ProfileError { section: "group", name: name.clone(), message };
             check_name(name).and_then(|()| self.check_group(group)).map_err(error)?;
             if let Some(other) = rekeys.insert(group.rekey, name) {
                 return Err(error(format!("has the rekey address of {other:?}")));
             }
+            group.members.iter().for_each(|member| *groups_of.entry(member).or_default() += 1);
+        }
+        if let Some((name, _)) = groups_of.into_iter().find(|(_, groups)| *groups > MOST_GROUPS) {
+            let message = format!("is in more than {MOST_GROUPS} groups");
+            return Err(ProfileError { section: "client", name: name.clone(), message });
         }
         for (name, vpn) in &self.vpns {
             let error = |message: String| ProfileError { section: "vpn", name: name.clone(), message };

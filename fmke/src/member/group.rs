@@ -49,6 +49,9 @@ impl GroupView {
     /// Of what came by phase 2: the SA, the keys from our leaf to the root, the key of signatures. `can_ask`: there is a return
     /// channel.
     pub(super) fn new(now: Time, sa: &RekeySa, keys: &KeyDownload, can_ask: bool) -> Result<Self, PushError> {
+        if !sa.destination.0.is_multicast() {
+            return Err(Malformed::Missing("a multicast destination").into());
+        }
         let download = keys.packet(key_type::LKH, &sa.spi)?.key(LKH_DOWNLOAD_ARRAY, "LKH_DOWNLOAD_ARRAY")?;
         let download = Download::decode(download).map_err(|_| field("LKH_DOWNLOAD_ARRAY", 0))?;
         let algorithm = sa.attribute(kek_attribute::SIGNATURE, "SIG_ALGORITHM")?;

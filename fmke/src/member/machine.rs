@@ -19,7 +19,7 @@ use crate::isakmp::{Delays, Delete, HEADER_LEN, Header, Malformed, RekeySa, exch
 use crate::phase1::{
     self, Authority, CertificateError, Credentials, Datagram, Initiator, Liveness, Message, Proposals, Refused, Server,
 };
-use crate::push::{Push, PushError, Spd};
+use crate::push::{MOST_GROUPS, Push, PushError, Spd};
 
 /// Octets of key and salt (RFC 4106 8.1).
 const KEY_LEN: usize = 36;
@@ -393,6 +393,9 @@ impl Member {
     fn enter(&mut self, now: Time, sa: &RekeySa, push: &Push) -> Result<(), Refusal> {
         let view = GroupView::new(now, sa, &push.keys, !self.is_one_way())?;
         let group = view.destination();
+        if !self.groups.contains_key(&group) && self.groups.len() >= MOST_GROUPS {
+            return Err(Malformed::TooMany.into());
+        }
         match self.groups.get(&group).filter(|_| self.is_one_way()) {
             Some(held) if held.is_as_new_as(&view) => return Ok(()),
             Some(_) => self.events.push_back(Event::Rekeyed { group }),

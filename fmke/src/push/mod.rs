@@ -32,6 +32,9 @@ pub(crate) use window::{Taken, Window};
 pub(crate) const LKH_CHAINED: u32 = 128;
 /// Attribute of a SAK payload (private range): the version of the tree whose root its keys come from.
 pub(crate) const LKH_VERSION: u16 = 129;
+/// Groups of one client, at most: it listens for each at a socket of its own, and a key server that has gone mad is not to use up
+/// what the process may open.
+pub(crate) const MOST_GROUPS: usize = 256;
 /// A group whose last number was not told for so long, three times the period of that, is not received any longer.
 pub(crate) const SILENCE: Duration = Duration::from_secs(95);
 /// Between the copies of one message for members without a return channel, and of them there are so many (draft 6.1): all have

@@ -78,6 +78,13 @@ fn a_client_without_a_return_channel_receives() {
             sender.finish();
         }
         assert!(lab.udp_from(1) > 0 && lab.udp_from(TERMINAL) == 0, "it sends nothing");
+
+        // Its disk fails, and who sends to it is excluded: it takes nothing new, and receives nothing more of that one.
+        let state = lab.path(&format!("{}.state", lab.name(TERMINAL)));
+        std::fs::rename(&state, format!("{}.aside", state.display())).expect("it is there");
+        std::fs::write(&state, "no folder").expect("a file");
+        lab.order(&["exclude", &lab.name(HUB)]);
+        lab.wait(Duration::from_secs(20), "no SA of the excluded", || told(&lab) == 0);
         lab.assert_black_is_sound();
     }
 }

@@ -11,7 +11,7 @@ impl Client {
         let mut page = Page::new();
         page.process(self.outside.begun, &self.outside.report);
         page.gauge("connected", "Whether the key server is there, as far as can be known", self.is_told().into());
-        page.gauge("groups", "Groups whose re-key messages are heard", self.listening.len() as u64);
+        page.gauge("groups", "Groups whose re-key messages are heard", self.listening.sockets().count() as u64);
         let count = |kind| self.outside.report.counts.get(&kind).copied().unwrap_or_default();
         page.counter("registrations", "Connections with the key server", count(EventKind::Connected));
         page.counter("rekeys", "New keys of groups that were taken", count(EventKind::Rekeyed));

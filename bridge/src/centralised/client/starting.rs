@@ -24,6 +24,7 @@ impl Client {
         let port = wanted.local_port.unwrap_or(wanted.port);
         let socket = socket::unicast(interface, address, port, file.dataplane.hop_limit)
             .map_err(io_error("cannot open the socket for the key server"))?;
+        outside.ledger.begin_anew();
         let running = start_dataplane(&file, address, None, &own, &outside.ledger)?;
         let mut seed = SecretBytes::zeros(32);
         getrandom::fill(seed.as_mut_bytes()).map_err(|error| io_error("random numbers")(error.into()))?;
@@ -62,10 +63,10 @@ impl Client {
             shown,
             expiry: Expiry::default(),
             socket,
-            listening: BTreeMap::new(),
-            deaf: false,
+            listening: Listening::default(),
             numbers,
             forgetful: false,
+            held_back: HeldBack::default(),
             buffer: vec![0; socket::LONGEST],
             refused: Refusals::default(),
             unsent: 0,

@@ -151,6 +151,30 @@ fn a_rekey_sa_that_cannot_be_used_keeps_back_nothing_of_its_message() {
     assert_eq!((scene.acknowledged(), scene.member.listens_to().count()), (1, 0));
 }
 
+/// It would open a socket for each.
+#[test]
+fn a_mad_server_opens_no_sockets_without_end() {
+    let mut scene = Scene::new();
+    let mut group = GroupServer::new();
+    let [a, b] = ["192.0.2.77", "ff1e::1"].map(|address| address.parse::<IpAddr>().unwrap());
+    group.sa.destination.0 = a;
+    let refused = scene.push(1, &rekey(&group));
+    assert!(matches!(refused, Err(Refusal::Push(PushError::Malformed(Malformed::Missing("a multicast destination"))))));
+    assert_eq!(scene.member.listens_to().count(), 0);
+    (group.sa.destination.0, group.sa.source.0) = (b, "2001:db8::1".parse().unwrap());
+    for number in 0..256 {
+        group.sa.destination.1 = 1000 + number;
+        scene.push(2 + u32::from(number), &rekey(&group)).unwrap();
+    }
+    group.sa.destination.1 = 2000;
+    let refused = scene.push(258, &rekey(&group));
+    assert!(matches!(refused, Err(Refusal::Push(PushError::Malformed(Malformed::TooMany)))));
+    // One that it is in goes on.
+    group.sa.destination.1 = 1000;
+    scene.push(259, &rekey(&group)).unwrap();
+    assert_eq!(scene.member.listens_to().count(), 256);
+}
+
 /// What is said once to all is not said again to who has it: the group must be told anew.
 #[test]
 fn what_cannot_be_used_by_multicast_is_asked_for_by_phase_2() {
