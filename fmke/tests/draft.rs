@@ -210,6 +210,35 @@ fn a_client_that_is_there_but_does_not_acknowledge_is_closed() {
     assert_eq!(closed(&scene.events), ["it does not acknowledge"]);
 }
 
+/// Meanwhile its group changes again and again: of what was not under way yet it is told the last.
+#[test]
+fn a_client_that_acknowledges_late_is_told_what_counts_now() {
+    let mut scene = Scene::new();
+    scene.run(Duration::from_millis(500));
+    for _ in 0..100 {
+        scene.gcks.rekey(scene.now, Some("video"));
+        scene.run(Duration::from_millis(10));
+    }
+    let sequence = |message: &Message| number(message.payloads().unwrap()[1].body).unwrap();
+    let told = |scene: &Scene| scene.heard.iter().map(sequence).collect::<BTreeSet<u32>>();
+    assert_eq!(told(&scene), (1..=16).collect());
+    let last = |scene: &Scene| {
+        let last = scene.heard.iter().max_by_key(|message| sequence(message)).unwrap();
+        Policy::parse(last.payloads().unwrap()[2].body, DOI).unwrap()
+    };
+    let before = last(&scene);
+    for _ in 0..2 {
+        let number = told(&scene).into_iter().max().unwrap().to_be_bytes();
+        let datagram = scene.sealed(exchange::UNICAST_PUSH, &[(kind::ACK, &number)]);
+        scene.say(&datagram).unwrap();
+        scene.run(Duration::from_millis(100));
+    }
+    // What is gone, and the group.
+    assert_eq!(told(&scene), (1..=18).collect());
+    let now = last(&scene);
+    assert_ne!((now.rekey[0].spi, now.traffic[0].spi), (before.rekey[0].spi, before.traffic[0].spi));
+}
+
 #[test]
 fn under_the_sa_nothing_but_an_acknowledgement_is_taken() {
     let mut scene = Scene::new();

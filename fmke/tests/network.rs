@@ -5,10 +5,10 @@ mod world;
 use std::time::Duration;
 
 use muster_fmke::crypto::SecretBytes;
-use muster_fmke::gcks::{Credential, Event, Profiles};
+use muster_fmke::gcks::{Credential, End, Event, OneWay, Profiles};
 use muster_fmke::isakmp::TrafficSelector;
 use muster_fmke::phase1::ManualKey;
-use world::{TERMINAL, Weather, World};
+use world::{PORT, TERMINAL, Weather, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SEEDS: std::ops::Range<u64> = 0..30;
@@ -105,6 +105,67 @@ fn a_client_that_begins_anew_never_sends_under_a_key_it_sent_under() {
         // An answer that is lost for good makes one begin anew once more.
         assert!(world.events.iter().filter(anew).count() >= 4, "three at the start, and the hub again");
     }
+}
+
+/// It does not know any longer what it received: what others sent before is not taken once more.
+#[test]
+fn a_client_that_begins_anew_receives_under_keys_it_never_received_under() {
+    for (seed, weather) in SEEDS.flat_map(|seed| [(seed, Weather::CALM), (seed, Weather::FOUL)]) {
+        let mut world = World::figure_7(seed, weather);
+        world.settle();
+        // Some while keys are changing, some when they are not.
+        world.run(Duration::from_millis(500) * seed as u32);
+        let before = world.receives("site-1");
+        world.restart("site-1");
+        if weather == Weather::CALM {
+            // The key server dies, too, when it has heard of it.
+            world.run_until_connected("site-1");
+            world.kill(world.profiles());
+        }
+        world.run(SECOND);
+        world.settle();
+        assert!(world.receives("site-1").is_disjoint(&before), "seed {seed}, {weather:?}");
+        world.assert_one_key_each();
+    }
+}
+
+/// Where the operator does not want new keys at every join, none come when somebody begins anew who sends nothing.
+#[test]
+fn where_a_join_changes_no_keys_who_begins_anew_receives_under_those_there_are() {
+    let mut world = World::figure_7(1, Weather::CALM);
+    let mut profiles = world.profiles();
+    profiles.groups.values_mut().for_each(|group| group.rekey_on_join = false);
+    world.configure(profiles);
+    world.settle();
+    world.run(20 * SECOND);
+    let before = world.receives("site-1");
+    world.restart("site-1");
+    world.run(SECOND);
+    world.settle();
+    assert_eq!(world.receives("site-1"), before);
+}
+
+/// A whole country's routers begin anew within seconds: that is one new key for each sender in seven seconds, in which the one before
+/// goes, and not one for each router.
+#[test]
+fn when_many_begin_anew_keys_do_not_pile_up() {
+    let mut world = World::figure_7(3, Weather::CALM);
+    world.settle();
+    world.run(20 * SECOND);
+    let rekeyed = |world: &World| {
+        let of = |event: &&Event| matches!(event, Event::Rekeyed { group, .. } if group == "video-3");
+        world.events.iter().filter(of).count()
+    };
+    let before = rekeyed(&world);
+    for name in ["site-1", "site-2", "hub"] {
+        world.restart(name);
+        world.run(SECOND);
+    }
+    world.run(4 * SECOND);
+    assert_eq!(rekeyed(&world), before + 1);
+    world.run(SECOND);
+    world.settle();
+    assert_eq!(rekeyed(&world), before + 2);
 }
 
 /// It began anew, is connected, and before it is told anything the key server dies: what it sent under before is still not to be
@@ -234,6 +295,46 @@ fn who_bears_the_name_with_another_credential_is_another_client() {
     world.settle();
 }
 
+/// A router is replaced, and in the same edit its VPN is one of others: who was at the other end is not to go on sending to it.
+#[test]
+fn who_loses_a_vpn_with_a_replaced_router_hears_of_it() {
+    let mut world = World::figure_7(9, Weather::CALM);
+    world.settle();
+    let before = world.keys("site-1");
+    let mut profiles = world.profiles();
+    profiles.clients.get_mut("site-1").unwrap().credential = Credential::of(&[b"another"]);
+    let vpn = profiles.vpns.get_mut("hub-site-1").unwrap();
+    assert_eq!(vpn.ends[0].client, "hub");
+    vpn.ends[0] = End { client: "site-2".into(), net: "10.4.0.0/16".parse().unwrap(), port: 0 };
+    profiles.check().unwrap();
+    world.cut_off("site-1", true);
+    world.configure(profiles);
+    // Its flow's new keys are sent under after the activation delay.
+    world.run(5 * SECOND);
+    assert!(world.keys_between("hub", "site-1").is_empty());
+    assert!(world.sent_under_but("site-1").is_disjoint(&before));
+    world.cut_off("site-1", false);
+    world.restart("site-1");
+    world.settle();
+}
+
+#[test]
+fn a_client_is_in_no_more_groups_than_it_takes() {
+    let mut profiles = World::figure_7(0, Weather::CALM).profiles();
+    let group = profiles.groups["video-1"].clone();
+    for number in 0..256 - 2 {
+        let mut group = group.clone();
+        group.rekey.1 = 10_000 + number;
+        profiles.groups.insert(format!("more-{number}"), group);
+    }
+    // The hub is in one more than site 1.
+    let error = profiles.check().unwrap_err().to_string();
+    assert!(error.contains("client \"hub\"") && error.contains("more than 256 groups"), "{error}");
+    profiles.groups.get_mut("video-2").unwrap().members.remove("hub");
+    profiles.groups.get_mut("video-2").unwrap().flows.clear();
+    profiles.check().unwrap();
+}
+
 /// Web servers on black that site 1 may reach as they are.
 fn web(destination: &str) -> TrafficSelector {
     let source = ("10.1.0.0/16".parse().unwrap(), 0);
@@ -358,6 +459,56 @@ fn what_was_said_to_a_terminal_is_not_taken_twice() {
         world.settle();
         assert!(world.held(TERMINAL) == held && world.keys(TERMINAL).is_subset(&keys));
     }
+}
+
+/// The one before is out, and nothing that it was told is told to the one that has its place.
+#[test]
+fn a_terminal_with_another_key_is_told_nothing_of_before() {
+    for is_restarted in [false, true] {
+        let mut world = World::with_terminal(2, Weather::CALM);
+        world.settle();
+        let before = world.keys(TERMINAL);
+        let mut profiles = world.profiles();
+        let terminal = profiles.clients.get_mut(TERMINAL).unwrap();
+        let key = ManualKey::new(SecretBytes::from(&[8; 32][..])).unwrap();
+        (terminal.credential, terminal.one_way) = (Credential::of(&[b"another"]), Some(OneWay { key, port: PORT }));
+        match is_restarted {
+            false => world.configure(profiles),
+            true => world.kill(profiles),
+        }
+        world.replace(TERMINAL);
+        world.run(60 * SECOND);
+        world.settle();
+        assert_eq!(world.held(TERMINAL).len(), 3 + 1);
+        assert!(world.keys(TERMINAL).is_disjoint(&before) && world.sent_under().is_disjoint(&before));
+    }
+}
+
+/// Of numbers it uses one a second in the long run, however much there is to say: they are not to be ahead of the clock for long, with
+/// which they begin anew should the store be lost.
+#[test]
+fn the_numbers_of_what_a_terminal_is_told_do_not_outrun_the_clock() {
+    let mut world = World::with_terminal(4, Weather::CALM);
+    world.settle();
+    let mut profiles = world.profiles();
+    let vpn = profiles.vpns["hub-terminal"].clone();
+    for number in 0..=255 {
+        let mut vpn = vpn.clone();
+        vpn.ends[1].net = format!("10.5.{number}.0/24").parse().unwrap();
+        profiles.vpns.insert(format!("hub-terminal-{number}"), vpn);
+    }
+    profiles.check().unwrap();
+    world.configure(profiles);
+    world.run(120 * SECOND);
+    world.settle();
+    for _ in 0..10 {
+        world.rekey();
+        world.run(10 * SECOND);
+        // All of it takes less than so many messages.
+        assert!(world.numbers_ahead() <= 64 + 64, "{}", world.numbers_ahead());
+    }
+    // And it hears all of it soon.
+    world.settle_within(100 * SECOND);
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(super) struct GroupState {
     repeater: Repeater,
     pub(super) teks: BTreeMap<(FlowSelector, String), Tek>,
     pub(super) teks_life: Life,
-    /// Members that began anew: what they send needs keys that they never used.
+    /// Members that began anew: they need keys that they never used.
     restarts: Restarts<String>,
     /// To be done at the next change.
     wishes: Wishes,
@@ -108,27 +108,39 @@ impl GroupState {
 
     /// A client of this group has connected. It is told of the group at the next change, `window` from now at the latest. One that
     /// is to go goes all the same, and comes in as somebody new.
-    pub(super) fn admit(&mut self, now: Time, client: &str, began_anew: bool, window: Duration) {
-        let client = client.to_owned();
-        let mut due = now + window;
-        if !self.is_in(&client) {
-            self.wishes.newcomers.insert(client);
-        } else if (began_anew && self.is_sender(&client)) || self.restarts.is_waiting(&client) {
-            due = due.max(self.restarts.add(client));
-        } else {
-            self.wishes.returned.insert(client);
+    pub(super) fn admit(&mut self, now: Time, client: &str, window: Duration) {
+        if !self.is_in(client) {
+            self.wishes.newcomers.insert(client.to_owned());
+        } else if !self.restarts.is_waiting(client) {
+            self.wishes.returned.insert(client.to_owned());
         }
-        self.wish_by(due);
+        self.wish_by(now + window);
+    }
+
+    /// A client of this group has connected that holds nothing any more. Whether it is told of the group only when there are keys
+    /// that it never used: to send under, for it does not know any longer which numbers it used; and, where who joins gets such,
+    /// to receive under, for it does not know any longer what it received.
+    pub(super) fn begin_anew(&mut self, now: Time, client: &str, profile: &Group, window: Duration) -> bool {
+        let is_sender = || self.teks.keys().any(|(_, sender)| sender == client);
+        if !self.is_in(client) || self.teks.is_empty() || !(profile.rekey_on_join || is_sender()) {
+            return false;
+        }
+        // Where that is all keys, those before have gone before there are third ones: many may begin anew, one after the other.
+        let earliest = if profile.rekey_on_join { self.teks_life.since + profile.delays.change() } else { Time(0) };
+        let at = self.restarts.add(client.to_owned(), earliest);
+        self.wish_by(at.max(now + window));
+        true
+    }
+
+    /// This member began anew before the key server did.
+    pub(super) fn began_anew(&mut self, now: Time, client: &str) {
+        let at = self.restarts.add(client.to_owned(), now);
+        self.wish_by(at);
     }
 
     /// Whether this client is a member, and is to stay one.
     pub(super) fn is_in(&self, client: &str) -> bool {
         self.places.contains_key(client) && !self.wishes.leavers.contains(client)
-    }
-
-    /// Whether this client, that began anew, must get keys that it never used.
-    pub(super) fn is_sender(&self, client: &str) -> bool {
-        self.teks.keys().any(|(_, sender)| sender == client)
     }
 
     /// A client is to go, `window` from now at the latest.
@@ -227,10 +239,10 @@ impl GroupState {
 
     /// All that a member is to hold, in as few messages as it fills.
     ///
-    /// One that began anew gets it when there are keys that it never used.
+    /// One that began anew gets it when there are keys that it never used; one that is to go, nothing.
     pub(super) fn push_for(&self, client: &str, profile: &Group, ctx: &Context<'_>) -> Vec<Push> {
         let mut filling = Filling::default();
-        if self.restarts.is_waiting(client) {
+        if self.restarts.is_waiting(client) || !self.is_in(client) {
             return Vec::new();
         }
         let (Some(place), Some(current)) = (self.places.get(client), &self.current) else { return Vec::new() };
@@ -301,10 +313,11 @@ impl GroupState {
         }
 
         // The SAs of ESP: to those who stay, under the new re-key SA.
+        let has_restarted = self.restarts.timeout().is_some_and(|at| at <= now);
         let all_anew = !leavers.is_empty()
             || wishes.rekey
             || are_teks_old
-            || (!newcomers.is_empty() && is_heard && profile.rekey_on_join);
+            || (profile.rekey_on_join && ((!newcomers.is_empty() && is_heard) || has_restarted));
         let restarted = self.restarts.take(now, all_anew, profile.delays);
         let is_anew = |sender: &str| all_anew || restarted.contains(sender);
         let (deleted, fresh) = self.renew_teks(now, name, profile, ctx, is_anew, all_anew);

@@ -17,7 +17,7 @@ use super::group::{GroupState, Outcome};
 use super::oneway::{Numbers, Terminal};
 use super::profile::{Group, Profiles, Vpn};
 use super::restore::{StoreError, Stored, damaged};
-use super::session::Session;
+use super::session::{Session, Subject};
 use super::store::Write;
 use super::tek::delete_teks;
 use super::vpn::VpnState;
@@ -179,18 +179,19 @@ impl Gcks {
     pub fn configure(&mut self, now: Time, profiles: Profiles) {
         let before = std::mem::replace(&mut self.profiles, Arc::new(profiles));
         let profiles = self.profiles.clone();
-        let is_other = |client: &&String| before.digest_of_client(client) != profiles.digest_of_client(client);
-        for client in before.clients.keys().filter(is_other) {
-            self.responder.abandon(before.clients[client].address);
-            self.replaced(now, client);
-        }
-        self.tell_spds(now, &before);
+        // First: those between whom it was are to hear that it is no more, though one of them is another client now.
         for (name, vpn) in &before.vpns {
             let is_same = |other: &Vpn| before.digest_of_vpn(vpn) == profiles.digest_of_vpn(other);
             if !profiles.vpns.get(name).is_some_and(is_same) {
                 self.drop_vpn_of(now, name, vpn);
             }
         }
+        let is_other = |client: &&String| before.digest_of_client(client) != profiles.digest_of_client(client);
+        for client in before.clients.keys().filter(is_other) {
+            self.responder.abandon(before.clients[client].address);
+            self.replaced(now, client);
+        }
+        self.tell_spds(now, &before);
         let orphans: Vec<String> =
             self.groups.keys().filter(|name| !profiles.groups.contains_key(*name)).cloned().collect();
         orphans.iter().for_each(|name| self.dissolve(now, name));
@@ -207,7 +208,7 @@ impl Gcks {
             let one_way = self.one_way.iter().filter(|(_, terminal)| terminal.is_spoken_to()).map(|(client, _)| client);
             for client in self.sessions.keys().chain(one_way).filter(|client| group.members.contains(*client)) {
                 if !state.is_in(client) {
-                    state.admit(now, client, false, Duration::ZERO);
+                    state.admit(now, client, Duration::ZERO);
                 }
             }
             if !state.places.is_empty() {
@@ -400,7 +401,7 @@ impl Gcks {
         let profiles = self.profiles.clone();
         for (group, _) in profiles.groups_of(client) {
             if let Some(state) = self.groups.get_mut(group) {
-                state.admit(now, client, false, Duration::ZERO);
+                state.admit(now, client, Duration::ZERO);
             }
         }
         profiles.vpns_of(client).for_each(|(name, vpn)| _ = self.attend_vpn(now, name, vpn));
@@ -480,13 +481,12 @@ impl Gcks {
             self.push(now, &name, &spd.pushes());
         }
         let profiles = self.profiles.clone();
-        for (group, _) in profiles.groups_of(&name) {
-            if let Some(state) = self.groups.get_mut(group) {
+        for (group, profile) in profiles.groups_of(&name) {
+            let Some(state) = self.groups.get_mut(group) else { continue };
+            match began_anew && state.begin_anew(now, &name, profile, self.join_window) {
                 // A crash before the change must not make it forget.
-                if began_anew && state.is_sender(&name) {
-                    self.writes.push(Write::restarted(group, &name, true));
-                }
-                state.admit(now, &name, began_anew, self.join_window);
+                true => self.writes.push(Write::restarted(group, &name, true)),
+                false => state.admit(now, &name, self.join_window),
             }
         }
         for (vpn, profile) in profiles.vpns_of(&name) {
@@ -518,9 +518,9 @@ impl Gcks {
             may_be_held
         });
         let gone: Vec<u32> = self.gone.keys().copied().collect();
-        for delete in delete_teks(self.doi, &gone) {
-            self.push(now, client, &[Push { deletes: vec![delete], ..Push::default() }]);
-        }
+        let push = |delete| Push { deletes: vec![delete], ..Push::default() };
+        let pushes: Vec<Push> = delete_teks(self.doi, &gone).into_iter().map(push).collect();
+        self.push_all(now, client, Some(&Subject::Gone), &pushes);
     }
 
     fn closed(&mut self, sa: SaId, why: phase1::Closed) {
@@ -558,7 +558,7 @@ impl Gcks {
                 if session.sender.acknowledge(now, number, &beyond) {
                     self.responder.heard(now, message.sa);
                 }
-                if session.sender.is_done() {
+                if session.is_done() {
                     self.behind.remove(&client);
                 }
             }
@@ -596,7 +596,7 @@ impl Gcks {
     /// All of a group, to one of its members.
     pub(super) fn tell_group(&mut self, now: Time, client: &str, name: &str, profile: &Group) {
         let pushes = self.context(|gcks, ctx| gcks.groups.get(name).map(|state| state.push_for(client, profile, ctx)));
-        self.push(now, client, &pushes.unwrap_or_default());
+        self.push_all(now, client, Some(&Subject::Group(name.to_owned())), &pushes.unwrap_or_default());
     }
 
     /// Does what is due in a group.
@@ -651,6 +651,11 @@ impl Gcks {
 
     /// Phase 2, if the client is connected: else it gets all when it connects.
     pub(super) fn push(&mut self, now: Time, client: &str, pushes: &[Push]) {
+        self.push_all(now, client, None, pushes);
+    }
+
+    /// The same; it may be all there is of a subject.
+    pub(super) fn push_all(&mut self, now: Time, client: &str, subject: Option<&Subject>, pushes: &[Push]) {
         if let Some(terminal) = self.one_way.get_mut(client) {
             for push in pushes.iter().filter(|push| !push.is_empty()) {
                 self.out.extend(terminal.push(now, push, &mut self.numbers, &mut self.writes));
@@ -659,21 +664,32 @@ impl Gcks {
             return;
         }
         let Some(session) = self.sessions.get_mut(client) else { return };
+        session.tell(subject, pushes);
+        if session.is_done() {
+            return;
+        }
+        self.behind.insert(client.to_owned());
+        if self.unsent.back().is_none_or(|(_, last)| last != client) {
+            self.unsent.push_back((now, client.to_owned()));
+        }
+        self.seal_due(now, client);
+    }
+
+    /// Makes messages of what may be under way now.
+    fn seal_due(&mut self, now: Time, client: &str) {
+        let Some(session) = self.sessions.get_mut(client) else { return };
         let Some(sa) = self.responder.sa(session.sa) else { return };
-        for push in pushes.iter().filter(|push| !push.is_empty()) {
+        while let Some(push) = session.next() {
             let mut chain = push.chain(session.sender.next_number(), self.doi);
             // "HASH(1) = prf(SKEYID_a, SEQ | SA |KD )" (draft 3.1)
             sa.add_hash(&[], &mut chain);
             let message_id = self.rng.next_u32().max(1);
             session.sender.push(now, sa.seal(exchange::UNICAST_PUSH, message_id, &chain));
-            self.behind.insert(client.to_owned());
-        }
-        if !session.sender.is_done() && self.unsent.back().is_none_or(|(_, last)| last != client) {
-            self.unsent.push_back((now, client.to_owned()));
         }
     }
 
     fn send_due(&mut self, now: Time, client: &str) {
+        self.seal_due(now, client);
         let Some(session) = self.sessions.get_mut(client) else { return };
         let sa = session.sa;
         match session.sender.due(now) {

@@ -11,11 +11,13 @@ use super::profile::OneWay;
 use super::store::Write;
 use crate::isakmp::exchange;
 use crate::phase1::{Datagram, IsakmpSa};
-use crate::push::{COPIES, PATIENCE, Push, Repeater, SPACING};
+use crate::push::{COPIES, Filling, PATIENCE, Push, Repeater, SPACING};
 
 /// So many numbers are taken out of the store at once: who has a thousand such clients does not write for each message. After a
 /// restart those that were not used stay so.
 const RESERVE: u32 = 64;
+/// One number a second is used in the long run, as the clock goes: so many more, and as many as all of the profile takes, may be.
+const MOST_AHEAD: u32 = 64;
 /// Such clients are told for the first time one after the other, so far apart or less.
 const STAGGER: Duration = Duration::from_millis(50);
 
@@ -29,6 +31,10 @@ pub(super) struct Terminal {
     repeater: Repeater,
     /// The number of the next message.
     next: u32,
+    /// The first one, and when it was.
+    first: (u32, Time),
+    /// All of its profile is being told.
+    is_in_round: bool,
     /// When all of its profile is told next; of an excluded one never.
     round: Option<Time>,
     /// The last message's number, and when it was sent first.
@@ -40,6 +46,7 @@ pub(super) struct Terminal {
 impl Terminal {
     /// A client at this address, silent for now. `unix` is what the clock shows.
     pub(super) fn new(
+        now: Time,
         doi: u32,
         server: IpAddr,
         address: IpAddr,
@@ -53,7 +60,9 @@ impl Terminal {
         let clock = u32::try_from(unix).unwrap_or(1);
         let next = numbers.get(&sa.id().octets()).copied().unwrap_or(1).max(clock);
         let to = SocketAddr::new(address, client.port);
-        Terminal { sa, to, repeater: Repeater::default(), next, round: None, told: None, timer: None }
+        let first = (next, now);
+        let repeater = Repeater::default();
+        Terminal { sa, to, repeater, next, first, is_in_round: false, round: None, told: None, timer: None }
     }
 
     /// Whether it is the same, there, with this key.
@@ -77,7 +86,15 @@ impl Terminal {
         self.round.is_some()
     }
 
-    /// The next message, of which copies follow. `None` if it is told nothing.
+    /// How many seconds it is until numbers are not ahead of the clock any longer.
+    fn ahead(&self, now: Time) -> u32 {
+        let (first, since) = self.first;
+        let seconds = u32::try_from(now.since(since).as_secs()).unwrap_or(u32::MAX);
+        self.next.saturating_sub(first.saturating_add(seconds).saturating_add(MOST_AHEAD))
+    }
+
+    /// The next message, of which copies follow. `None` if it is told nothing now: what it is to hear it hears in the next round, which
+    /// then comes as soon as it may.
     pub(super) fn push(
         &mut self,
         now: Time,
@@ -85,7 +102,11 @@ impl Terminal {
         numbers: &mut Numbers,
         writes: &mut Vec<Write>,
     ) -> Option<Datagram> {
-        self.round?;
+        let round = self.round?;
+        if !self.is_in_round && self.ahead(now) > 0 {
+            self.round = Some(round.min(now));
+            return None;
+        }
         let (id, number) = (self.sa.id().octets(), self.next);
         // 2^32 messages in the life of a key there are not; if there were, it would have to be another.
         self.next = number.checked_add(1)?;
@@ -119,13 +140,19 @@ impl Terminal {
         self.repeater.due(now).into_iter().map(|bytes| Datagram { to, bytes }).collect()
     }
 
-    /// Whether all of its profile is to be told by `now`; then the next time is a `period` later.
-    pub(super) fn is_round(&mut self, now: Time, period: Duration) -> bool {
-        let is_round = self.round.is_some_and(|round| round <= now);
-        if is_round {
-            self.round = Some(now + period);
-        }
-        is_round
+    /// Whether all of its profile is to be told by `now`; then the next time is a `period` later. It waits while numbers are ahead of
+    /// the clock.
+    pub(super) fn begin_round(&mut self, now: Time, period: Duration) -> bool {
+        let ahead = self.ahead(now);
+        let Some(round) = self.round.as_mut().filter(|round| **round <= now) else { return false };
+        self.is_in_round = ahead == 0;
+        *round = now + if self.is_in_round { period } else { Duration::from_secs(ahead.into()) };
+        self.is_in_round
+    }
+
+    /// All of it was told.
+    pub(super) fn end_round(&mut self) {
+        self.is_in_round = false;
     }
 }
 
@@ -138,7 +165,8 @@ impl Gcks {
         for (name, client) in &profiles.clients {
             let Some(one_way) = &client.one_way else { continue };
             let unix = self.calendar.unix(now);
-            let terminal = Terminal::new(self.doi, self.address.ip(), client.address, one_way, &self.numbers, unix);
+            let terminal =
+                Terminal::new(now, self.doi, self.address.ip(), client.address, one_way, &self.numbers, unix);
             if self.one_way.get(name).is_none_or(|before| !before.is_same(&terminal)) {
                 self.one_way.insert(name.clone(), terminal);
                 rounds.push(name.clone());
@@ -158,16 +186,20 @@ impl Gcks {
     pub(super) fn attend_one_way(&mut self, now: Time, client: &str) {
         let Some(terminal) = self.one_way.get_mut(client) else { return };
         self.out.extend(terminal.copies(now));
-        if terminal.is_round(now, self.one_way_period) {
+        if terminal.begin_round(now, self.one_way_period) {
             self.tell_gone(now, client);
             let profiles = self.profiles.clone();
             for (name, profile) in profiles.groups_of(client) {
                 self.tell_group(now, client, name, profile);
             }
+            // In few messages: a message has delays that all in it have.
+            let mut by_delays: BTreeMap<(u16, u16), Filling> = BTreeMap::new();
             for (name, vpn) in profiles.vpns_of(client) {
-                let pushes = self.context(|gcks, ctx| gcks.vpns.get(name).map(|state| state.push(vpn, ctx)));
-                self.push(now, client, &pushes.unwrap_or_default());
+                let filling = by_delays.entry((vpn.delays.activation, vpn.delays.deactivation)).or_default();
+                self.context(|gcks, ctx| gcks.vpns.get(name).map(|state| state.fill(filling, vpn, ctx)));
             }
+            by_delays.into_values().for_each(|filling| self.push(now, client, &filling.finish()));
+            self.one_way.get_mut(client).into_iter().for_each(Terminal::end_round);
         }
         self.set_timer(client);
     }

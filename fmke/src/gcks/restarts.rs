@@ -12,7 +12,7 @@ use crate::isakmp::Delays;
 /// anew again and again would otherwise have the others take ever new keys; it waits, they do not.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// Who began anew, and is told nothing until what it sends has keys that it never used.
+/// Who began anew, and is told nothing until there are keys that it never used.
 pub(super) struct Restarts<K> {
     /// When that may be, at the earliest.
     waiting: BTreeMap<K, Time>,
@@ -27,9 +27,9 @@ impl<K> Default for Restarts<K> {
 }
 
 impl<K: Ord + Clone> Restarts<K> {
-    /// This one began anew: when it may have new keys, at the earliest.
-    pub(super) fn add(&mut self, client: K) -> Time {
-        let at = self.resting.get(&client).copied().unwrap_or(Time(0));
+    /// This one began anew: when it may have new keys, `earliest` or later.
+    pub(super) fn add(&mut self, client: K, earliest: Time) -> Time {
+        let at = self.resting.get(&client).copied().unwrap_or_default().max(earliest);
         self.waiting.insert(client, at);
         at
     }
@@ -58,13 +58,12 @@ impl<K: Ord + Clone> Restarts<K> {
     /// Those who get new keys now: whose time has come, or all, as all keys are new. With these delays an SA has gone before there
     /// is a third.
     pub(super) fn take(&mut self, now: Time, all: bool, delays: Delays) -> BTreeSet<K> {
-        let change = Duration::from_secs(u64::from(delays.activation) + u64::from(delays.deactivation));
         self.resting.retain(|_, until| *until > now);
         let is_taken = |at: &Time| all || *at <= now;
         let taken: BTreeSet<K> =
             self.waiting.iter().filter(|(_, at)| is_taken(at)).map(|(client, _)| client.clone()).collect();
         self.waiting.retain(|_, at| !is_taken(at));
-        self.resting.extend(taken.iter().map(|client| (client.clone(), now + PAUSE.max(change))));
+        self.resting.extend(taken.iter().map(|client| (client.clone(), now + PAUSE.max(delays.change()))));
         taken
     }
 }
@@ -82,22 +81,23 @@ mod tests {
     #[test]
     fn who_begins_anew_again_and_again_waits_and_others_do_not() {
         let mut restarts: Restarts<&str> = Restarts::default();
-        assert_eq!(restarts.add("a"), Time(0));
+        assert_eq!(restarts.add("a", Time(0)), Time(0));
         assert_eq!(restarts.take(at(100), false, DELAYS), BTreeSet::from(["a"]));
         for second in 101..130 {
-            assert_eq!(restarts.add("a"), at(130));
+            assert_eq!(restarts.add("a", Time(0)), at(130));
             assert!(restarts.is_waiting("a") && restarts.take(at(second), false, DELAYS).is_empty());
         }
-        restarts.add("b");
+        restarts.add("b", at(129));
+        assert!(restarts.take(at(128), false, DELAYS).is_empty());
         assert_eq!(restarts.take(at(129), false, DELAYS), BTreeSet::from(["b"]));
         assert_eq!(restarts.timeout(), Some(at(130)));
         assert_eq!(restarts.take(at(130), false, DELAYS), BTreeSet::from(["a"]));
-        restarts.add("a");
+        restarts.add("a", Time(0));
         assert_eq!(restarts.take(at(131), true, DELAYS), BTreeSet::from(["a"]), "all keys are new");
         let slow = Delays { activation: 60, deactivation: 60 };
-        restarts.add("b");
+        restarts.add("b", Time(0));
         restarts.take(at(1000), false, slow);
-        assert_eq!(restarts.add("b"), at(1120), "the SAs before have gone");
+        assert_eq!(restarts.add("b", Time(0)), at(1120), "the SAs before have gone");
         restarts.remove("b");
         assert!(!restarts.is_waiting("b") && restarts.timeout().is_none());
     }

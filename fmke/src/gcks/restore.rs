@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use muster_wire::Time;
@@ -89,7 +88,7 @@ impl Stored {
         for (client, _) in self.below(&format!("restarted/{name}/")) {
             // Who is out since then is not let in by it.
             if state.places.contains_key(client) {
-                state.admit(now, client, true, Duration::ZERO);
+                state.began_anew(now, client);
             }
         }
         Ok(Some(state))

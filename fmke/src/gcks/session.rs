@@ -1,22 +1,63 @@
 //! A connected client.
 
+use std::collections::VecDeque;
+
 use muster_wire::Time;
 
 use crate::isakmp::{Malformed, Range, Raw, kind, number, ranges};
 use crate::phase1::SaId;
-use crate::push::UnicastSender;
+use crate::push::{Push, UnicastSender};
 
 pub(super) struct Session {
     /// Its SA of phase 1.
     pub(super) sa: SaId,
+    /// What is under way.
     pub(super) sender: UnicastSender,
+    /// What follows, and of what it is all there is.
+    unsaid: VecDeque<(Option<Subject>, Push)>,
     /// When it is looked at, if it stands in the list of those.
     pub(super) timer: Option<Time>,
 }
 
+/// What is told as a whole.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// A group, by name.
+    Group(String),
+    /// A VPN, by name.
+    Vpn(String),
+    /// What was taken away.
+    Gone,
+}
+
 impl Session {
     pub(super) fn new(sa: SaId) -> Self {
-        Session { sa, sender: UnicastSender::default(), timer: None }
+        Session { sa, sender: UnicastSender::default(), unsaid: VecDeque::new(), timer: None }
+    }
+
+    /// These are to be said after all else. If they are all there is of a subject now, what was to be said of it before no longer is:
+    /// who acknowledges slowly is not told ever more.
+    pub(super) fn tell(&mut self, subject: Option<&Subject>, pushes: &[Push]) {
+        if subject.is_some() {
+            self.unsaid.retain(|(other, _)| other.as_ref() != subject);
+        }
+        let pushes = pushes.iter().filter(|push| !push.is_empty());
+        self.unsaid.extend(pushes.map(|push| (subject.cloned(), push.clone())));
+    }
+
+    /// What is to be said now.
+    pub(super) fn next(&mut self) -> Option<Push> {
+        let next = self.unsaid.pop_front_if(|_| self.sender.has_room());
+        if self.unsaid.is_empty() {
+            // As in what is under way: most clients are told nothing for hours.
+            self.unsaid = VecDeque::new();
+        }
+        next.map(|(_, push)| push)
+    }
+
+    /// Whether all is said and acknowledged.
+    pub(super) fn is_done(&self) -> bool {
+        self.sender.is_done() && self.unsaid.is_empty()
     }
 }
 
@@ -34,7 +75,41 @@ pub(super) fn read_acknowledgement(payloads: &[Raw<'_>]) -> Result<(u32, Vec<Ran
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isakmp::{Chain, payloads};
+    use crate::isakmp::{Chain, Cookie, Delete, payloads};
+
+    fn push(mark: u8) -> Push {
+        Push { deletes: vec![Delete { doi: 2, protocol: 1, spis: vec![vec![mark; 4]] }], ..Push::default() }
+    }
+
+    #[test]
+    fn who_acknowledges_slowly_is_not_told_ever_more() {
+        let mut session = Session::new(SaId { responder: Cookie([1; 8]), initiator: Cookie([2; 8]) });
+        let (video, audio) = (Subject::Group("video".into()), Subject::Group("audio".into()));
+        let say = |session: &mut Session| {
+            let mut marks = Vec::new();
+            while let Some(push) = session.next() {
+                marks.push(push.deletes[0].spis[0][0]);
+                session.sender.push(Time(0), vec![0]);
+            }
+            marks
+        };
+        session.tell(None, &(0..15).map(push).collect::<Vec<_>>());
+        session.tell(Some(&video), &[push(20), push(21), Push::default()]);
+        assert_eq!(say(&mut session), (0..15).chain([20]).collect::<Vec<_>>(), "so many are under way at once");
+        session.tell(None, &[push(30)]);
+        session.tell(Some(&audio), &[push(40)]);
+        for round in 50..100 {
+            session.tell(Some(&video), &[push(round)]);
+        }
+        assert_eq!(session.unsaid.len(), 3);
+        session.sender.due(Time(0));
+        session.sender.acknowledge(Time(1), 16, &[]);
+        assert!(session.sender.is_done() && !session.is_done());
+        assert_eq!(say(&mut session), [30, 40, 99], "what is new last");
+        session.sender.due(Time(1));
+        session.sender.acknowledge(Time(2), 19, &[]);
+        assert!(session.is_done());
+    }
 
     #[test]
     fn a_member_acknowledges_and_says_nothing_else() {

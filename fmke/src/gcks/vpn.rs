@@ -11,6 +11,7 @@ use super::machine::Gcks;
 use super::oneway::Terminal;
 use super::profile::Vpn;
 use super::restarts::Restarts;
+use super::session::Subject;
 use super::store::{Write, vpn_owner};
 use super::tek::{Tek, delete_teks};
 use crate::isakmp::Delete;
@@ -54,14 +55,14 @@ impl VpnState {
         let life = stored.iter().map(|(_, life, _)| *life).min_by_key(|life| life.since);
         let sas = stored.into_iter().map(|(from, _, tek)| (from, tek)).collect();
         let mut state = VpnState { sas, life, ..VpnState::default() };
-        restarted.into_iter().for_each(|end| _ = state.restarts.add(end));
+        restarted.into_iter().for_each(|end| _ = state.restarts.add(end, Time(0)));
         state
     }
 
     /// This end, which sends, began anew.
     pub(super) fn restarted(&mut self, end: End, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) {
         if self.sas.iter().any(|(from, _)| *from == end) && !self.untold.contains(&end) {
-            self.restarts.add(end);
+            self.restarts.add(end, Time(0));
             // A crash before its keys are new must not make us forget.
             ctx.writes.push(Write::restarted(&vpn_owner(name), &vpn.ends[end].client, true));
         }
@@ -153,8 +154,14 @@ impl VpnState {
     /// What both ends are told.
     pub(super) fn push(&self, vpn: &Vpn, ctx: &Context<'_>) -> Vec<Push> {
         let mut filling = Filling::default();
+        self.fill(&mut filling, vpn, ctx);
+        filling.finish()
+    }
+
+    /// The same beside other VPNs with its delays.
+    pub(super) fn fill(&self, filling: &mut Filling, vpn: &Vpn, ctx: &Context<'_>) {
         let [a, b] = [&vpn.ends[0], &vpn.ends[1]].map(|end| ctx.address(&end.client));
-        let (Some(a), Some(b), Some(life)) = (a, b, self.life) else { return Vec::new() };
+        let (Some(a), Some(b), Some(life)) = (a, b, self.life) else { return };
         for (from, tek) in &self.sas {
             let tunnel = if *from == 0 { (a, b) } else { (b, a) };
             let (sa, packet) = tek.of_vpn(vpn, *from, tunnel, life);
@@ -163,7 +170,6 @@ impl VpnState {
                 push.add_traffic(sa, packet);
             });
         }
-        filling.finish()
     }
 
     /// When its keys are to be renewed.
@@ -188,7 +194,8 @@ impl Gcks {
             })
         });
         let Some(pushes) = pushes else { return false };
-        vpn.ends.iter().for_each(|end| self.push(now, &end.client, &pushes));
+        let subject = Subject::Vpn(name.to_owned());
+        vpn.ends.iter().for_each(|end| self.push_all(now, &end.client, Some(&subject), &pushes));
         true
     }
 
@@ -207,7 +214,7 @@ impl Gcks {
             state.tell(end);
             Some(state.push(vpn, ctx))
         });
-        self.push(now, client, &pushes.unwrap_or_default());
+        self.push_all(now, client, Some(&Subject::Vpn(name.to_owned())), &pushes.unwrap_or_default());
     }
 
     fn ends(&self, vpn: &Vpn) -> Ends {

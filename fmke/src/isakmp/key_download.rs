@@ -37,13 +37,14 @@ pub mod kek_key {
 }
 
 /// The body of a KD payload. **Secret**: erased when dropped, not printable.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct KeyDownload {
     /// In any order.
     pub packets: Vec<KeyPacket>,
 }
 
 /// Keys of one SA.
+#[derive(Clone)]
 pub struct KeyPacket {
     /// One of [`key_type`].
     pub kind: u8,

@@ -4,6 +4,8 @@
 //! The draft has no GAP: what it says may come next (7.6 to 7.8) is a SAK or a SAT. A SAT payload is an SA of ESP, or, with a
 //! private Protocol-ID, what is to be protected at all.
 
+use std::time::Duration;
+
 use super::attribute::{Attribute, attributes, only};
 use super::bytes::{Malformed, Reader, expect};
 use super::chain::{Chain, within};
@@ -101,6 +103,11 @@ impl Policy {
 }
 
 impl Delays {
+    /// From when a new SA comes until the one before has gone.
+    pub fn change(self) -> Duration {
+        Duration::from_secs(u64::from(self.activation) + u64::from(self.deactivation))
+    }
+
     fn to_body(self) -> Vec<u8> {
         let mut body = Vec::new();
         Attribute::basic(gap_attribute::ACTIVATION, self.activation).write(&mut body);

@@ -10,7 +10,7 @@ const REKEY_SPI_LEN: usize = 16;
 const ESP_SPI_LEN: usize = 4;
 
 /// SAs that come, with their keys, and SAs that go. **Secret.**
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Push {
     /// What goes, first.
     pub(crate) deletes: Vec<Delete>,

@@ -51,6 +51,11 @@ impl UnicastSender {
         self.acknowledged.saturating_add(self.waiting.len() as u32).saturating_add(1)
     }
 
+    /// Whether one more message would be under way at once.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.len() < MOST_UNDER_WAY
+    }
+
     /// Takes a message with the number [`next_number`](Self::next_number).
     pub(crate) fn push(&mut self, now: Time, datagram: Vec<u8>) {
         self.waiting.push_back(Message { datagram: datagram.into(), sendings: 0, due: now, is_there: false });

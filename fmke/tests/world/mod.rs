@@ -25,7 +25,7 @@ pub(crate) const DOI: u32 = 2;
 pub(crate) const PORT: u16 = 848;
 
 /// What the network does to a datagram.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Weather {
     delay: (u64, u64),
     lost: u32,
@@ -74,8 +74,8 @@ pub(crate) struct World {
     cut_off: BTreeSet<String>,
     /// What those without a return channel keep over a restart.
     kept: BTreeMap<String, u32>,
-    /// All that was ever sent to the terminal alone, by message id.
-    pub(crate) to_terminal: BTreeMap<u32, Vec<u8>>,
+    /// All that was ever sent to the terminal alone, by cookies and message id.
+    pub(crate) to_terminal: BTreeMap<(Vec<u8>, u32), Vec<u8>>,
 }
 
 /// A client and what its data plane holds.
@@ -161,6 +161,18 @@ impl World {
         router.member.take_under(&settings);
     }
 
+    /// Another router takes its place, which was never told anything.
+    pub(crate) fn replace(&mut self, name: &str) {
+        self.kept.remove(name);
+        self.restart(name);
+    }
+
+    /// How far the numbers that the terminal was told are ahead of the key server's clock, in seconds.
+    pub(crate) fn numbers_ahead(&self) -> i64 {
+        let last = self.to_terminal.keys().map(|(_, number)| i64::from(*number)).max().unwrap();
+        last - unix(self.now) as i64
+    }
+
     fn settings(&self, address: IpAddr) -> member::Settings {
         member::Settings {
             doi: DOI,
@@ -237,7 +249,8 @@ impl World {
         while let Some(datagram) = self.gcks.poll_transmit() {
             if Some(datagram.to) == terminal {
                 let id = u32::from_be_bytes(datagram.bytes[20..24].try_into().unwrap());
-                let said = self.to_terminal.entry(id).or_insert_with(|| datagram.bytes.clone());
+                let cookies = datagram.bytes[..16].to_vec();
+                let said = self.to_terminal.entry((cookies, id)).or_insert_with(|| datagram.bytes.clone());
                 assert_eq!(*said, datagram.bytes, "two messages with one number under one key");
             }
             if datagram.to.ip().is_multicast() {
@@ -394,6 +407,12 @@ impl World {
         receives.chain(router.sends.keys().map(|flow| (*flow, true))).collect()
     }
 
+    /// The keys under which a client receives multicast.
+    pub(crate) fn receives(&self, name: &str) -> BTreeSet<Vec<u8>> {
+        let multicast = |(flow, _): &&(FlowKey, Vec<u8>)| flow.tunnel.1.is_multicast();
+        self.clients[name].receives.values().filter(multicast).map(|(_, key)| key.clone()).collect()
+    }
+
     pub(crate) fn keys(&self, name: &str) -> BTreeSet<Vec<u8>> {
         self.clients[name].keys.clone()
     }
@@ -511,6 +530,11 @@ pub(crate) fn server() -> SocketAddr {
     "192.0.2.1:848".parse().unwrap()
 }
 
+/// What the key server's clock shows.
+fn unix(now: Time) -> u64 {
+    1_700_000_000 + now.0 / 1_000_000
+}
+
 fn key_server(
     now: Time,
     profiles: &Profiles,
@@ -528,6 +552,5 @@ fn key_server(
         one_way_period: Duration::from_secs(60),
         signature: RekeyAlgorithm::EcdsaP256,
     };
-    let unix = 1_700_000_000 + now.0 / 1_000_000;
-    Gcks::new(now, unix, settings, profiles.clone(), disk, &SecretBytes::generate(32, rng)).unwrap()
+    Gcks::new(now, unix(now), settings, profiles.clone(), disk, &SecretBytes::generate(32, rng)).unwrap()
 }

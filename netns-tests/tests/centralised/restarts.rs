@@ -122,19 +122,7 @@ fn an_address_that_goes_and_comes_back_is_a_new_beginning() {
         lab.wait_for_connected(&[0, 1]);
         lab.carry(HUB, &[1], &[], red_group(1, false), 20);
         let before = lab.sends(HUB, "group");
-        let plan = &lab.coalition.routers()[HUB].plan;
-        let address: ipnet::IpNet = match family {
-            Family::V4 => plan.black_v4().into(),
-            Family::V6 => plan.black_v6().into(),
-        };
-        let router = &lab.coalition.routers()[HUB].namespace;
-        router.remove_address(muster_netlab::BLACK_DEVICE, address).expect("it goes");
-        // What goes and comes back between two looks has not gone.
-        lab.wait(Duration::from_secs(5), "no client, or one with another address", || {
-            let status = lab.call(HUB, "status").unwrap_or_default();
-            status["black_address"] != address.addr().to_string().as_str()
-        });
-        router.add_address(muster_netlab::BLACK_DEVICE, address).expect("it comes back");
+        flap(&lab, HUB);
         lab.wait(Duration::from_secs(20), "other SAs", || {
             let now = lab.sends(HUB, "group");
             now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
@@ -142,4 +130,45 @@ fn an_address_that_goes_and_comes_back_is_a_new_beginning() {
         lab.carry(HUB, &[1], &[], red_group(1, false), 20);
         lab.assert_black_is_sound();
     }
+}
+
+/// The same of one that receives: the others' keys are new, or, where a join changes none, those that there were.
+#[test]
+fn who_loses_its_address_receives_again_when_it_is_back() {
+    if skip("who_loses_its_address_receives_again_when_it_is_back") {
+        return;
+    }
+    for (family, rekey_on_join) in [(Family::V6, true), (Family::V4, false)] {
+        let mut lab = Central::new(family, 2);
+        let with = format!("[groups.one]\nrekey_on_join = {rekey_on_join}\n");
+        lab.configure_gcks(&group(&lab, "one", 1, &[0, 1]).replacen("[groups.one]\n", &with, 1));
+        lab.start_gcks();
+        (0..2).for_each(|client| lab.start(client));
+        lab.wait_for_connected(&[0, 1]);
+        lab.carry(HUB, &[1], &[], red_group(1, false), 20);
+        let before = lab.receives(1, "group");
+        flap(&lab, 1);
+        lab.wait(Duration::from_secs(20), "SAs again", || {
+            let now = lab.receives(1, "group");
+            now.len() == before.len() && now.iter().all(|spi| before.contains(spi) != rekey_on_join)
+        });
+        lab.carry(HUB, &[1], &[], red_group(1, false), 20);
+        lab.assert_black_is_sound();
+    }
+}
+
+/// Takes a client's address on black away, and gives it back when that was seen.
+fn flap(lab: &Central, client: usize) {
+    let router = &lab.coalition.routers()[client];
+    let address: ipnet::IpNet = match lab.family {
+        Family::V4 => router.plan.black_v4().into(),
+        Family::V6 => router.plan.black_v6().into(),
+    };
+    router.namespace.remove_address(muster_netlab::BLACK_DEVICE, address).expect("it goes");
+    // What goes and comes back between two looks has not gone.
+    lab.wait(Duration::from_secs(5), "no client, or one with another address", || {
+        let status = lab.call(client, "status").unwrap_or_default();
+        status["black_address"] != address.addr().to_string().as_str()
+    });
+    router.namespace.add_address(muster_netlab::BLACK_DEVICE, address).expect("it comes back");
 }
