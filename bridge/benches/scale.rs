@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrap};
-use muster_bridge::Store;
+use muster_bridge::GcksStore;
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::crypto::rekey::RekeyAlgorithm;
 use muster_fmke::gcks::{self, Credential, Flow, FlowSelector, Gcks, Group, Profiles};
@@ -157,7 +157,7 @@ struct Bench {
     now: Time,
     gcks: Gcks,
     /// In a folder that goes with it.
-    store: Option<(Store, TempDir)>,
+    store: Option<(GcksStore, TempDir)>,
     secrets: Secrets,
     rng: ChaCha20Rng,
     spent: Duration,
@@ -187,7 +187,7 @@ impl Bench {
         let gcks = gcks.expect("an empty store");
         let store = store.map(|folder| {
             let folder = TempDir::new_in(folder).expect("a folder");
-            (Store::open(folder.path()).expect("a store"), folder)
+            (GcksStore::open(folder.path()).expect("a store"), folder)
         });
         let (spent, followers) = (Duration::ZERO, BTreeMap::new());
         let mut bench = Bench { now, gcks, store, secrets, rng, spent, followers };

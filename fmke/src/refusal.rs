@@ -26,7 +26,8 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Refusal::Phase1(refused) => refused.reason(),
-            Refusal::Push(PushError::Malformed(_) | PushError::Crypto(_)) => "malformed",
+            Refusal::Push(PushError::Malformed(_)) => "malformed",
+            Refusal::Push(PushError::Crypto(_)) => "cipher",
             Refusal::Push(PushError::Authentication) => "authentication",
             Refusal::Push(PushError::Number(_)) => "number",
             Refusal::Exchange(_) => "exchange",

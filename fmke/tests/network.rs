@@ -611,6 +611,27 @@ fn a_vpns_keys_stay_while_one_end_cannot_be_told_others() {
     assert_eq!(world.keys_between("hub", "site-1"), now);
 }
 
+#[test]
+fn keys_of_traffic_live_for_ten_seconds_to_seven_days() {
+    let world = World::figure_7(0, Weather::CALM);
+    let check = |change: &dyn Fn(&mut Profiles, Duration), lifetime: Duration| {
+        let mut profiles: Profiles = world.profiles();
+        change(&mut profiles, lifetime);
+        profiles.check().map_err(|error| error.to_string())
+    };
+    let of_groups = |profiles: &mut Profiles, lifetime| {
+        profiles.groups.values_mut().for_each(|group| group.tek_lifetime = lifetime);
+    };
+    let of_vpns = |profiles: &mut Profiles, lifetime| {
+        profiles.vpns.values_mut().for_each(|vpn| vpn.lifetime = lifetime);
+    };
+    for change in [&of_groups as &dyn Fn(&mut Profiles, Duration), &of_vpns] {
+        check(change, 7 * 86_400 * SECOND).unwrap();
+        assert!(check(change, 7 * 86_400 * SECOND + SECOND).unwrap_err().contains("above the longest"));
+        assert!(check(change, 9 * SECOND).unwrap_err().contains("10 s at least"));
+    }
+}
+
 /// Keys have the lifetime that was told with them. Another one, after a reload or a restart, is for those that come next, and only
 /// if it is shorter do they come earlier; nobody falls out of a group, or is without a key, because of it.
 #[test]

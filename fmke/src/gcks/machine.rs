@@ -15,7 +15,7 @@ use super::context::{Calendar, Context};
 use super::event::Event;
 use super::group::{GroupState, Outcome};
 use super::oneway::{Numbers, Terminal};
-use super::profile::{Group, Profiles, Vpn};
+use super::profile::{Group, MOST_LIFETIME, Profiles, Vpn};
 use super::restore::{StoreError, Stored, damaged};
 use super::session::{Session, Subject};
 use super::store::Write;
@@ -30,9 +30,6 @@ use crate::phase1::{
     ShownChain,
 };
 use crate::push::{Push, UnicastDue};
-
-/// Of SAs whose lifetime is not known any longer.
-const MOST_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
 
 /// What the key server is started with.
 pub struct Settings {
@@ -79,7 +76,7 @@ pub struct Gcks {
     behind: BTreeSet<String>,
     /// To whom something is to be sent for the first time, and since when. It is sent one after the other: when many come in at once,
     /// what goes to all of them is not in memory twice.
-    unsent: VecDeque<(Time, String)>,
+    to_tell: VecDeque<(Time, String)>,
     names: BTreeMap<IpAddr, String>,
     certificates: Certificates,
     pub(super) groups: BTreeMap<String, GroupState>,
@@ -130,7 +127,7 @@ impl Gcks {
             timers: BTreeSet::new(),
             gone: BTreeMap::new(),
             behind: BTreeSet::new(),
-            unsent: VecDeque::new(),
+            to_tell: VecDeque::new(),
             names: BTreeMap::new(),
             certificates: Certificates::restore(&stored)?,
             groups: BTreeMap::new(),
@@ -152,7 +149,7 @@ impl Gcks {
     fn restore(&mut self, now: Time, stored: &Stored, profiles: &Profiles) -> Result<(), StoreError> {
         self.profiles = Arc::new(profiles.clone());
         self.gone = stored.gone(self.calendar)?;
-        let (orphans, spis) = stored.orphans(profiles, self.calendar);
+        let (orphans, spis) = stored.orphans(profiles, self.calendar)?;
         self.writes.extend(orphans.into_iter().map(Write::no_entry));
         self.context(|_, ctx| spis.iter().for_each(|spi| ctx.bury(*spi, now + MOST_LIFETIME)));
         for name in profiles.groups.keys() {
@@ -329,7 +326,7 @@ impl Gcks {
             if datagram.is_some() {
                 return datagram;
             }
-            let (now, client) = self.unsent.pop_front()?;
+            let (now, client) = self.to_tell.pop_front()?;
             self.send_due(now, &client);
         }
     }
@@ -669,8 +666,8 @@ impl Gcks {
             return;
         }
         self.behind.insert(client.to_owned());
-        if self.unsent.back().is_none_or(|(_, last)| last != client) {
-            self.unsent.push_back((now, client.to_owned()));
+        if self.to_tell.back().is_none_or(|(_, last)| last != client) {
+            self.to_tell.push_back((now, client.to_owned()));
         }
         self.seal_due(now, client);
     }

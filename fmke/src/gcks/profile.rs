@@ -16,6 +16,8 @@ use crate::push::MOST_GROUPS;
 
 /// A name is a key of the store and a word of the log: at most so many octets.
 const MOST_NAME: usize = 64;
+/// Of SAs of ESP: what was taken away is remembered for clients that were not there, for so long.
+pub(super) const MOST_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
 
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,7 +157,7 @@ impl Profiles {
     ///
     /// # Errors
     /// The first thing that does not: a client, a group or a VPN that names a client that there is not, two clients with one
-    /// address, a flow's destination that is no group, a client in more groups than it takes, families that do not go together, a lifetime of nothing, a bypass for
+    /// address, a flow's destination that is no group, a client in more groups than it takes, families that do not go together, a lifetime too short or too long, a bypass for
     /// what is to be protected, a sender without a return channel.
     pub fn check(&self) -> Result<(), ProfileError> {
         let mut addresses = BTreeMap::new();
@@ -210,8 +212,8 @@ impl Profiles {
         if !group.rekey.0.is_multicast() {
             return Err(format!("the rekey address {} is not multicast", group.rekey.0));
         }
-        check_lifetimes(group.tek_lifetime, group.delays)?;
-        check_lifetimes(group.kek_lifetime, group.delays)?;
+        check_lifetime(group.tek_lifetime, MOST_LIFETIME, group.delays)?;
+        check_lifetime(group.kek_lifetime, Duration::from_secs(u32::MAX.into()), group.delays)?;
         for flow in &group.flows {
             let FlowSelector { protocol, source, destination: (destination, port), outer } = flow.selector;
             if !destination.is_multicast() || !outer.is_multicast() {
@@ -255,7 +257,7 @@ impl Profiles {
             return Err(format!("{} and {} overlap", a.net, b.net));
         }
         check_ports(vpn.protocol, [a.port, b.port])?;
-        check_lifetimes(vpn.lifetime, vpn.delays)
+        check_lifetime(vpn.lifetime, MOST_LIFETIME, vpn.delays)
     }
 
     /// What a VPN is between: with another one's keys nobody goes on. For how long they are and when they change does not count.
@@ -292,14 +294,16 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// A new SA is in use, and the old one gone, long before the new one is old.
-fn check_lifetimes(lifetime: Duration, delays: Delays) -> Result<(), String> {
+fn check_lifetime(lifetime: Duration, most: Duration, delays: Delays) -> Result<(), String> {
     let change = u64::from(delays.activation) + u64::from(delays.deactivation);
     match lifetime.as_secs() {
         0..10 => Err("a lifetime is 10 s at least".into()),
         seconds if seconds < 4 * change => {
             Err(format!("a lifetime of {seconds} s is below four times its delays, {change} s"))
         }
-        seconds if u32::try_from(seconds).is_err() => Err(format!("a lifetime of {seconds} s is too long")),
+        seconds if lifetime > most => {
+            Err(format!("a lifetime of {seconds} s is above the longest, {} s", most.as_secs()))
+        }
         _ => Ok(()),
     }
 }

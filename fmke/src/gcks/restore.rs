@@ -118,7 +118,10 @@ impl Stored {
 
     /// What belongs to groups and VPNs that there are no longer: their keys of the store, and the SPIs of their SAs and of those
     /// that these took the place of.
-    pub(super) fn orphans(&self, profiles: &Profiles, calendar: Calendar) -> (Vec<&str>, Vec<u32>) {
+    ///
+    /// # Errors
+    /// An SA whose form is not of this program.
+    pub(super) fn orphans(&self, profiles: &Profiles, calendar: Calendar) -> Result<(Vec<&str>, Vec<u32>), StoreError> {
         let is_group = |name: &str| profiles.groups.contains_key(name);
         let is_vpn = |name: &str| profiles.vpns.contains_key(name);
         let mut keys = Vec::new();
@@ -134,12 +137,15 @@ impl Stored {
             };
             if !stays {
                 keys.push(key.as_str());
-                let spi = parts.next().filter(|_| kind == "tek");
-                let tek = spi.and_then(|spi| read_tek(spi, &mut Reader::new(value), calendar));
-                spis.extend(tek.iter().flat_map(|tek| tek.before.iter().map(|(spi, _)| *spi).chain([tek.spi])));
+                if kind == "tek" {
+                    let spi = parts.next().unwrap_or_default();
+                    let tek = read_tek(spi, &mut Reader::new(value), calendar);
+                    let tek = tek.ok_or_else(|| damaged(key, "its form"))?;
+                    spis.extend(tek.before.iter().map(|(spi, _)| *spi).chain([tek.spi]));
+                }
             }
         }
-        (keys, spis)
+        Ok((keys, spis))
     }
 
     /// A VPN, with its SAs, if there are any.
