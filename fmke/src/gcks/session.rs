@@ -47,7 +47,7 @@ impl Session {
 
     /// What is to be said now.
     pub(super) fn next(&mut self) -> Option<Push> {
-        let next = self.unsaid.pop_front_if(|_| self.sender.has_room());
+        let next = self.sender.has_room().then(|| self.unsaid.pop_front()).flatten();
         if self.unsaid.is_empty() {
             // As in what is under way: most clients are told nothing for hours.
             self.unsaid = VecDeque::new();
