@@ -268,29 +268,35 @@ impl Keeper {
         set_ipv6_mtu(device, mtu)
     }
 
-    /// Which prefixes black's addresses lie in follows those.
+    /// Which prefixes black's addresses lie in follows those: what stands in the other table moves, also what was lost, or what
+    /// an earlier daemon has left. Done again after an error, it moves what is left.
     async fn follow_addresses(&mut self, handle: &Handle) -> Result<(), Error> {
         let Some(link) = netlink::link(handle, &self.block.black).await? else { return Ok(()) };
         let mut addresses: Vec<IpAddr> = netlink::networks(handle, link.index).await?.iter().map(IpNet::addr).collect();
         addresses.sort();
-        let black = Some(Black { index: link.index, addresses });
-        if self.black == black {
+        let black = Black { index: link.index, addresses };
+        if self.black.as_ref() == Some(&black) {
             return Ok(());
         }
+        let instance = self.block.instance;
         // First: as long as a rule is missing less goes to black.
-        own::pass_over(handle, self.block.instance, black.as_ref().map_or(&[], |black| &black.addresses)).await?;
-        let before: Vec<(IpNet, u32)> = self.routes.keys().map(|prefix| (*prefix, self.own_table(prefix))).collect();
-        self.black = black;
-        self.own_stand = false;
-        for (prefix, table) in before {
-            if self.own_table(&prefix) == table {
-                continue;
+        own::pass_over(handle, instance, &black.addresses).await?;
+        for table in own::tables(instance) {
+            for route in netlink::routes(handle, table).await? {
+                let right = own::table_of(instance, &route.prefix, &black.addresses);
+                let is_own = route.owner == Owner::Block && route.interface.is_some();
+                if right == table || is_own {
+                    continue;
+                }
+                // Whether it could be added shows when it is set again.
+                self.standing.remove(&route.prefix);
+                // In this order: in one of them it stands always.
+                Route { table: right, ..route }.add(handle).await?;
+                route.remove(handle).await?;
             }
-            self.standing.remove(&prefix);
-            let Some(device) = netlink::link(handle, &self.block.device).await? else { continue };
-            Route::new(table, prefix, Some(device.index), Owner::Daemon).remove(handle).await?;
-            last(table, prefix).remove(handle).await?;
         }
+        self.black = Some(black);
+        self.own_stand = false;
         Ok(())
     }
 

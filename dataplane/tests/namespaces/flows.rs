@@ -100,6 +100,14 @@ impl Net {
         Net { _switch: switch, outside, routers, hosts, planes, black_ipv4 }
     }
 
+    /// Ends a router's data plane, and starts it again after `meanwhile`.
+    pub(crate) fn restart(&mut self, router: usize, meanwhile: impl FnOnce(&Ns)) {
+        drop(self.planes.remove(router));
+        meanwhile(&self.routers[router]);
+        let config = config(router, self.black_ipv4);
+        self.planes.insert(router, Arc::from(self.routers[router].run(move || start(config).unwrap())));
+    }
+
     /// An outer destination in black's family: `group` itself where it is, else one that stands for it.
     fn outer(&self, group: &str) -> IpAddr {
         let group: IpAddr = group.parse().unwrap();

@@ -1,6 +1,7 @@
 //! The router's own packets, where a flow goes everywhere, to its own LAN and to black as well: only what is for the flow goes
-//! on it.
+//! on it. The same where black comes to lie in what was learned before.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use muster_dataplane::Dropped;
@@ -9,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::flows::{A, B, Net, OUTSIDE, PLACES, address, at, clear_text, selector};
 use super::lab::{self, Capture, Ns, udp, until};
-use super::tunnel::MARKER;
+use super::tunnel::{BOB, MARKER, nets};
 
 /// Nobody listens there.
 const CLOSED: u16 = 9;
@@ -83,5 +84,42 @@ fn a_flow_to_everywhere_takes_no_word_of_the_router_itself() {
             assert_eq!(own.local_addr().unwrap().ip(), red.parse::<IpAddr>().unwrap());
         }
         assert_eq!(net.planes[A].counters().dropped, Dropped::default());
+    }
+}
+
+/// Black gets an address in what is learned, or was and is lost, while the data plane runs or before it starts again: who is
+/// there is answered, and what the router sends by itself does not go there.
+#[test]
+fn where_black_comes_to_lie_it_is_answered() {
+    if lab::skip() {
+        return;
+    }
+    for (lost, restarted) in [(false, false), (true, false), (true, true)] {
+        let mut net = Net::new(false);
+        let [black, red] = [PLACES[A].black[1], PLACES[A].red[1]];
+        net.restart(A, |router| router.without_address("black", black));
+        let source = |net: &Net| {
+            let own = udp(&net.routers[A], "0.0.0.0:0");
+            own.connect(at(OUTSIDE[1], CLOSED)).and_then(|()| own.local_addr()).map(|address| address.ip())
+        };
+        let red: IpAddr = address(red).parse().unwrap();
+        let stands = |net: &Net| match source(net) {
+            Ok(source) => !lost && source == red,
+            Err(error) => lost && error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32),
+        };
+        net.planes[A].set_routes(BTreeMap::from([(BOB, nets(&["0.0.0.0/0"]))]));
+        until("it is learned", || source(&net).is_ok_and(|source| source == red));
+        if lost {
+            net.planes[A].set_routes(BTreeMap::new());
+            until("it is lost", || stands(&net));
+        }
+        let back = |router: &Ns| router.address("black", black);
+        match restarted {
+            true => net.restart(A, back),
+            false => back(&net.routers[A]),
+        }
+        let stranger = connected(&net.outside, OUTSIDE[1], (address(black), CLOSED));
+        hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
+        until("the router's own packets go where they went", || stands(&net));
     }
 }
