@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 /// Longer than a daemon takes that shares two cores with fifty.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A daemon's answer; `None` while it gives none.
 pub fn call(socket: &Path, method: &str) -> Option<Value> {

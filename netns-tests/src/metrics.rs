@@ -5,14 +5,18 @@ use std::net::{SocketAddr, TcpStream};
 
 use muster_netlab::Namespace;
 
+use crate::control::PATIENCE;
+
 /// Where daemons with metrics are asked, each in its own router's network.
 pub const METRICS: &str = "127.0.0.1:9860";
 
-/// What is answered there; `None`: nobody listens.
+/// What is answered there; `None`: nobody listens, or what listens does not answer.
 pub fn scrape(router: &Namespace) -> Option<String> {
     let address: SocketAddr = METRICS.parse().expect("an address");
     let ask = || {
         let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_write_timeout(Some(PATIENCE)).ok()?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: muster\r\n\r\n").ok()?;
         let mut page = String::new();
         stream.read_to_string(&mut page).ok()?;
