@@ -122,7 +122,7 @@ fn measure(clients: u32, store: Option<&Path>) -> Numbers {
     let mut grown = Vec::new();
     for wave in 0..clients / WAVE {
         bench.register(wave * WAVE..(wave + 1) * WAVE);
-        grown.push(resident());
+        grown.push(anonymous());
     }
     let [first, .., last] = grown[..] else { unreachable!("two waves at least") };
     let rate = f64::from(clients) / bench.spent.as_secs_f64();
@@ -365,7 +365,7 @@ fn processor() -> Duration {
 }
 
 /// Octets of memory that this process has for itself: a page of the program that is read for the first time is nobody's client.
-fn resident() -> u64 {
+fn anonymous() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
     1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")

@@ -11,7 +11,10 @@ use nix::sys::signal::Signal;
 use crate::lab::Lab;
 
 /// Starts a program by the configuration `name`.toml of this folder; what it says goes to `name`.log there.
-pub(crate) fn spawn(at: &Namespace, program: &Path, arguments: &[&str], folder: &Path, name: &str) -> Process {
+///
+/// # Panics
+/// When it does not start.
+pub fn spawn(at: &Namespace, program: &Path, arguments: &[&str], folder: &Path, name: &str) -> Process {
     let path = |kind: &str| folder.join(format!("{name}.{kind}"));
     let log = File::options().create(true).append(true).open(path("log")).expect("a log");
     let mut command = Command::new(program);

@@ -19,6 +19,7 @@ pub use authority::{Authority, KeyKind};
 pub use calm::{alone, say};
 pub use central::{Central, ISAKMP};
 pub use control::call;
+pub use daemon::spawn;
 pub use datagram::{Datagram, datagrams};
 pub use lab::{Answer, Family, Lab, PORTS, anonymous, binary, is_kernel, monotonic, muster, processor, resident};
 pub use metrics::{METRICS, metric, scrape};

@@ -1,14 +1,13 @@
 //! The key server, looked at from outside.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use muster_netlab::{Namespace, Process};
-use muster_netns_tests::{anonymous, binary, call, muster, processor, wait_until};
+use muster_netns_tests::{anonymous, binary, call, muster, processor, spawn, wait_until};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -33,11 +32,8 @@ impl KeyServer {
         let config = folder.path().join("gcks.toml");
         fs::write(&config, configuration(clients)).expect("the configuration is written");
         fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("it can be closed");
-        let log = File::create(folder.path().join("log")).expect("a log");
-        let mut command = Command::new(binary());
-        command.args(["gcks", "run", "--config"]).arg(config);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
-        let server = KeyServer { process: namespace.spawn(command).expect("it starts"), folder };
+        let process = spawn(namespace, binary(), &["gcks", "run"], folder.path(), "gcks");
+        let server = KeyServer { process, folder };
         let serves = || server.status().is_some_and(|status| status["state"] == "serving");
         assert!(wait_until(LIMIT, serves), "it does not serve:\n{}", server.log());
         server
@@ -85,7 +81,7 @@ impl KeyServer {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.folder.path().join("gcks.log")).unwrap_or_default()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use muster_netlab::{Process, Router};
-use muster_netns_tests::{Lab, wait_for_unicast, wait_until};
+use muster_netns_tests::{Lab, resident, wait_for_unicast, wait_until};
 
 use crate::{by_hand, libipsec};
 
@@ -61,13 +61,9 @@ impl Contestant {
 
     /// Resident memory of both routers' programs, MB.
     pub(crate) fn memory(&self) -> f64 {
-        let of = |process: u32| {
-            let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or_default() / 1024.0
-        };
         let muster = (0..2).filter(|_| self.muster).map(|router| self.lab.process(router));
-        muster.chain(self.processes.iter().map(Process::id)).map(of).fold(0.0, |sum, one| sum + one) // Not sum(): of nothing that is -0.0.
+        let octets: u64 = muster.chain(self.processes.iter().map(Process::id)).map(resident).sum();
+        octets as f64 / f64::from(1 << 20)
     }
 
     fn start_muster(&mut self, backend: &str) {
