@@ -129,15 +129,15 @@ fn names(frame: &[u8], address: IpAddr) -> bool {
 }
 
 #[test]
-fn own_packets_over_ipv6() {
-    if !skip("own_packets_over_ipv6") {
+fn a_router_answers_its_lan_and_black_beside_a_wide_flow_over_ipv6() {
+    if !skip("a_router_answers_its_lan_and_black_beside_a_wide_flow_over_ipv6") {
         own_packets(Family::V6);
     }
 }
 
 #[test]
-fn own_packets_over_ipv4() {
-    if !skip("own_packets_over_ipv4") {
+fn a_router_answers_its_lan_and_black_beside_a_wide_flow_over_ipv4() {
+    if !skip("a_router_answers_its_lan_and_black_beside_a_wide_flow_over_ipv4") {
         own_packets(Family::V4);
     }
 }

@@ -5,26 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use muster_netns_tests::{Central, Family, skip};
 
-use crate::scenes::{Figure, HUB, group, red_group, vpn};
-
-#[test]
-fn a_key_server_and_two_clients() {
-    if skip("a_key_server_and_two_clients") {
-        return;
-    }
-    let mut lab = Central::new(Family::V6, 2);
-    lab.configure_gcks(&group(&lab, "one", 1, &[0, 1]));
-    lab.start_gcks();
-    (0..2).for_each(|client| lab.start(client));
-    lab.wait_for_connected(&[0, 1]);
-    lab.wait(Duration::from_secs(10), "SAs", || {
-        !lab.sends(0, "group").is_empty() && !lab.receives(1, "group").is_empty()
-    });
-    for ipv4 in [false, true] {
-        lab.carry(0, &[1], &[], red_group(1, ipv4), 100);
-    }
-    lab.assert_black_is_sound();
-}
+use crate::scenes::{Figure, HUB, vpn};
 
 fn groups_and_vpns(family: Family, each: usize) {
     let figure = Figure::new(family, each);
