@@ -270,6 +270,12 @@ level = "debug"
         control::call(&self.path(&format!("{}.sock", self.name(client))), method)
     }
 
+    /// What the key server says of a client; `None` while it says nothing.
+    pub fn state_of(&self, client: usize) -> Option<Value> {
+        let (clients, name) = (self.call_gcks("clients")?, self.name(client));
+        clients.as_array()?.iter().find(|one| one["name"] == name).cloned()
+    }
+
     /// What was written to a log: of `gcks`, or a client's name.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()

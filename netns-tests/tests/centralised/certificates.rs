@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_netns_tests::{Authority, Central, Family, KeyKind, skip};
 
-use crate::scenes::{HUB, group, red_group, vpn};
+use crate::scenes::{HUB, group, red_group, vpn, wait_for_other_keys};
 
 /// A certificate and its key, as files of this name.
 fn issue(lab: &Central, authority: &Authority, file: &str, name: &str, kind: KeyKind, serial: u64) {
@@ -76,10 +76,7 @@ fn certificates_show_who_is_who_beside_secrets() {
     let before = lab.sends(HUB, "group");
     lab.write_private("crl.pem", &ours.revoke(&[3]));
     lab.hang_up_gcks();
-    lab.wait(Duration::from_secs(10), "keys that it does not have", || {
-        let now = lab.sends(HUB, "group");
-        now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
-    });
+    wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
     lab.carry(HUB, &[RSA], &[ECDSA, THIEF, STRANGER], red_group(1, false), 50);
     let events = lab.ask_gcks(&["events"]).stdout;
     let gone = format!("{} has lost access: its certificate: revoked", lab.name(ECDSA));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_netns_tests::{Central, Family, skip};
 
-use crate::scenes::{Figure, HUB, group, red_group};
+use crate::scenes::{Figure, HUB, group, red_group, wait_for_other_keys};
 
 /// Who is excluded receives nothing more once the new keys are in use, and cannot come back before it is admitted.
 #[test]
@@ -23,11 +23,7 @@ fn who_is_excluded_receives_nothing_more() {
         now.iter().filter(|spi| !before.contains(spi)).count() == 4
     });
     figure.carry_all(&[1]);
-    let clients = figure.lab.call_gcks("clients").expect("it answers");
-    let of = |clients: &serde_json::Value| {
-        clients.as_array().into_iter().flatten().find(|one| one["name"] == name).map(|one| one["state"].clone())
-    };
-    assert_eq!(of(&clients), Some("excluded".into()));
+    assert_eq!(figure.lab.state_of(1).expect("it answers")["state"], "excluded");
     figure.lab.order(&["admit", &name]);
     figure.lab.wait_for_connected(&[1]);
     figure.carry_all(&[]);
@@ -53,10 +49,7 @@ fn a_group_changes_its_members() {
     let before = lab.sends(HUB, "group");
     profiles(&lab, &[0, 2]);
     lab.hang_up_gcks();
-    lab.wait(Duration::from_secs(10), "keys without it", || {
-        let now = lab.sends(HUB, "group");
-        now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
-    });
+    wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
     lab.carry(HUB, &[2], &[1], red_group(1, false), 50);
     lab.configure_gcks("[groups.one]\nmembers = [\"nobody\"]\nrekey = \"[ff05::1]:848\"\n");
     lab.hang_up_gcks();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_netns_tests::{Central, Family, skip};
 
-use crate::scenes::{HUB, group, red_group, vpn};
+use crate::scenes::{HUB, group, red_group, vpn, wait_for_other_keys};
 
 /// A terminal that can only receive: switched on later, it is told all that it is to hold, follows new keys, comes back after a kill,
 /// is out when it is excluded, and sends nothing.
@@ -36,10 +36,7 @@ fn a_client_without_a_return_channel_receives() {
 
         let before = lab.receives(TERMINAL, "group");
         lab.order(&["push"]);
-        lab.wait(Duration::from_secs(10), "new keys alone", || {
-            let now = lab.receives(TERMINAL, "group");
-            now.len() == 2 && now.iter().all(|spi| !before.contains(spi))
-        });
+        wait_for_other_keys(&lab, &before, || lab.receives(TERMINAL, "group"));
         carry_all(&lab);
 
         lab.kill(TERMINAL);
@@ -48,11 +45,8 @@ fn a_client_without_a_return_channel_receives() {
         carry_all(&lab);
         lab.kill_gcks();
         lab.start_gcks();
-        let one = || {
-            let clients = lab.call_gcks("clients")?;
-            clients.as_array()?.iter().find(|one| one["name"] == lab.name(TERMINAL)).cloned()
-        };
-        lab.wait(Duration::from_secs(10), "its first words", || one().is_some_and(|one| one["told"].is_object()));
+        let is_told = || lab.state_of(TERMINAL).is_some_and(|state| state["told"].is_object());
+        lab.wait(Duration::from_secs(10), "its first words", is_told);
         let text = lab.ask_gcks(&["clients"]).stdout;
         let line = text.lines().find(|line| line.contains(&lab.name(TERMINAL))).expect("a line");
         assert!(line.contains("one-way") && line.contains("ago") && !line.contains("connected"), "{text}");
@@ -64,10 +58,7 @@ fn a_client_without_a_return_channel_receives() {
 
         let before = lab.sends(HUB, "group");
         lab.order(&["exclude", &lab.name(TERMINAL)]);
-        lab.wait(Duration::from_secs(10), "keys that it does not have", || {
-            let now = lab.sends(HUB, "group");
-            now.len() == 2 && now.iter().all(|spi| !before.contains(spi))
-        });
+        wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
         lab.carry(HUB, &[1], &[TERMINAL], red_group(1, false), 50);
         lab.order(&["admit", &lab.name(TERMINAL)]);
         carry_all(&lab);

@@ -7,7 +7,6 @@ use muster_netns_tests::{Answer, Central, Family, ISAKMP, METRICS, metric, scrap
 
 use crate::scenes::{group, red_group, vpn};
 
-/// What operators see.
 #[test]
 fn commands_tell_what_there_is() {
     if skip("commands_tell_what_there_is") {
@@ -51,11 +50,7 @@ fn commands_tell_what_there_is() {
     }
     let status = lab.ask(0, &["status", "--json"]).json();
     assert_eq!((&status["state"], &status["group"]["mode"]), (&"connected".into(), &"centralised".into()), "{status}");
-    // Two flows; two VPNs, both ways, whose keys are made anew as the second end comes.
-    lab.wait(Duration::from_secs(10), "its SAs alone", || {
-        let unicast = (lab.sends(0, "unicast").len(), lab.receives(0, "unicast").len());
-        (lab.sends(0, "group").len(), unicast) == (2, (2, 2))
-    });
+    wait_for_its_sas_alone(&lab);
     assert!(lab.ask(0, &["rekey"]).stderr.contains("muster gcks push"));
     for secret in [right.as_str(), "not the secret that they share"] {
         for log in ["gcks".to_owned(), lab.name(2)] {
@@ -82,11 +77,7 @@ fn prometheus_is_told_at_both_ends() {
     (0..2).for_each(|client| lab.start(client));
     lab.wait_for_connected(&[0, 1]);
     lab.carry(0, &[1], &[], red_group(1, false), 20);
-    // Two flows and both VPNs are sent, both VPNs are received.
-    lab.wait(Duration::from_secs(10), "its SAs alone", || {
-        let unicast = (lab.sends(0, "unicast").len(), lab.receives(0, "unicast").len());
-        (lab.sends(0, "group").len(), unicast) == (2, (2, 2))
-    });
+    wait_for_its_sas_alone(&lab);
     let at = |router: usize| scrape(&lab.coalition.routers()[router].namespace);
     let value = |router: usize, name: &str| metric(&at(router).expect("it answers"), &format!("muster_{name}"));
     const GCKS: usize = 3;
@@ -167,6 +158,14 @@ fn port_500_is_used_and_remarked_on() {
     let is_ike =
         |frame: &Frame| frame.bytes.get(23) == Some(&17) && frame.bytes.get(34..38) == Some(&[1, 0xf4, 1, 0xf4]);
     lab.assert_black_is_sound_but(is_ike);
+}
+
+/// Of the first client: two flows are sent, two VPNs both ways, whose keys are made anew as the second end comes.
+fn wait_for_its_sas_alone(lab: &Central) {
+    lab.wait(Duration::from_secs(10), "its SAs alone", || {
+        let unicast = (lab.sends(0, "unicast").len(), lab.receives(0, "unicast").len());
+        (lab.sends(0, "group").len(), unicast) == (2, (2, 2))
+    });
 }
 
 fn told(answer: Answer) -> String {

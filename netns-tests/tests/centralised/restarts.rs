@@ -95,12 +95,8 @@ fn who_comes_back_has_other_keys_and_who_leaves_sends_nothing() {
         figure.lab.carry(HUB, &[1], &[], figure.lab.host(1, false), 20);
     }
     figure.lab.terminate(1);
-    let state = || {
-        let clients = figure.lab.call_gcks("clients")?;
-        let name = figure.lab.name(1);
-        clients.as_array()?.iter().find(|one| one["name"] == name).map(|one| one["state"].clone())
-    };
-    figure.lab.wait(Duration::from_secs(2), "its leave", || state() == Some("away".into()));
+    let is_away = || figure.lab.state_of(1).is_some_and(|state| state["state"] == "away");
+    figure.lab.wait(Duration::from_secs(2), "its leave", is_away);
     for destination in [red_group(1, false), figure.lab.host(HUB, false), figure.lab.host(HUB, true)] {
         let (sender, _) = figure.lab.flow(1, &[], destination, 20);
         sender.finish();

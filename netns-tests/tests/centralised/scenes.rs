@@ -1,6 +1,7 @@
 //! What runs in the tests: groups and VPNs as the key server's configuration has them, and a figure of both.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use muster_netns_tests::{Central, Family};
 
@@ -49,6 +50,15 @@ pub(crate) fn vpn(lab: &Central, number: usize, ends: [usize; 2]) -> String {
         text += &format!("[vpns.{number}-{family}]\nends = [{one}, {other}]\n{}\n", Central::delays());
     }
     text
+}
+
+/// Waits until the SAs of which `spis` tells are as many as `before`, and all others: who is out does not have their keys.
+pub(crate) fn wait_for_other_keys(lab: &Central, before: &[u64], spis: impl Fn() -> Vec<u64>) {
+    assert!(!before.is_empty(), "there are none to be replaced");
+    lab.wait(Duration::from_secs(20), "other keys, and no others", || {
+        let now = spis();
+        now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
+    });
 }
 
 /// Who sends to groups.

@@ -1,10 +1,8 @@
 //! What a client shares with the key server becomes another while both run.
 
-use std::time::Duration;
-
 use muster_netns_tests::{Central, Family, skip};
 
-use crate::scenes::{HUB, group, red_group, vpn};
+use crate::scenes::{HUB, group, red_group, vpn, wait_for_other_keys};
 
 const CLIENT: usize = 1;
 const TERMINAL: usize = 2;
@@ -13,14 +11,6 @@ const TERMINAL: usize = 2;
 fn replace(lab: &mut Central, client: usize, secret: &str) {
     lab.write_private(&format!("{}.psk", lab.name(client)), secret);
     lab.hang_up_gcks();
-}
-
-/// With what the client had, it is in no longer: the others have keys that it does not have.
-fn wait_for_keys_without(lab: &Central, before: &[u64]) {
-    lab.wait(Duration::from_secs(20), "keys that it does not have", || {
-        let now = lab.sends(HUB, "group");
-        now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
-    });
 }
 
 #[test]
@@ -61,7 +51,8 @@ fn another_secret_counts_when_it_is_reloaded() {
     for (client, secret) in others {
         let before = lab.sends(HUB, "group");
         replace(&mut lab, client, secret);
-        wait_for_keys_without(&lab, &before);
+        // With what it had, it is in no longer.
+        wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
         lab.carry(HUB, &[], &[client], red_group(1, false), 20);
         let reloaded = lab.ask(client, &["reload"]);
         assert!(reloaded.status == 0 && reloaded.stdout.contains("gcks.secret_file"), "{reloaded:?}");
