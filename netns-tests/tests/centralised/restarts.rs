@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use muster_netns_tests::{Central, Family, skip, wait_until};
 
-use crate::scenes::{Figure, HUB, group, red_group};
+use crate::scenes::{Figure, HUB, group, red_group, wait_for_other_keys};
 
 /// The key server dies and comes back in the middle of it all: what is carried goes on, and the next keys reach everybody.
 #[test]
@@ -119,10 +119,7 @@ fn an_address_that_goes_and_comes_back_is_a_new_beginning() {
         lab.carry(HUB, &[1], &[], red_group(1, false), 20);
         let before = lab.sends(HUB, "group");
         flap(&lab, HUB);
-        lab.wait(Duration::from_secs(20), "other SAs", || {
-            let now = lab.sends(HUB, "group");
-            now.len() == before.len() && now.iter().all(|spi| !before.contains(spi))
-        });
+        wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
         lab.carry(HUB, &[1], &[], red_group(1, false), 20);
         lab.assert_black_is_sound();
     }
