@@ -261,7 +261,7 @@ async fn write_line(writer: &mut (impl tokio::io::AsyncWrite + Unpin), value: &V
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// Nobody listens there.
-    #[error("{}: {error}; is the daemon running? (--control or MUSTER_CONTROL names its socket)", path.display())]
+    #[error("{}: {error}; is the daemon running? (--control names its socket)", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,

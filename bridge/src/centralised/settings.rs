@@ -94,6 +94,14 @@ pub(crate) struct GcksSection {
     pub(crate) signature: Signature,
 }
 
+impl GcksSection {
+    /// Whether only other files are named for certificates: what they hold counts, and is followed.
+    pub(crate) fn differs_in_paths_alone(&self, other: &GcksSection) -> bool {
+        let GcksSection { certificate, private_key, trust_anchors, crls, .. } = other.clone();
+        GcksSection { certificate, private_key, trust_anchors, crls, ..self.clone() } == *other
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Signature {

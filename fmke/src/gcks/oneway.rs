@@ -129,7 +129,7 @@ impl Terminal {
         self.told.is_some_and(|(_, at)| now < at + SPACING * u32::from(COPIES) + PATIENCE)
     }
 
-    /// When to ask [`copies`](Self::copies) and [`is_round`](Self::is_round).
+    /// When to ask [`copies`](Self::copies) and [`begin_round`](Self::begin_round).
     pub(super) fn timeout(&self) -> Option<Time> {
         self.repeater.timeout().into_iter().chain(self.round).min()
     }

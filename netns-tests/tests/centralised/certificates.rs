@@ -40,7 +40,6 @@ fn certificates_show_who_is_who_beside_secrets() {
     let mut lab = Central::new(Family::V6, 5);
     let (ours, theirs) = (Authority::new(), Authority::new());
     lab.write_private("ca.pem", &ours.pem);
-    lab.write_private("crl.pem", &ours.revoke(&[]));
     let gcks = lab.black_address(5).to_string();
     issue(&lab, &ours, "gcks-ecdsa", &gcks, KeyKind::Ecdsa, 1);
     issue(&lab, &ours, "gcks-rsa", &gcks, KeyKind::Rsa, 2);
@@ -53,9 +52,10 @@ fn certificates_show_who_is_who_beside_secrets() {
     certify(&mut lab, STRANGER, "stranger.example", ("stranger", "stranger.example"));
     lab.extend_gcks(
         "certificate = [\"gcks-ecdsa.pem\", \"gcks-rsa.pem\"]\n\
-         private_key = [\"gcks-ecdsa.key\", \"gcks-rsa.key\"]\ntrust_anchors = [\"ca.pem\"]\ncrls = [\"crl.pem\"]\n",
+         private_key = [\"gcks-ecdsa.key\", \"gcks-rsa.key\"]\ntrust_anchors = [\"ca.pem\"]\n",
     );
-    lab.configure_gcks(&(group(&lab, "one", 1, &[HUB, ECDSA, RSA, THIEF, STRANGER]) + &vpn(&lab, 1, [ECDSA, RSA])));
+    let profiles = group(&lab, "one", 1, &[HUB, ECDSA, RSA, THIEF, STRANGER]) + &vpn(&lab, 1, [ECDSA, RSA]);
+    lab.configure_gcks(&profiles);
     lab.start_gcks();
     (0..5).for_each(|client| lab.start(client));
     lab.wait_for_connected(&[HUB, ECDSA, RSA]);
@@ -74,7 +74,10 @@ fn certificates_show_who_is_who_beside_secrets() {
     }
 
     let before = lab.sends(HUB, "group");
+    // The first list that there is.
     lab.write_private("crl.pem", &ours.revoke(&[3]));
+    lab.extend_gcks("crls = [\"crl.pem\"]\n");
+    lab.configure_gcks(&profiles);
     lab.hang_up_gcks();
     wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
     lab.carry(HUB, &[RSA], &[ECDSA, THIEF, STRANGER], red_group(1, false), 50);

@@ -8,7 +8,7 @@ use crate::daemon::{now, unix_seconds};
 use crate::event::EventKind;
 
 impl Server {
-    /// Clients, groups, VPNs, what is in the files of certificates, the log's level and the address for metrics follow. What has changed.
+    /// Clients, groups, VPNs, certificates, the log's level and the address for metrics follow. What has changed.
     pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         self.notifier.reloading();
         let outcome = self.read_again().await;
@@ -29,8 +29,8 @@ impl Server {
 
     async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
         let new = GcksSettings::load(&self.settings.path).map_err(|error| error.to_string())?;
-        if new.gcks != self.settings.gcks {
-            return Err("[gcks] has changed: that takes a restart".into());
+        if !new.gcks.differs_in_paths_alone(&self.settings.gcks) {
+            return Err("more than the paths of certificates in [gcks] has changed: that takes a restart".into());
         }
         new.known.certificates.follow(&self.settings.known.certificates)?;
         let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
