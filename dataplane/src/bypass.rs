@@ -166,7 +166,6 @@ pub(crate) async fn remove_left_over(handle: &Handle, instance: u8) -> Result<()
         Action::Lookup(to) => [(ANSWERS_PRIORITY, table(instance)), (block, MAIN)].contains(&(rule.priority, to)),
         Action::Unreachable | Action::Nothing => false,
     };
-    answers::remove_left_over(instance);
     for family in RuleFamily::UNICAST {
         let mut left: Vec<Rule> =
             netlink::rules(handle, family).await?.ours.into_iter().filter(|rule| is_ours(rule)).collect();
@@ -175,6 +174,8 @@ pub(crate) async fn remove_left_over(handle: &Handle, instance: u8) -> Result<()
             rule.remove(handle).await?;
         }
     }
+    // Last: it guards what the rules let in.
+    answers::remove_left_over(instance);
     Ok(())
 }
 

@@ -397,8 +397,10 @@ impl Keeper {
             }
             self.lost = Some(Lost::left(lost));
         }
+        let blacks = self.black.as_ref().map_or(&[][..], |black| &black.addresses);
+        let stands_in = |prefix: &IpNet| own::table_of(self.block.instance, prefix, blacks);
         let Some(lost) = &mut self.lost else { return Ok(()) };
-        for prefix in lost.make_room(&self.routes) {
+        for prefix in lost.make_room(&self.routes, stands_in) {
             for table in tables {
                 last(table, prefix).remove(handle).await?;
             }

@@ -28,9 +28,15 @@ impl Lost {
     }
 
     /// Takes out, and gives, what need not or cannot stay: what lies in something `learned`, and what is too much. A router
-    /// that announces and withdraws without end pushes nobody else's out.
-    pub(crate) fn make_room(&mut self, learned: &BTreeMap<IpNet, MemberId>) -> BTreeSet<IpNet> {
-        let is_covered = |lost: &IpNet| learned.keys().any(|prefix| prefix.contains(lost));
+    /// that announces and withdraws without end pushes nobody else's out. `table` says where a prefix stands: some packets pass over
+    /// one of the tables, and what is lost in the other holds for those, too.
+    pub(crate) fn make_room(
+        &mut self,
+        learned: &BTreeMap<IpNet, MemberId>,
+        table: impl Fn(&IpNet) -> u32,
+    ) -> BTreeSet<IpNet> {
+        let is_covered =
+            |lost: &IpNet| learned.keys().any(|prefix| prefix.contains(lost) && table(prefix) == table(lost));
         let lost = self.0.iter().map(|(lost, _)| *lost).filter(|lost| !learned.contains_key(lost));
         let mut out: BTreeSet<IpNet> = lost.filter(is_covered).collect();
         self.0.retain(|(lost, _)| !out.contains(lost));
@@ -76,10 +82,10 @@ mod tests {
         for nth in 0..10_000 {
             lost.add(net(nth), HOSTILE);
             if nth % 64 == 0 {
-                gone.extend(lost.make_room(&BTreeMap::new()));
+                gone.extend(lost.make_room(&BTreeMap::new(), |_| 0));
             }
         }
-        gone.extend(lost.make_room(&BTreeMap::new()));
+        gone.extend(lost.make_room(&BTreeMap::new(), |_| 0));
         assert_eq!(gone, (0..10_000 - MAX_LOST_OF_ONE).map(net).collect(), "the oldest of its own");
         assert_eq!(lost.0.len(), 1 + 3 + MAX_LOST_OF_ONE);
     }
@@ -90,7 +96,7 @@ mod tests {
         for member in 0..20 {
             (0..10).for_each(|nth| lost.add(net(10_000 + 10 * usize::from(member) + nth), MemberId([member; 32])));
         }
-        let gone = lost.make_room(&BTreeMap::new());
+        let gone = lost.make_room(&BTreeMap::new(), |_| 0);
         assert_eq!(gone, (0..200).map(net).collect(), "of those that are the most");
         assert_eq!(lost.0.len(), MAX_LOST);
     }
@@ -99,16 +105,20 @@ mod tests {
     fn what_is_learned_is_not_lost_and_what_lies_in_it_goes() {
         let mut lost = Lost::left([net(1), net(2), net(0x101)]);
         let learned = BTreeMap::from([(net(1), HONEST), ("10.1.0.0/16".parse().unwrap(), HONEST)]);
-        assert_eq!(lost.make_room(&learned), BTreeSet::from([net(0x101)]));
-        assert_eq!(lost.make_room(&learned), BTreeSet::new());
+        assert_eq!(lost.make_room(&learned, |_| 0), BTreeSet::from([net(0x101)]));
+        assert_eq!(lost.make_room(&learned, |_| 0), BTreeSet::new());
+        // What lies in something of the other table stays.
+        lost.add(net(0x102), HONEST);
+        assert_eq!(lost.make_room(&learned, |prefix| prefix.prefix_len().into()), BTreeSet::new());
+        assert_eq!(lost.make_room(&learned, |_| 0), BTreeSet::from([net(0x102)]));
     }
 
     #[test]
     fn what_is_announced_in_anothers_place_stays_the_others() {
         let mut lost = Lost::left([]);
         lost.add(net(0), HONEST);
-        assert!(lost.make_room(&BTreeMap::from([(net(0), HOSTILE)])).is_empty());
+        assert!(lost.make_room(&BTreeMap::from([(net(0), HOSTILE)]), |_| 0).is_empty());
         (0..1000).for_each(|nth| lost.add(net(nth), HOSTILE));
-        assert!(!lost.make_room(&BTreeMap::new()).contains(&net(0)));
+        assert!(!lost.make_room(&BTreeMap::new(), |_| 0).contains(&net(0)));
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! What is red stands in the first: own prefixes, by their interfaces, and what is learned, by the tunnel. A flow, or a prefix
 //! that a router announces, may be for more, for everything say, so that black's own addresses lie in it. Such a prefix stands
-//! in the second, which packets from black's addresses pass over: what answers somebody on black (an ICMP error, say) would
-//! be led into the tunnel, and dropped there for its source. They do not pass over the first: what is red does not go
-//! to black in clear, whatever its source.
+//! in the second, which ICMP from black's addresses passes over: what answers somebody on black (an error, say) would
+//! be led into the tunnel, and dropped there for its source. It does not pass over the first: what is red does not go
+//! to black in clear, whatever its source. Nor does anything else pass over: the kernel chooses the source of a socket, and
+//! asks again with it, in IPv6 after an `unreachable` as well (ip6_dst_lookup_tail).
 
 use std::net::IpAddr;
 
@@ -56,13 +57,13 @@ pub(crate) fn is_rule(rule: &Rule, instance: u8) -> bool {
     rules(rule.family, instance, "").iter().any(|one| (one.priority, one.action) == (rule.priority, rule.action))
 }
 
-/// Has packets from these addresses, and from no others, pass over the second table.
+/// Has ICMP from these addresses, and from no others, pass over the second table.
 pub(crate) async fn pass_over(handle: &Handle, instance: u8, blacks: &[IpAddr]) -> Result<(), Error> {
     let i = u32::from(instance);
     let (priority, action) = (FROM_BLACK_PRIORITY + i, Action::Goto(BEHIND_PRIORITY + i));
     for family in RuleFamily::UNICAST {
         let of_family = |address: &&IpAddr| address.is_ipv4() == (family == RuleFamily::Ipv4);
-        let rule = |address: &IpAddr| Rule { family, priority, packets: Packets::By(*address), action };
+        let rule = |address: &IpAddr| Rule { family, priority, packets: Packets::Icmp(*address), action };
         let wanted: Vec<Rule> = blacks.iter().filter(of_family).map(rule).collect();
         let present = netlink::rules(handle, family).await?.ours.into_iter();
         let present: Vec<Rule> = present.filter(|rule| (rule.priority, rule.action) == (priority, action)).collect();
@@ -92,8 +93,8 @@ mod tests {
     #[test]
     fn rules_are_read_as_they_were_written() {
         for family in RuleFamily::UNICAST {
-            let by = |address: &str| Packets::By(address.parse().unwrap());
-            let packets = if family == RuleFamily::Ipv4 { by("192.0.2.1") } else { by("fd00::a") };
+            let icmp = |address: &str| Packets::Icmp(address.parse().unwrap());
+            let packets = if family == RuleFamily::Ipv4 { icmp("192.0.2.1") } else { icmp("fd00::a") };
             let pass_over = Rule { family, priority: 81, packets, action: Action::Goto(113) };
             for rule in rules(family, 3, "black").into_iter().chain([pass_over]) {
                 assert_eq!(Rule::of(family, &rule.message()).as_ref(), Some(&rule));

@@ -151,8 +151,8 @@ pub(crate) enum Packets {
     Selected(String, Selector),
     /// All but those of sockets that are bound to an interface.
     NotBoundTo(String),
-    /// Those with this source, wherever they come from.
-    By(IpAddr),
+    /// Those of ICMP with this source, wherever they come from.
+    Icmp(IpAddr),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,10 +205,12 @@ impl Packets {
         (source.is_ipv4() == everywhere.is_ipv4() && destination.is_ipv4() == everywhere.is_ipv4()).then_some(())?;
         let source = IpNet::new(source, message.header.src_len).ok()?.trunc();
         let destination = IpNet::new(destination, message.header.dst_len).ok()?.trunc();
-        if from.is_none() && source.prefix_len() == source.max_prefix_len() {
-            return Some(Packets::By(source.addr()));
-        }
-        Some(Self::selected(from?, Selector { source, destination, protocol, source_port, destination_port }))
+        let selector = Selector { source, destination, protocol, source_port, destination_port };
+        let Some(from) = from else {
+            let packets = Packets::Icmp(source.addr());
+            return (selector == icmp_from(source.addr())).then_some(packets);
+        };
+        Some(Self::selected(from, selector))
     }
 
     fn say(&self, message: &mut RuleMessage) {
@@ -218,27 +220,38 @@ impl Packets {
                 message.attributes.push(RuleAttribute::Oifname(name.clone()));
                 message.header.flags |= RuleFlags::Invert;
             }
-            Packets::By(address) => {
-                message.header.src_len = IpNet::from(*address).prefix_len();
-                message.attributes.push(RuleAttribute::Source(*address));
-            }
+            Packets::Icmp(address) => say_selector(&icmp_from(*address), message),
             Packets::Selected(name, selector) => {
-                let Selector { source, destination, protocol, source_port, destination_port } = selector;
-                (message.header.src_len, message.header.dst_len) = (source.prefix_len(), destination.prefix_len());
-                let port = |port: u16| RulePortRange { start: port, end: port };
-                let given = |net: &IpNet| Some(net.addr()).filter(|_| net.prefix_len() > 0);
-                let attributes = [
-                    Some(RuleAttribute::Iifname(name.clone())),
-                    given(source).map(RuleAttribute::Source),
-                    given(destination).map(RuleAttribute::Destination),
-                    protocol.map(|number| RuleAttribute::IpProtocol(IpProtocol::from(i32::from(number)))),
-                    source_port.map(|number| RuleAttribute::SourcePortRange(port(number))),
-                    destination_port.map(|number| RuleAttribute::DestinationPortRange(port(number))),
-                ];
-                message.attributes.extend(attributes.into_iter().flatten());
+                message.attributes.push(RuleAttribute::Iifname(name.clone()));
+                say_selector(selector, message);
             }
         }
     }
+}
+
+/// ICMP of an address' family, from that.
+fn icmp_from(address: IpAddr) -> Selector {
+    let (everywhere, protocol): (IpAddr, _) = match address {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), libc::IPPROTO_ICMP),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), libc::IPPROTO_ICMPV6),
+    };
+    let everywhere = IpNet::new(everywhere, 0).expect("a length of nothing");
+    Selector { protocol: Some(protocol as u8), ..Selector::new(address.into(), everywhere) }
+}
+
+fn say_selector(selector: &Selector, message: &mut RuleMessage) {
+    let Selector { source, destination, protocol, source_port, destination_port } = selector;
+    (message.header.src_len, message.header.dst_len) = (source.prefix_len(), destination.prefix_len());
+    let port = |port: u16| RulePortRange { start: port, end: port };
+    let given = |net: &IpNet| Some(net.addr()).filter(|_| net.prefix_len() > 0);
+    let attributes = [
+        given(source).map(RuleAttribute::Source),
+        given(destination).map(RuleAttribute::Destination),
+        protocol.map(|number| RuleAttribute::IpProtocol(IpProtocol::from(i32::from(number)))),
+        source_port.map(|number| RuleAttribute::SourcePortRange(port(number))),
+        destination_port.map(|number| RuleAttribute::DestinationPortRange(port(number))),
+    ];
+    message.attributes.extend(attributes.into_iter().flatten());
 }
 
 impl Rule {

@@ -2,6 +2,7 @@
 //! on it. The same where black comes to lie in what was learned before.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use muster_dataplane::Dropped;
@@ -94,21 +95,30 @@ fn where_black_comes_to_lie_it_is_answered() {
     if lab::skip() {
         return;
     }
-    for (lost, restarted) in [(false, false), (true, false), (true, true)] {
-        let mut net = Net::new(false);
-        let [black, red] = [PLACES[A].black[1], PLACES[A].red[1]];
+    let cases = [(false, false), (true, false), (true, true)];
+    for (family, (lost, restarted)) in [0, 1].into_iter().flat_map(|family| cases.map(|case| (family, case))) {
+        // ESP goes by the other family.
+        let mut net = Net::new(family == 0);
+        let [black, red] = [PLACES[A].black[family], PLACES[A].red[family]];
         net.restart(A, |router| router.without_address("black", black));
         let source = |net: &Net| {
-            let own = udp(&net.routers[A], "0.0.0.0:0");
-            own.connect(at(OUTSIDE[1], CLOSED)).and_then(|()| own.local_addr()).map(|address| address.ip())
+            let own = udp(&net.routers[A], ["[::]:0", "0.0.0.0:0"][family]);
+            own.connect(at(OUTSIDE[family], CLOSED)).and_then(|()| own.local_addr()).map(|address| address.ip())
         };
         let red: IpAddr = address(red).parse().unwrap();
         let stands = |net: &Net| match source(net) {
             Ok(source) => !lost && source == red,
             Err(error) => lost && error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32),
         };
-        net.planes[A].set_routes(BTreeMap::from([(BOB, nets(&["0.0.0.0/0"]))]));
-        until("it is learned", || source(&net).is_ok_and(|source| source == red));
+        net.planes[A].set_routes(BTreeMap::from([(BOB, nets(&[["::/0", "0.0.0.0/0"][family]]))]));
+        // In IPv6 red's address is the source without the route, too.
+        let by_tunnel = || {
+            fs::read_to_string("/proc/thread-self/net/ipv6_route").is_ok_and(|routes| {
+                routes.lines().any(|route| route.starts_with(&format!("{:032} 00 ", 0)) && route.ends_with("muster0"))
+            })
+        };
+        let is_learned = |net: &Net| family == 1 || net.routers[A].run(by_tunnel);
+        until("it is learned", || is_learned(&net) && source(&net).is_ok_and(|source| source == red));
         if lost {
             net.planes[A].set_routes(BTreeMap::new());
             until("it is lost", || stands(&net));
@@ -118,7 +128,7 @@ fn where_black_comes_to_lie_it_is_answered() {
             true => net.restart(A, back),
             false => back(&net.routers[A]),
         }
-        let stranger = connected(&net.outside, OUTSIDE[1], (address(black), CLOSED));
+        let stranger = connected(&net.outside, OUTSIDE[family], (address(black), CLOSED));
         hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
         until("the router's own packets go where they went", || stands(&net));
     }
