@@ -12,7 +12,7 @@
 //! | 30 + 2i | `iif RED lookup 0x4d00 + i` | own red prefixes, learned ones by the tunnel, `unreachable default` |
 //! | 31 + 2i | `iif RED unreachable` | the same again, should the table be empty |
 //! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: own prefixes by their interfaces, learned ones by the tunnel, or not at all |
-//! | 78 + i | `from` an address of black `goto 110 + i` | while a data plane runs, and after |
+//! | 78 + i | ICMP `from` an address of black `goto 110 + i` | while a data plane runs, and after |
 //! | 94 + i | `not oif BLACK lookup 0x4d20 + i` | the same of learned prefixes that black's addresses lie in (`own.rs`) |
 //! | 110 + i | `nop` | |
 //!

@@ -235,6 +235,7 @@ fn icmp_from(address: IpAddr) -> Selector {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), libc::IPPROTO_ICMP),
         IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), libc::IPPROTO_ICMPV6),
     };
+    // No address is too short for it.
     let everywhere = IpNet::new(everywhere, 0).expect("a length of nothing");
     Selector { protocol: Some(protocol as u8), ..Selector::new(address.into(), everywhere) }
 }
