@@ -6,6 +6,8 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::time::ASN1Time;
 use x509_parser::x509::AttributeTypeAndValue;
 
 use crate::{CertError, PublicKey};
@@ -40,8 +42,25 @@ pub struct Description {
     pub not_after: u64,
     /// SHA-256 of it (DER); of a device's certificate it is the member id.
     pub fingerprint: Hash,
+    /// By which revocation lists name it: hexadecimal, octet by octet.
+    pub serial: String,
     /// May sign others.
     pub is_ca: bool,
+}
+
+/// A revocation list for people to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListDescription {
+    /// Who signed it, as it says itself.
+    pub issuer: String,
+    /// Rises with every list of the issuer.
+    pub number: Option<String>,
+    /// When it was issued (Unix).
+    pub this_update: u64,
+    /// When there will be another (Unix).
+    pub next_update: Option<u64>,
+    /// Serial numbers, as [`Description::serial`].
+    pub revoked: Vec<String>,
 }
 
 /// Describes the first certificate of a PEM text. Checks no signature, and takes any key.
@@ -56,7 +75,25 @@ pub fn describe(pem: &str) -> Result<Description, CertError> {
         not_before,
         not_after,
         fingerprint: Hash(Sha256::digest(&der).into()),
+        serial: certificate.raw_serial_as_string(),
         is_ca: certificate.is_ca(),
+    })
+}
+
+/// Describes the first revocation list of a PEM text. Checks no signature, and takes any key.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn describe_list(pem: &str) -> Result<ListDescription, CertError> {
+    let der = crls_from_pem(pem)?.swap_remove(0);
+    let (_, list) = CertificateRevocationList::from_der(&der).map_err(malformed)?;
+    let unix = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
+    Ok(ListDescription {
+        issuer: printable(&list.issuer().to_string()),
+        number: list.crl_number().map(ToString::to_string),
+        this_update: unix(list.last_update()),
+        next_update: list.next_update().map(unix),
+        revoked: list.iter_revoked_certificates().map(|entry| entry.raw_serial_as_string()).collect(),
     })
 }
 

@@ -17,7 +17,7 @@ mod trust;
 mod waiting;
 
 pub use author::Author;
-pub use certificate::{Description, certificates_from_pem, crls_from_pem, describe};
+pub use certificate::{Description, ListDescription, certificates_from_pem, crls_from_pem, describe, describe_list};
 pub use error::CertError;
 pub use identity::{Device, Identity};
 pub use keys::{PublicKey, SigningKey, Verified};

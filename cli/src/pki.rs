@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use muster_certs::{CertError, pki};
+use muster_certs::{CertError, ListDescription, pki};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use tempfile::NamedTempFile;
@@ -78,13 +78,17 @@ fn revoke(folder: &Path, device: &str) -> Result<(), Failure> {
 }
 
 fn show(file: &Path, json: bool) -> Result<(), Failure> {
-    let certificate = muster_certs::describe(&read(file)?).map_err(at(file))?;
+    let text = read(file)?;
+    if text.contains("-----BEGIN X509 CRL-----") && !text.contains("-----BEGIN CERTIFICATE-----") {
+        return show_list(&muster_certs::describe_list(&text).map_err(at(file))?, json);
+    }
+    let certificate = muster_certs::describe(&text).map_err(at(file))?;
     let fingerprint = certificate.fingerprint.to_string();
     let (from, until) = (date(certificate.not_before), date(certificate.not_after));
     if json {
         return say(json!({
             "subject": certificate.subject, "issuer": certificate.issuer, "not_before": from, "not_after": until,
-            "fingerprint": fingerprint, "is_ca": certificate.is_ca,
+            "fingerprint": fingerprint, "is_ca": certificate.is_ca, "serial": certificate.serial,
         }));
     }
     say(show::list([
@@ -92,7 +96,26 @@ fn show(file: &Path, json: bool) -> Result<(), Failure> {
         ("issuer", certificate.issuer),
         ("valid", format!("{from} to {until}")),
         ("fingerprint", fingerprint),
+        ("serial", certificate.serial),
         ("authority", if certificate.is_ca { "yes" } else { "no" }.into()),
+    ]))
+}
+
+fn show_list(list: &ListDescription, json: bool) -> Result<(), Failure> {
+    let ListDescription { issuer, number, this_update, next_update, revoked } = list;
+    let (this, next) = (date(*this_update), next_update.map(date));
+    if json {
+        return say(json!({
+            "issuer": issuer, "number": number, "this_update": this, "next_update": next, "revoked": revoked,
+        }));
+    }
+    let serials = if revoked.is_empty() { "nothing".into() } else { revoked.join(" ") };
+    say(show::list([
+        ("revocation list of", issuer.clone()),
+        ("number", number.clone().unwrap_or("-".into())),
+        ("issued", this),
+        ("next update", next.unwrap_or("-".into())),
+        ("revoked serials", serials),
     ]))
 }
 

@@ -110,3 +110,24 @@ fn a_certificate_is_shown() {
     assert_eq!(json["fingerprint"].as_str().unwrap().len(), 64);
     assert_eq!(run(["pki", "show", text(&folder.path().join("ca.pem")), "--json"]).json()["is_ca"], true);
 }
+
+#[test]
+fn a_revocation_list_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let nation = text(folder.path());
+    run(["pki", "init", nation, "--name", "Alpha"]).done();
+    run(["pki", "issue", nation, "--name", "a"]).done();
+    let list = folder.path().join("crl.pem");
+    assert!(run(["pki", "show", text(&list)]).done().contains("revoked serials     nothing"));
+    run(["pki", "revoke", nation, "--name", "a"]).done();
+    let (table, json) = (run(["pki", "show", text(&list)]).done(), run(["pki", "show", text(&list), "--json"]).json());
+    let serial = run(["pki", "show", text(&folder.path().join("a.pem")), "--json"]).json()["serial"].clone();
+    assert_eq!(json["revoked"], serde_json::json!([serial]), "by which the certificate is known");
+    assert_eq!(json["number"], "2", "{json}");
+    for key in ["issuer", "this_update", "next_update", "number"] {
+        assert!(table.contains(json[key].as_str().unwrap()), "{key} in {table}");
+    }
+    assert!(table.contains(serial.as_str().unwrap()) && table.contains("O=Alpha"), "{table}");
+    fs::write(&list, "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n").unwrap();
+    run(["pki", "show", text(&list)]).failed(&["crl.pem"]);
+}
