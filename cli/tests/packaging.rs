@@ -209,3 +209,24 @@ fn as_installed_it_is_refused_with_what_is_missing() {
     run(["block", "--config", "../packaging/muster.toml"]).failed(&["packaging/muster.toml", "missing field"]);
     run(["gcks", "check", "--config", "../packaging/gcks.toml"]).failed(&["packaging/gcks.toml", "missing field"]);
 }
+
+/// What README.md refers to beside it, an installed README.md has beside it, too.
+#[test]
+fn the_documents_that_the_readme_links_to_are_in_the_package() {
+    let (readme, manifest) = (fs::read_to_string("../README.md").unwrap(), fs::read_to_string("Cargo.toml").unwrap());
+    let mut links: Vec<&str> = readme
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|link| !link.contains(':'))
+        .collect();
+    links.sort_unstable();
+    links.dedup();
+    assert!(links.len() > 4, "{links:?}");
+    for link in links {
+        assert!(Path::new("..").join(link).exists(), "{link}");
+        let folder = Path::new("usr/share/doc/muster").join(link);
+        let asset = format!("[\"../{link}\", \"{}/\", \"644\"]", folder.parent().unwrap().display());
+        assert!(manifest.contains(&asset), "{asset}");
+    }
+}
