@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, and whether this machine can run it.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use muster_dataplane::Probe;
@@ -8,7 +9,7 @@ use muster_fmke::phase1::ManualKey;
 use tracing::warn;
 
 use crate::addresses::{addresses, black_address, duplicates, interface_index, networks};
-use crate::centralised::{Certificates, SHORT_KEY, identity, read_secret, remark_on_port};
+use crate::centralised::{Certificates, GcksSettings, SHORT_KEY, identity, read_secret, remark_on_port};
 use crate::daemon::unix_seconds;
 use crate::expiry::rfc3339;
 use crate::lists;
@@ -67,10 +68,27 @@ fn check_client(path: &Path, file: &File) -> Vec<Finding> {
             Some(secret) => vec![secret_shared(&path.parent().unwrap_or(Path::new(".")).join(secret), gcks)],
             None => certificates_shown(path, file, gcks),
         });
-        findings.extend(remarks(gcks).into_iter().map(|what| Finding { ok: true, what }));
     }
+    findings.extend(remarks(file).into_iter().map(|what| Finding { ok: true, what }));
     findings.extend(interfaces(file));
     findings.extend(machine(file));
+    findings
+}
+
+/// The same of a key server.
+pub fn check_gcks(path: &Path) -> Vec<Finding> {
+    let loaded = GcksSettings::load(path).and_then(|settings| {
+        settings.known.certificates.check_time(unix_seconds())?;
+        Ok(settings)
+    });
+    let settings = match loaded {
+        Ok(settings) => settings,
+        Err(error) => return vec![Finding { ok: false, what: error.to_string() }],
+    };
+    let mut findings = vec![Finding { ok: true, what: format!("{}: understood", path.display()) }];
+    findings.extend(settings.remarks().map(|what| Finding { ok: true, what }));
+    let gcks = &settings.gcks;
+    findings.push(black("gcks", &gcks.interface, Some(gcks.address), gcks.address.is_ipv4()));
     findings
 }
 
@@ -114,28 +132,37 @@ fn certificates_shown(path: &Path, file: &File, gcks: &GcksAt) -> Vec<Finding> {
 }
 
 /// What stands in no client's way, and its operator is to know.
-pub(crate) fn remarks(gcks: &GcksAt) -> Vec<String> {
-    let ports = [("gcks.port", Some(gcks.port)), ("gcks.local_port", gcks.local_port)];
+pub(crate) fn remarks(file: &File) -> Vec<String> {
+    let ports =
+        file.gcks.iter().flat_map(|gcks| [("gcks.port", Some(gcks.port)), ("gcks.local_port", gcks.local_port)]);
     let remark = |(key, port): (&str, Option<u16>)| Some(format!("{key}: {}", remark_on_port(port?)?));
-    ports.into_iter().filter_map(remark).collect()
+    let trust = file.trust.keys().map(|organisation| {
+        format!("[trust.{organisation:?}] bounds nobody: the key server says what goes where, and no router announces anything")
+    });
+    ports.filter_map(remark).chain(trust).collect()
+}
+
+/// The interface in this section, and the address that is wanted of it.
+fn black(section: &str, interface: &str, wanted: Option<IpAddr>, ipv4: bool) -> Finding {
+    let found = interface_index(interface).and_then(|_| addresses(interface));
+    let (ok, what) = match found {
+        Err(error) => (false, format!("{section}.interface {interface}: {error}")),
+        Ok(all) => match black_address(&all, wanted, ipv4, None) {
+            Some(address) => (true, format!("black address {address} on {interface}")),
+            None => {
+                let why = duplicates(&all).map(|why| format!(": {why}")).unwrap_or_default();
+                let family = if ipv4 { "IPv4" } else { "IPv6" };
+                let wanted = wanted.map_or(format!("{family} address"), |address| format!("address {address}"));
+                (false, format!("{section}.interface {interface} has no usable {wanted} yet{why}"))
+            }
+        },
+    };
+    Finding { ok, what }
 }
 
 fn interfaces(file: &File) -> Vec<Finding> {
-    let mut findings = Vec::new();
+    let mut findings = vec![black("black", &file.black.interface, file.black.address, file.is_black_ipv4())];
     let mut add = |ok, what: String| findings.push(Finding { ok, what });
-    let black = &file.black;
-    match interface_index(&black.interface).and_then(|_| addresses(&black.interface)) {
-        Err(error) => add(false, format!("black.interface {}: {error}", black.interface)),
-        Ok(all) => match black_address(&all, black.address, file.is_black_ipv4(), None) {
-            Some(address) => add(true, format!("black address {address} on {}", black.interface)),
-            None => {
-                let why = duplicates(&all).map(|why| format!(": {why}")).unwrap_or_default();
-                let family = if file.is_black_ipv4() { "IPv4" } else { "IPv6" };
-                let wanted = black.address.map_or(format!("{family} address"), |address| format!("address {address}"));
-                add(false, format!("black.interface {} has no usable {wanted} yet{why}", black.interface));
-            }
-        },
-    }
     for red in &file.red.interfaces {
         match interface_index(red) {
             Ok(_) => add(true, format!("red interface {red}")),

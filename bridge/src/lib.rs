@@ -42,10 +42,10 @@ pub mod fuzzing {
     pub use crate::control::fuzz_request as request;
 }
 
-pub use centralised::{GcksFile, check_gcks, run_client, run_gcks};
+pub use centralised::{GcksFile, run_client, run_gcks};
 /// A key server's on the disk, for the benchmark.
 pub use centralised::{Store as GcksStore, StoreFault};
-pub use check::{Finding, check};
+pub use check::{Finding, check, check_gcks};
 pub use daemon::{RunError, SetLevel, block, run, unblock};
 pub use engine::{Action, DeviceName, Engine, Port, Start, StartError};
 pub use event::{EventKind, EventLine, EventLog, Record};

@@ -264,8 +264,7 @@ impl File {
     /// Reads the text of a configuration and checks its values. `path` is for the errors; no file is opened.
     pub fn parse(path: &Path, text: &str) -> Result<File, SettingsError> {
         let parse = |message: String| SettingsError::Parse { path: path.to_owned(), message };
-        let file: File =
-            toml::from_str(text).map_err(|error| parse(error.to_string().trim_end().replace('\n', " ")))?;
+        let file: File = toml::from_str(text).map_err(|error| parse(in_one_line(text, &error, error.message())))?;
         check_values(path, &file)?;
         Ok(file)
     }
@@ -517,6 +516,15 @@ fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> 
         return Err(("group.address", "the key server says where each flow goes: leave it out".into()));
     }
     Ok(())
+}
+
+/// What is wrong with a text, and in which line: `message` without the picture of it, which takes several lines. Of a time it says
+/// how one is written.
+pub(crate) fn in_one_line(text: &str, error: &toml::de::Error, message: &str) -> String {
+    let before = error.span().map_or(0, |span| text.bytes().take(span.start).filter(|octet| *octet == b'\n').count());
+    let message = message.trim_end().replace('\n', ", ");
+    let message = message.replace("expected a duration", "expected a time such as \"250ms\", \"30s\" or \"1h\"");
+    format!("line {}: {message}", before + 1)
 }
 
 pub(crate) fn read(path: &Path) -> Result<String, SettingsError> {

@@ -174,9 +174,9 @@ pub(crate) enum PkiCommand {
         #[arg(long, value_name = "DEVICE")]
         name: String,
     },
-    /// Subject, issuer, validity and fingerprint of a certificate
+    /// Subject, issuer, validity and fingerprint of a certificate, or what a revocation list says
     Show {
-        /// The certificate (PEM)
+        /// The certificate, or the revocation list (PEM)
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// Print JSON
@@ -193,11 +193,14 @@ pub(crate) enum GcksCommand {
         #[arg(long, value_name = "FILE", default_value = "/etc/muster/gcks.toml")]
         config: PathBuf,
     },
-    /// Say what is wrong with a key server's configuration
+    /// Say what is wrong with a key server's configuration and whether its interface and address are there
     Check {
         /// The key server's configuration (TOML)
         #[arg(long, value_name = "FILE", default_value = "/etc/muster/gcks.toml")]
         config: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// The key server at a glance
     Status(GcksReadArgs),

@@ -20,7 +20,11 @@ pub(crate) fn unblock(config: &Path, instance: Option<u8>) -> Result<(), Failure
     if let Some(instance) = instance {
         return Ok(muster_bridge::unblock(instance)?);
     }
-    let (file, _) = load(config)?;
+    // The block is to be removed all the same.
+    let (file, _) = load(config).map_err(|failure| match failure {
+        Failure::Because(why) => because(format!("{why}; muster unblock --instance 0 needs no configuration")),
+        other => other,
+    })?;
     let control = control_of(config, &file);
     if UnixStream::connect(&control).is_ok() {
         let why = format!("a daemon answers at {}: end it first (muster leave)", control.display());
@@ -51,12 +55,16 @@ pub(crate) fn reload(socket: Socket, config: Option<&Path>) -> Result<(), Failur
 }
 
 pub(crate) fn check(config: &Path, json: bool) -> Result<(), Failure> {
-    let findings = muster_bridge::check(config);
+    tell(&muster_bridge::check(config), json)
+}
+
+/// What was looked at, and whether it will do.
+pub(crate) fn tell(findings: &[Finding], json: bool) -> Result<(), Failure> {
     if json {
         let lines: Vec<_> = findings.iter().map(|Finding { ok, what }| json!({"ok": ok, "what": what})).collect();
         say(json!(lines))?;
     } else {
-        for Finding { ok, what } in &findings {
+        for Finding { ok, what } in findings {
             say(format_args!("{:6}  {what}", if *ok { "ok" } else { "not ok" }))?;
         }
     }

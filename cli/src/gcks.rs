@@ -13,11 +13,7 @@ use crate::{client, daemon, log};
 pub(crate) fn run(command: GcksCommand) -> Result<(), Failure> {
     match command {
         GcksCommand::Run { config } => serve(&config),
-        GcksCommand::Check { config } => {
-            let remarks = muster_bridge::check_gcks(&config)?;
-            say(format_args!("{}: understood", config.display()))?;
-            remarks.iter().try_for_each(|remark| say(format_args!("note: {remark}")))
-        }
+        GcksCommand::Check { config, json } => daemon::tell(&muster_bridge::check_gcks(&config), json),
         GcksCommand::Status(args) => read(&args, "status", status),
         GcksCommand::Clients(args) => read(&args, "clients", clients),
         GcksCommand::Groups(args) => read(&args, "groups", groups),

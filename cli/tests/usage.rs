@@ -123,8 +123,8 @@ fn ikes_port_is_taken_and_told_of() {
                   address = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n";
     for (port, is_told) in [("", false), ("port = 848", false), ("port = 500", true)] {
         write("gcks.toml", &format!("{server}{port}"));
-        let check = run(["gcks", "check", "--config", &path("gcks.toml")]).done();
-        assert_eq!(check.contains("gcks.port: port 500 is IKE's"), is_told, "{check}");
+        let check = run(["gcks", "check", "--config", &path("gcks.toml")]);
+        assert_eq!(check.out.contains("gcks.port: port 500 is IKE's"), is_told, "{}", check.out);
         let ran = run(["gcks", "run", "--config", &path("gcks.toml")]);
         assert_eq!(ran.status, 1, "there is no such interface: {}", ran.err);
         assert_eq!(ran.err.contains("gcks.port: port 500 is IKE's"), is_told, "{}", ran.err);
@@ -135,6 +135,56 @@ fn ikes_port_is_taken_and_told_of() {
     write("muster.toml", &format!("{client}local_port = 500"));
     let check = run(["check", "--config", &path("muster.toml")]).out;
     assert!(check.contains("gcks.local_port: port 500 is IKE's"), "{check}");
+}
+
+/// As of a router's, its interface and address are looked at.
+#[test]
+fn a_key_servers_check_looks_at_its_interface_and_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gcks.toml");
+    let check = |interface: &str, address: &str, json: &[&str]| {
+        std::fs::write(&path, format!("[gcks]\ninterface = \"{interface}\"\naddress = \"{address}\"\n")).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        run(["gcks", "check", "--config", path.to_str().unwrap()].iter().chain(json))
+    };
+    assert!(check("lo", "127.0.0.1", &[]).done().contains("ok      black address 127.0.0.1 on lo"));
+    for (interface, address, why) in
+        [("no-such", "127.0.0.1", "gcks.interface no-such"), ("lo", "192.0.2.9", "has no usable address 192.0.2.9")]
+    {
+        let ran = check(interface, address, &[]);
+        assert!(ran.status == 1 && ran.out.contains("not ok") && ran.out.contains(why), "{}", ran.out);
+    }
+    let findings: serde_json::Value = serde_json::from_str(&check("lo", "192.0.2.9", &["--json"]).out).unwrap();
+    assert_eq!((&findings[0]["ok"], &findings[1]["ok"]), (&true.into(), &false.into()), "{findings}");
+}
+
+/// The parser draws a picture in several lines; an error is one.
+#[test]
+fn an_error_of_the_parser_is_one_line_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |file: &str| folder.path().join(file).display().to_string();
+    let good = "[device]\n[black]\ninterface = \"black0\"\n";
+    for (more, said) in [
+        ("[red]\nno_such_key = 1\n", "muster.toml: line 5: unknown field `no_such_key`, expected one of"),
+        ("[log]\nlevel = \n", "muster.toml: line 5: "),
+        ("[group]\nlifetime = 5\n", "line 5: invalid type: integer `5`, expected a time such as \"250ms\", "),
+        ("[group]\nlifetime = \"5\"\n", "expected a time such as"),
+    ] {
+        std::fs::write(path("muster.toml"), format!("{good}{more}")).unwrap();
+        run(["block", "--config", &path("muster.toml")]).failed(&[said]);
+        let check = run(["check", "--config", &path("muster.toml")]).out;
+        assert!(check.lines().count() == 1 && check.contains(said) && !check.contains(" | "), "{check}");
+    }
+    let gcks = "[gcks]\ninterface = \"lo\"\naddress = \"127.0.0.1\"\njoin_window = \"5\"\n";
+    std::fs::write(path("gcks.toml"), gcks).unwrap();
+    let check = run(["gcks", "check", "--config", &path("gcks.toml")]).out;
+    assert!(check.contains("gcks.toml: line 4: invalid value, expected a time such as \"250ms\""), "{check}");
+}
+
+#[test]
+fn without_a_configuration_unblock_says_how_to_do_without() {
+    run(["unblock", "--config", "/no/such/muster.toml"])
+        .failed(&["/no/such/muster.toml", "muster unblock --instance 0"]);
 }
 
 #[test]

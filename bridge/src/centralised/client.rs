@@ -52,7 +52,7 @@ const BURST: usize = 64;
 /// # Errors
 /// What the configuration names cannot be used; the data plane has ended.
 pub fn run_client(config: &Path, file: File, set_level: SetLevel) -> Result<(), RunError> {
-    file.gcks.iter().flat_map(remarks).for_each(|remark| warn!("{remark}"));
+    remarks(&file).iter().for_each(|remark| warn!("{remark}"));
     block_on(async {
         let control = folder(config).join(&file.device.control);
         // Re-key messages may come to ports below 1024, and the address may change.

@@ -19,10 +19,10 @@ mod store;
 
 pub use client::run_client;
 pub use server::run_gcks;
-pub use settings::{GcksFile, check_gcks};
+pub use settings::GcksFile;
 pub use store::{Store, StoreFault};
 
 pub(crate) use certificates::{Certificates, Named, Paths};
 pub(crate) use phase1::identity;
 pub(crate) use secret::{SHORT_KEY, read_secret};
-pub(crate) use settings::{default_doi, default_port, remark_on_port};
+pub(crate) use settings::{GcksSettings, default_doi, default_port, remark_on_port};

@@ -14,7 +14,7 @@ use super::certificates::Certificates;
 /// Who may connect from where, and what the key server shows.
 pub(crate) struct Known {
     pub(super) clients: HashMap<IpAddr, Expected>,
-    pub(super) certificates: Certificates,
+    pub(crate) certificates: Certificates,
 }
 
 /// Who is expected at an address.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
 use super::refusals::Refusals;
-use super::settings::{GcksSettings, remark_on_port};
+use super::settings::GcksSettings;
 use super::socket;
 use crate::alarm::Alarm;
 use crate::control::Asked;
@@ -51,9 +51,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub fn run_gcks(config: &Path, set_level: SetLevel) -> Result<(), RunError> {
     block_on(async {
         let settings = GcksSettings::load(config)?;
-        if let Some(remark) = remark_on_port(settings.gcks.port) {
-            warn!("gcks.port: {remark}");
-        }
+        settings.remarks().for_each(|remark| warn!("{remark}"));
         let signals = Signals::listen().map_err(io_error("cannot listen for signals"))?;
         match Server::start(settings, signals, set_level).await? {
             Some(server) => server.run().await,

@@ -18,9 +18,8 @@ use super::certificates::{Certificates, Named, Paths};
 use super::phase1::{Expected, Known, identity, proposals};
 use super::profiles::{ClientSection, GroupSection, VpnSection, each};
 use super::secret::{SHORT_KEY, read_secret};
-use crate::daemon::unix_seconds;
 use crate::secret_file::exposure;
-use crate::settings::{LogSection, MetricsSection, SettingsError, read_from};
+use crate::settings::{LogSection, MetricsSection, SettingsError, in_one_line, read_from};
 
 #[cfg(test)]
 mod tests;
@@ -134,10 +133,7 @@ impl GcksFile {
         let parsed: Result<GcksFile, _> = toml::from_str(&text);
         parsed.map(|file| GcksFile { exposure, ..file }).map_err(|error| {
             // Without the text of the line, or what of it stands in the message: it may be a secret.
-            let line =
-                error.span().map_or(0, |span| text.bytes().take(span.start).filter(|octet| *octet == b'\n').count())
-                    + 1;
-            let message = format!("line {line}: {}", without_value(error.message()).trim_end().replace('\n', " "));
+            let message = in_one_line(&text, &error, &without_value(error.message()));
             SettingsError::Parse { path: path.to_owned(), message }
         })
     }
@@ -229,6 +225,11 @@ impl GcksSettings {
         check(&profiles)?;
         let known = Known { clients: known, certificates };
         Ok(GcksSettings { path: path.to_owned(), gcks, log, metrics, profiles, own, known })
+    }
+
+    /// What stands in no client's way, and the operator is to know.
+    pub(crate) fn remarks(&self) -> impl Iterator<Item = String> + use<> {
+        remark_on_port(self.gcks.port).map(|remark| format!("gcks.port: {remark}")).into_iter()
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -351,14 +352,4 @@ fn default_one_way_period() -> Duration {
 
 fn default_hop_limit() -> u8 {
     64
-}
-
-/// Reads a key server's configuration with all that it names, and changes nothing. What its operator is to know of it.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_gcks(path: &Path) -> Result<Vec<String>, SettingsError> {
-    let settings = GcksSettings::load(path)?;
-    settings.known.certificates.check_time(unix_seconds())?;
-    Ok(remark_on_port(settings.gcks.port).map(|remark| format!("gcks.port: {remark}")).into_iter().collect())
 }

@@ -87,6 +87,7 @@ impl Client {
         }
         changed.extend((new.log.level != self.file.log.level).then_some("log.level"));
         (self.outside.set_level)(&new.log.level);
+        remarks(&new).iter().for_each(|remark| warn!("{remark}"));
         changed.extend((new.metrics != self.file.metrics).then_some("metrics.listen"));
         self.outside.metrics.take(metrics);
         if self.file.gcks.as_ref().is_none_or(|gcks| gcks.allow_bypass != allowed) {

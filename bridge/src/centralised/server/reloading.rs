@@ -61,6 +61,7 @@ impl Server {
             working.review(&new);
         }
         (self.set_level)(&new.log.level);
+        new.remarks().for_each(|remark| warn!("{remark}"));
         self.metrics.take(metrics);
         self.settings = new;
         Ok(changed)
