@@ -396,8 +396,10 @@ impl Member {
         if !self.groups.contains_key(&group) && self.groups.len() >= MOST_GROUPS {
             return Err(Malformed::TooMany.into());
         }
-        match self.groups.get(&group).filter(|_| self.is_one_way()) {
-            Some(held) if held.is_as_new_as(&view) => return Ok(()),
+        match self.groups.get(&group) {
+            Some(held) if self.is_one_way() && held.is_as_new_as(&view) => return Ok(()),
+            // Told again, as on every connection.
+            Some(held) if held.spi() == view.spi() => {}
             Some(_) => self.events.push_back(Event::Rekeyed { group }),
             None => self.events.push_back(Event::Joined { group }),
         }

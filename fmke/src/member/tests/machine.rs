@@ -175,6 +175,22 @@ fn a_mad_server_opens_no_sockets_without_end() {
     assert_eq!(scene.member.listens_to().count(), 256);
 }
 
+/// On every connection, and to who is behind, all is told again: that brings nobody in.
+#[test]
+fn a_group_is_joined_once() {
+    let mut scene = Scene::new();
+    let mut group = GroupServer::new();
+    let place = group.sa.destination;
+    scene.push(1, &rekey(&group)).unwrap();
+    assert_eq!(scene.member.poll_event(), Some(Event::Joined { group: place }));
+    scene.push(2, &rekey(&group)).unwrap();
+    assert_eq!(scene.member.poll_event(), None, "it is told what it has");
+    group.renew();
+    scene.push(3, &rekey(&group)).unwrap();
+    assert_eq!(scene.member.poll_event(), Some(Event::Rekeyed { group: place }));
+    assert_eq!(scene.member.poll_event(), None);
+}
+
 /// What is said once to all is not said again to who has it: the group must be told anew.
 #[test]
 fn what_cannot_be_used_by_multicast_is_asked_for_by_phase_2() {

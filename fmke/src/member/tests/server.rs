@@ -71,6 +71,12 @@ impl GroupServer {
         self.seal(message_id, chain)
     }
 
+    /// Another re-key SA, of the same tree.
+    pub(super) fn renew(&mut self) {
+        self.sa.spi = [8; 16];
+        self.download.packets.iter_mut().for_each(|packet| packet.spi = [8; 16].to_vec());
+    }
+
     /// Another member comes in: the next re-key SA with what those before it need for it.
     pub(super) fn join(&mut self) -> (RekeySa, KeyDownload) {
         let (change, joins) = self.tree.stage_joins(1, &mut self.rng).unwrap();
