@@ -331,7 +331,7 @@ pub(crate) fn unix_seconds() -> u64 {
     unix_millis() / 1000
 }
 
-fn unix_millis() -> u64 {
+pub(crate) fn unix_millis() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 

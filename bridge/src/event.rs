@@ -41,7 +41,7 @@ pub enum EventKind {
     StandsBy,
     /// A newer revocation list has come from a neighbour; the detail is its organisation and number.
     RevocationList,
-    /// A message, a certificate or an announcement was refused.
+    /// A message, a certificate or an announcement was refused; with a key server also: it does not answer.
     Refused,
     /// Another address on black, or none.
     Address,

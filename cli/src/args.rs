@@ -47,9 +47,9 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Device, group and data plane at a glance
+    /// Device, group (or key server) and data plane at a glance
     Status(ReadArgs),
-    /// Members of the group
+    /// Members of the group; with a key server that alone knows them
     Members(ReadArgs),
     /// Devices heard on the black side
     Neighbors(ReadArgs),
@@ -61,7 +61,7 @@ pub(crate) enum Command {
         #[arg(long)]
         show_keys: bool,
     },
-    /// Red prefixes learned from the members
+    /// Red prefixes learned from the members, or of the key server's VPNs
     Routes(ReadArgs),
     /// What has happened, one line each
     Events {
@@ -204,7 +204,7 @@ pub(crate) enum GcksCommand {
     },
     /// The key server at a glance
     Status(GcksReadArgs),
-    /// Clients, and whether they are connected
+    /// Clients, whether they are connected, and why not
     Clients(GcksReadArgs),
     /// Secure multicast groups, their members and flows
     Groups(GcksReadArgs),

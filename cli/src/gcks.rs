@@ -61,7 +61,7 @@ fn status(status: &Value) -> String {
 
 fn clients(clients: &Value) -> String {
     table(
-        &["NAME", "ADDRESS", "STATE", "TOLD", "GROUPS", "VPNS", "UNPROTECTED"],
+        &["NAME", "ADDRESS", "STATE", "TOLD", "GROUPS", "VPNS", "UNPROTECTED", "REASON"],
         lines(clients).map(|client| {
             let (groups, vpns) = (words(&client["groups"]), words(&client["vpns"]));
             let bypass: Vec<String> = lines(&client["bypass"]).map(text).collect();
@@ -74,16 +74,17 @@ fn clients(clients: &Value) -> String {
                 groups,
                 vpns,
                 bypass,
+                text(&client["reason"]),
             ]
         }),
     )
 }
 
-/// What was said to a client without a return channel last.
+/// When something was said last to a client without a return channel.
 fn told(client: &Value) -> String {
     match &client["told"] {
         Value::Null => "-".into(),
-        told => format!("{}, {} ago", text(&told["number"]), milliseconds(&told["age_ms"])),
+        told => format!("{} ago", milliseconds(&told["age_ms"])),
     }
 }
 
@@ -92,10 +93,11 @@ fn groups(groups: &Value) -> String {
         &["NAME", "REKEY", ">MEMBERS", ">PRESENT", ">SAS", ">AGE", "FLOWS"],
         lines(groups).map(|group| {
             let flows: Vec<String> = lines(&group["flows"]).map(flow).collect();
+            let members = lines(&group["members"]).count() - lines(&group["excluded"]).count();
             vec![
                 text(&group["name"]),
                 text(&group["rekey"]),
-                lines(&group["members"]).count().to_string(),
+                members.to_string(),
                 lines(&group["present"]).count().to_string(),
                 text(&group["sas"]),
                 milliseconds(&group["age_ms"]),
@@ -123,4 +125,27 @@ fn vpns(vpns: &Value) -> String {
 fn words(array: &Value) -> String {
     let words: Vec<String> = lines(array).map(show::text).collect();
     if words.is_empty() { "-".into() } else { words.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_is_not_there_says_why() {
+        let shown = clients(&json!([
+            {"name": "a", "state": "lapsed", "reason": "its certificate: revoked"},
+            {"name": "b", "state": "one-way", "reason": null, "told": {"number": 1_796_000_000, "age_ms": 5000}},
+        ]));
+        assert!(shown.contains("lapsed") && shown.contains("its certificate: revoked"), "{shown}");
+        assert!(shown.contains("5s ago") && !shown.contains("1796000000"), "{shown}");
+    }
+
+    #[test]
+    fn who_is_excluded_is_no_member() {
+        let group = json!({"name": "one", "members": ["a", "b", "c"], "excluded": ["b"], "present": ["a"]});
+        let shown = groups(&json!([group]));
+        let row: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row[2..4], ["2", "1"], "{shown}");
+    }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
+mod client;
+
 /// A table of lines and columns, aligned; `columns` marks those of numbers with a leading `>`.
 pub(crate) fn table(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -33,13 +35,9 @@ pub(crate) fn list(rows: impl IntoIterator<Item = (&'static str, String)>) -> St
 
 pub(crate) fn status(status: &Value) -> String {
     let (group, plane) = (&status["group"], &status["dataplane"]);
-    let dropped: Vec<String> = plane["dropped"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, count)| count.as_u64() != Some(0))
-        .map(|(reason, count)| format!("{reason} {count}"))
-        .collect();
+    if client::is_one(group) {
+        return list(client::status(status));
+    }
     let lists: Vec<String> = lines(&status["revocation_lists"])
         .map(|list| format!("{} {}", text(&list["organisation"]), text(&list["number"])))
         .collect();
@@ -56,31 +54,30 @@ pub(crate) fn status(status: &Value) -> String {
         ("epoch", format!("{}, for {}", text(&group["epoch"]), age(&group["since_ms"]))),
         ("key", text(&group["key_fingerprint"])),
         ("manager", short(&group["transaction_manager"])),
-        (
-            "data plane",
-            format!("{} ({}), {} SAs", text(&plane["backend"]), text(&plane["backend_reason"]), text(&plane["sas"])),
-        ),
-        ("packets", format!("{} received, {} sent", text(&plane["rx_packets"]), text(&plane["tx_packets"]))),
-        ("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }),
+    ];
+    let alone = [
         ("stands by", stands_by(plane)),
-        ("listened to", listeners(plane)),
         ("revocations", if lists.is_empty() { "no lists".into() } else { lists.join(", ") }),
     ];
-    // Of the client of a key server alone.
-    let bypass = &status["bypass"];
-    let of_a_client = bypass.is_object().then(|| {
-        let without: Vec<String> = lines(&group["stopped"]).map(text).collect();
-        [("without SAs", or_nothing(&without)), ("unprotected", unprotected(bypass))]
-    });
-    list(rows.into_iter().chain(of_a_client.into_iter().flatten()))
+    list(rows.into_iter().chain(dataplane(plane)).chain(alone))
 }
 
-/// What goes to black as it is, and what the key server would have go so.
-fn unprotected(bypass: &Value) -> String {
-    let granted: Vec<String> = lines(&bypass["granted"]).map(text).collect();
-    let refused = lines(&bypass["refused"]);
-    let refused = refused.map(|one| format!("; refused {}: {}", text(&one["selector"]), text(&one["reason"])));
-    or_nothing(&granted) + &refused.collect::<String>()
+/// What carries the traffic.
+fn dataplane(plane: &Value) -> [(&'static str, String); 4] {
+    let dropped: Vec<String> = plane["dropped"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, count)| count.as_u64() != Some(0))
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    let (backend, reason) = (text(&plane["backend"]), text(&plane["backend_reason"]));
+    [
+        ("data plane", format!("{backend} ({reason}), {} SAs", text(&plane["sas"]))),
+        ("packets", format!("{} received, {} sent", text(&plane["rx_packets"]), text(&plane["tx_packets"]))),
+        ("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }),
+        ("listened to", listeners(plane)),
+    ]
 }
 
 fn or_nothing(words: &[String]) -> String {
@@ -122,6 +119,9 @@ fn listeners(plane: &Value) -> String {
 }
 
 pub(crate) fn members(members: &Value) -> String {
+    if client::is_one(&members[0]) {
+        return client::members(members);
+    }
     let columns = [">SLOT", "NAME", "ORGANISATION", "MEMBER", "ADDRESS", "SINCE", "ROLE", "PREFIXES"];
     table(
         &columns,
@@ -203,6 +203,9 @@ pub(crate) fn sas(sas: &Value, show_keys: bool) -> String {
 }
 
 pub(crate) fn routes(routes: &Value) -> String {
+    if routes[0]["selector"].is_string() {
+        return client::routes(routes);
+    }
     table(
         &["PREFIX", "NAME", "MEMBER"],
         lines(routes).map(|route| vec![text(&route["prefix"]), text(&route["name"]), short(&route["member"])]),

@@ -22,6 +22,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Of what does not fit between the two ends in phase 1, the part of it: another secret, identity, certificate or proposal than
+    /// expected, or a notification that says so. It stays so until somebody mends it at one of the ends, who is to hear of it; but
+    /// some of it whoever forges the peer's address can bring about, too.
+    pub fn of_peer(&self) -> Option<Refused> {
+        match self {
+            Refusal::Phase1(refused) => Some(*refused).filter(Refused::is_of_peer),
+            _ => None,
+        }
+    }
+
     /// In one word, for counters.
     pub fn reason(&self) -> &'static str {
         match self {

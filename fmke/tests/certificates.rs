@@ -13,7 +13,7 @@ use muster_fmke::isakmp::{Delays, Identity};
 use muster_fmke::member::{self, Member};
 use muster_fmke::phase1::x509::Anchors;
 use muster_fmke::phase1::{
-    Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Limits, Liveness,
+    Authentication, Authority, Certificate, CertificateError, Client, Clients, Closed, Credentials, Limits, Liveness,
     Proposals, Server, Verified,
 };
 use muster_wire::Time;
@@ -304,9 +304,14 @@ fn whose_certificate_ends_loses_access_until_it_shows_another() {
     // It tries again, with the one that has ended.
     world.run(Duration::from_secs(60));
     assert_eq!(world.members(), ["b"]);
+    let why = |world: &World| ["a", "b"].map(|client| world.gcks.lapsed(client));
+    assert_eq!(why(&world), [Some(CertificateError::Time), None]);
+    world.restart(JULY + 1);
+    assert_eq!(why(&world), [Some(CertificateError::Time), None], "it is told after a restart, too");
     world.start("a", (2028, 1));
     world.run(Duration::from_secs(10));
     assert_eq!(world.members(), ["a", "b"]);
+    assert_eq!(why(&world), [None, None]);
 }
 
 #[test]
@@ -447,8 +452,7 @@ fn a_key_server_whose_certificate_is_revoked_is_not_obeyed() {
     assert_eq!(client.review(world.now, &world.directory), Err(CertificateError::Revoked));
     assert!(!client.is_connected() && client.listens_to().next().is_none());
     let heard: Vec<_> = std::iter::from_fn(|| client.poll_event()).collect();
-    let why = "distrusted".to_owned();
-    assert!(heard.contains(&member::Event::Disconnected { why }), "{heard:?}");
+    assert!(heard.contains(&member::Event::Disconnected { why: Closed::Distrusted }), "{heard:?}");
     assert_eq!(client.review(world.now, &world.directory), Ok(()), "it is said once");
     // It tries again, and takes it as little.
     world.clients.insert("b", client);

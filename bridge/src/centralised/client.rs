@@ -8,6 +8,7 @@ use caps::Capability;
 use ipnet::IpNet;
 use muster_dataplane::SaId;
 use muster_fmke::member::{Event, Member};
+use muster_fmke::phase1::Failed;
 use tokio::net::UdpSocket;
 use tracing::{debug, info, warn};
 
@@ -20,7 +21,7 @@ use crate::check::remarks;
 use crate::control;
 use crate::daemon::{
     HOUSEKEEPING, LAST_WORDS, Outside, RunError, SetLevel, WATCHING_GENERATIONS, block_on, every, io_error, now, tick,
-    unix_seconds,
+    unix_millis, unix_seconds,
 };
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
@@ -30,6 +31,7 @@ use crate::signals::Told;
 use crate::worn::Worn;
 
 mod answering;
+mod connection;
 mod following;
 mod held_back;
 mod listening;
@@ -38,6 +40,7 @@ mod scraping;
 mod shown;
 mod starting;
 
+use connection::Connection;
 use held_back::HeldBack;
 use listening::{Listening, readable};
 use numbers::Numbers;
@@ -80,6 +83,7 @@ struct Client {
     index: u32,
     own_prefixes: Vec<IpNet>,
     server: SocketAddr,
+    connection: Connection,
     shown: Shown,
     expiry: Expiry,
     socket: UdpSocket,
@@ -167,15 +171,17 @@ impl Client {
 
     fn take_datagrams(&mut self) -> bool {
         let Client { member, refused, buffer, shown, .. } = self;
-        let at = now();
+        let (at, mut misfits) = (now(), Vec::new());
         let mut take = |from: SocketAddr, bytes: &[u8]| {
             if let Err(why) = member.handle_datagram(at, from, bytes, &shown.certificates) {
                 refused.add(from, &why);
+                misfits.extend(why.of_peer());
             }
         };
         let sockets = std::iter::once(&self.socket).chain(self.listening.sockets());
         // Of each: it is no question of whether any has more.
         let more: Vec<bool> = sockets.map(|socket| socket::receive(socket, buffer, BURST, &mut take)).collect();
+        misfits.into_iter().for_each(|why| self.happened(&Event::Refused(Failed::Refused(why))));
         more.contains(&true)
     }
 
@@ -199,9 +205,15 @@ impl Client {
             }
         }
         while let Some(event) = self.member.poll_event() {
-            self.tell(kind_of(&event), event.to_string());
+            self.happened(&event);
         }
         self.tell_status();
+    }
+
+    fn happened(&mut self, event: &Event) {
+        if self.connection.note(now(), unix_millis(), event) {
+            self.tell(kind_of(event), event.to_string());
+        }
     }
 
     /// Does something by which other traffic may go unprotected, and tells what has become of it.
@@ -296,7 +308,7 @@ fn kind_of(event: &Event) -> EventKind {
     match event {
         Event::Connected => EventKind::Connected,
         Event::Disconnected { .. } => EventKind::Disconnected,
-        Event::Refused => EventKind::Refused,
+        Event::Refused(_) => EventKind::Refused,
         Event::Joined { .. } => EventKind::Join,
         Event::Rekeyed { .. } => EventKind::Rekeyed,
         Event::Left { .. } => EventKind::Leave,

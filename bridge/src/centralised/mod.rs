@@ -8,6 +8,7 @@ mod bypass;
 mod certificates;
 mod client;
 mod flows;
+mod misfits;
 mod phase1;
 mod profiles;
 mod refusals;

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use muster_fmke::gcks::Event;
+use muster_fmke::phase1::Refused;
 use muster_wire::Time;
 use serde_json::Value;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use super::misfits::Misfits;
 use super::refusals::Refusals;
 use super::settings::GcksSettings;
 use super::socket;
@@ -79,6 +81,8 @@ struct Server {
     /// Answers to orders, given when what came of them is on the disk.
     waiting: Vec<(oneshot::Sender<Result<Value, String>>, Value)>,
     refused: Refusals,
+    /// By client, why what came from its address was refused.
+    misfits: Misfits<Refused>,
     unsent: u64,
     metrics: Endpoint,
     /// Transactions of the store, and those that failed.
@@ -130,14 +134,22 @@ impl Server {
 
     /// Takes what has come; whether more waits.
     fn take_datagrams(&mut self) -> bool {
-        let (working, known, refused, at) = (&mut self.working, &self.settings.known, &mut self.refused, now());
-        socket::receive(&self.socket, &mut self.buffer, BURST, |from, bytes| {
+        let Server { working, settings, refused, misfits, socket, buffer, .. } = self;
+        let (known, at, mut news) = (&settings.known, now(), Vec::new());
+        let more = socket::receive(socket, buffer, BURST, |from, bytes| {
             // Without a machine it is lost; clients say it again.
             let Some(Working { machine, .. }) = working else { return };
-            if let Err(why) = machine.handle_datagram(at, from, bytes, known) {
-                refused.add(from, &why);
+            let Err(refusal) = machine.handle_datagram(at, from, bytes, known) else { return };
+            refused.add(from, &refusal);
+            // Of strangers nobody hears: they would say what is heard.
+            if let (Some(why), Some(client)) = (refusal.of_peer(), machine.client_at(from.ip()))
+                && misfits.is_news(at, client, why.reason(), why)
+            {
+                news.push(format!("{client}: what came from its address {from} was refused: {why}"));
             }
-        })
+        });
+        news.into_iter().for_each(|detail| self.tell(EventKind::Refused, detail));
+        more
     }
 
     fn handle_time(&mut self) {
@@ -184,6 +196,9 @@ impl Server {
         }
         let events: Vec<Event> = std::iter::from_fn(|| machine.poll_event()).collect();
         for event in events {
+            if let Event::Connected { client, .. } = &event {
+                self.misfits.forget(client);
+            }
             self.tell(kind_of(&event), event.to_string());
         }
         for (answer, value) in self.waiting.drain(..) {

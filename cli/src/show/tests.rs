@@ -74,9 +74,38 @@ fn keys_show_only_when_asked_for() {
 #[test]
 fn what_goes_unprotected_and_what_was_refused() {
     assert!(!status(&json!({})).contains("unprotected"), "of clients of a key server alone");
-    let shown = status(&json!({"bypass": {"granted": [], "refused": []}, "group": {"stopped": []}}));
+    let shown = status(&json!({"bypass": {"granted": [], "refused": []}, "group": {"mode": "centralised"}}));
     assert!(shown.contains("unprotected    nothing") && shown.contains("without SAs    nothing"), "{shown}");
     let bypass = json!({"granted": ["a", "b"], "refused": [{"selector": "c", "reason": "no"}]});
-    let shown = status(&json!({"bypass": bypass, "group": {"stopped": ["d"]}}));
+    let shown = status(&json!({"bypass": bypass, "group": {"mode": "centralised", "stopped": ["d"]}}));
     assert!(shown.contains("a, b; refused c: no") && shown.contains("without SAs    d"), "{shown}");
+}
+
+#[test]
+fn with_a_key_server_it_shows_that_and_nothing_of_the_mesh() {
+    let group = json!({"mode": "centralised", "epoch": 3, "flows": 2,
+        "groups": [{"rekey_address": "239.255.1.1", "rekey_port": 848}]});
+    let failure = json!({"reason": "silent", "detail": "no answer", "at_ms": 1});
+    let mut answer = json!({"device": "hub", "state": "connecting", "gcks": "192.0.2.9:848", "group": group,
+        "last_failure": failure, "dataplane": {"sas": 6}});
+    let shown = status(&answer);
+    assert!(shown.contains("ago: no answer") && shown.contains("1, new keys at 239.255.1.1 port 848\n"), "{shown}");
+    for of_the_mesh in ["member id", "manager", "members", "stands by", "revocations", "(-)", "certificate"] {
+        assert!(!shown.lines().any(|line| line.starts_with(of_the_mesh) || line.ends_with("(-)")), "{shown}");
+    }
+    answer["connected_since_ms"] = 1.into();
+    assert!(status(&answer).contains("192.0.2.9:848, for "), "{}", status(&answer));
+    answer["connected_since_ms"] = json!(null);
+    answer["heard_ms"] = 5000.into();
+    assert!(status(&answer).contains("192.0.2.9:848, heard 5s ago"), "{}", status(&answer));
+    answer["last_failure"] = json!(null);
+    assert!(status(&answer).contains("last failure   none\n"));
+
+    let shown = members(&json!([{"mode": "centralised", "name": "hub", "prefixes": ["10.1.0.0/16"]}]));
+    assert!(
+        shown.contains("10.1.0.0/16") && shown.contains("muster gcks clients") && !shown.contains("SLOT"),
+        "{shown}"
+    );
+    let shown = routes(&json!([{"prefix": "10.2.0.0/16", "address": "192.0.2.2", "selector": "all of it"}]));
+    assert!(shown.contains("192.0.2.2") && shown.contains("all of it") && !shown.contains("MEMBER"), "{shown}");
 }

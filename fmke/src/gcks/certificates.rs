@@ -9,7 +9,7 @@ use muster_wire::Time;
 use super::restore::{StoreError, Stored, damaged};
 use super::store::Write;
 use crate::isakmp::{Malformed, Reader};
-use crate::phase1::{ShownChain, x509};
+use crate::phase1::{CertificateError, ShownChain, x509};
 
 /// A client shows another certificate once in so long. It comes in as another member then, which makes keys new for all.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -20,6 +20,8 @@ pub(super) struct Certificates {
     shown: BTreeMap<String, Held>,
     /// When each client's end (Unix seconds).
     ends: BTreeSet<(u64, String)>,
+    /// Who is out, and why.
+    lapsed: BTreeMap<String, CertificateError>,
 }
 
 /// What one client has shown.
@@ -69,7 +71,8 @@ impl Certificates {
         }
         let is_stored = before.is_some_and(|before| before.chain == chain);
         let write = (!is_stored).then(|| Write::certificates(client, written(&chain)));
-        self.lapse(client);
+        self.take(client);
+        self.lapsed.remove(client);
         self.set(client, Held { chain, until, rests: if is_another { now + PAUSE } else { rests } });
         (if is_another { Shown::Another } else { Shown::AsBefore }, write)
     }
@@ -84,13 +87,20 @@ impl Certificates {
 
     /// What a client has shown no longer counts. It stays in the store, so that a key server that dies before the client is out of
     /// its groups finds it again, until the client shows another.
-    pub(super) fn lapse(&mut self, client: &str) {
+    pub(super) fn lapse(&mut self, client: &str, why: CertificateError) {
         self.take(client);
+        self.lapsed.insert(client.to_owned(), why);
+    }
+
+    /// Why a client is out, if it is.
+    pub(super) fn lapsed(&self, client: &str) -> Option<CertificateError> {
+        self.lapsed.get(client).copied()
     }
 
     /// A client is no more, or another one. What is to be stored.
     pub(super) fn forget(&mut self, client: &str) -> Write {
-        self.lapse(client);
+        self.take(client);
+        self.lapsed.remove(client);
         Write::no_certificates(client)
     }
 
@@ -176,16 +186,20 @@ mod tests {
         assert!(shown.iter().eq([(&"a".to_owned(), &vec![late.clone(), issuer]), (&"b".to_owned(), &vec![early])]));
         assert_eq!((shown.first_end(), shown.ended(of_2030)), (Some(of_2030), None), "its last second counts");
         assert_eq!(shown.ended(of_2030 + 1), Some("b".to_owned()));
-        shown.lapse("b");
+        shown.lapse("b", CertificateError::Time);
+        assert_eq!((shown.lapsed("a"), shown.lapsed("b")), (None, Some(CertificateError::Time)));
         assert_eq!(
             (shown.first_end(), Certificates::restore(&disk).unwrap().first_end()),
             (Some(of_2040), Some(of_2030))
         );
         // Renewed.
         store(&mut disk, show(&mut shown, 0, "b", &[late]).1.unwrap());
+        assert_eq!(shown.lapsed("b"), None);
+        shown.lapse("b", CertificateError::Revoked);
         assert_eq!(Certificates::restore(&disk).unwrap().first_end(), Some(of_2040));
         ["a", "b"].into_iter().for_each(|client| store(&mut disk, shown.forget(client)));
         assert!(shown.first_end().is_none() && shown.iter().next().is_none() && disk.0.is_empty());
+        assert_eq!(shown.lapsed("b"), None);
         assert!(shown.shown(Time(0), "a", None).1.is_none(), "a secret leaves nothing");
     }
 
@@ -202,7 +216,7 @@ mod tests {
         assert!(what == Shown::TooSoon && write.is_none());
         assert!(shown.iter().all(|(_, chain)| *chain == [second.clone()]));
         assert_eq!(show(&mut shown, 32, "a", &[first]).0, Shown::Another);
-        shown.lapse("a");
+        shown.lapse("a", CertificateError::Revoked);
         assert_eq!(show(&mut shown, 33, "a", &[second]).0, Shown::AsBefore, "it is out already");
     }
 
@@ -213,7 +227,7 @@ mod tests {
         assert_eq!((shown.first_end(), shown.ended(1000), shown.ended(1001)), (Some(1000), None, Some("a".to_owned())));
         shown.counts_until("a", 2000);
         assert_eq!((shown.first_end(), shown.ended(1001)), (Some(2000), None));
-        shown.lapse("a");
+        shown.lapse("a", CertificateError::Time);
         assert_eq!(shown.first_end(), None);
     }
 

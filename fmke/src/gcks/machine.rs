@@ -77,8 +77,8 @@ pub struct Gcks {
     /// To whom something is to be sent for the first time, and since when. It is sent one after the other: when many come in at once,
     /// what goes to all of them is not in memory twice.
     to_tell: VecDeque<(Time, String)>,
-    names: BTreeMap<IpAddr, String>,
-    certificates: Certificates,
+    pub(super) names: BTreeMap<IpAddr, String>,
+    pub(super) certificates: Certificates,
     pub(super) groups: BTreeMap<String, GroupState>,
     pub(super) vpns: BTreeMap<String, VpnState>,
     pub(super) excluded: BTreeSet<String>,
@@ -376,7 +376,7 @@ impl Gcks {
     }
 
     fn lapse(&mut self, now: Time, client: String, why: CertificateError) {
-        self.certificates.lapse(&client);
+        self.certificates.lapse(&client, why);
         self.cast_out(now, &client);
         self.events.push_back(Event::Lapsed { client, why });
     }
@@ -440,7 +440,7 @@ impl Gcks {
                     self.connect(now, sa, address, certificates, began_anew)
                 }
                 phase1::Event::Closed { sa, why, .. } => self.closed(sa, why),
-                phase1::Event::Failed => {}
+                phase1::Event::Failed(_) => {}
             }
         }
     }

@@ -1,10 +1,12 @@
 //! What an operator can look at.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use muster_wire::Time;
 
 use super::machine::Gcks;
+use crate::phase1::CertificateError;
 
 impl Gcks {
     /// Whether this client is connected.
@@ -27,6 +29,16 @@ impl Gcks {
     /// Whether this client is excluded.
     pub fn is_excluded(&self, client: &str) -> bool {
         self.excluded.contains(client)
+    }
+
+    /// What is wrong with the certificate by which this client was in: it has lost access until it shows another.
+    pub fn lapsed(&self, client: &str) -> Option<CertificateError> {
+        self.certificates.lapsed(client)
+    }
+
+    /// Which client is expected at this address.
+    pub fn client_at(&self, address: IpAddr) -> Option<&str> {
+        self.names.get(&address).map(String::as_str)
     }
 
     /// Exchanges of phase 1 that are not complete.

@@ -29,7 +29,7 @@ pub use fragment::Fragment;
 pub use header::{Cookie, HEADER_LEN, Header, exchange, flags};
 pub use identity::Identity;
 pub use key_download::{KeyDownload, KeyPacket, kek_key, key_type, tek_key};
-pub use notify::{Notify, notification};
+pub use notify::{Notify, error_name, notification};
 pub use policy::{Delays, Policy};
 pub use proposal::{Transform, phase1_attribute, write_proposal};
 pub use rekey_sa::{RekeySa, kek_attribute};

@@ -1,5 +1,7 @@
 //! Notifications (RFC 2408 3.14).
 
+use std::borrow::Cow;
+
 use super::bytes::{Malformed, Reader};
 
 /// ISAKMP itself (RFC 2407 4.4.1).
@@ -7,6 +9,8 @@ const PROTO_ISAKMP: u8 = 1;
 
 /// Types of notifications.
 pub mod notification {
+    /// Those below are errors, the others say how things are (RFC 2408 3.14.1).
+    pub const FIRST_STATUS: u16 = 16384;
     /// No proposal is acceptable.
     pub const NO_PROPOSAL_CHOSEN: u16 = 14;
     /// Who it says it is could not be shown.
@@ -17,6 +21,44 @@ pub mod notification {
     pub const R_U_THERE: u16 = 36136;
     /// I am (RFC 3706).
     pub const R_U_THERE_ACK: u16 = 36137;
+}
+
+/// The name of an error, as RFC 2408 3.14.1 has it.
+pub fn error_name(kind: u16) -> Cow<'static, str> {
+    const NAMES: [&str; 30] = [
+        "INVALID-PAYLOAD-TYPE",
+        "DOI-NOT-SUPPORTED",
+        "SITUATION-NOT-SUPPORTED",
+        "INVALID-COOKIE",
+        "INVALID-MAJOR-VERSION",
+        "INVALID-MINOR-VERSION",
+        "INVALID-EXCHANGE-TYPE",
+        "INVALID-FLAGS",
+        "INVALID-MESSAGE-ID",
+        "INVALID-PROTOCOL-ID",
+        "INVALID-SPI",
+        "INVALID-TRANSFORM-ID",
+        "ATTRIBUTES-NOT-SUPPORTED",
+        "NO-PROPOSAL-CHOSEN",
+        "BAD-PROPOSAL-SYNTAX",
+        "PAYLOAD-MALFORMED",
+        "INVALID-KEY-INFORMATION",
+        "INVALID-ID-INFORMATION",
+        "INVALID-CERT-ENCODING",
+        "INVALID-CERTIFICATE",
+        "CERT-TYPE-UNSUPPORTED",
+        "INVALID-CERT-AUTHORITY",
+        "INVALID-HASH-INFORMATION",
+        "AUTHENTICATION-FAILED",
+        "INVALID-SIGNATURE",
+        "ADDRESS-NOTIFICATION",
+        "NOTIFY-SA-LIFETIME",
+        "CERTIFICATE-UNAVAILABLE",
+        "UNSUPPORTED-EXCHANGE-TYPE",
+        "UNEQUAL-PAYLOAD-LENGTHS",
+    ];
+    let name = usize::from(kind).checked_sub(1).and_then(|place| NAMES.get(place));
+    name.map_or_else(|| format!("number {kind}").into(), |name| (*name).into())
 }
 
 /// The body of a notification payload.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::phase1::{Closed, Failed};
+
 /// Something that has happened. A group is known by where its re-key messages come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -11,10 +13,10 @@ pub enum Event {
     /// There is none any more.
     Disconnected {
         /// Why.
-        why: String,
+        why: Closed,
     },
-    /// The key server does not answer, or refuses.
-    Refused,
+    /// The key server does not answer, or we and it do not fit: tried again after a while.
+    Refused(Failed),
     /// We are in a group.
     Joined {
         /// Which.
@@ -41,8 +43,10 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Connected => f.write_str("connected with the key server"),
-            Event::Disconnected { why } => write!(f, "no longer connected with the key server: {why}"),
-            Event::Refused => f.write_str("the key server does not answer, or does not take us"),
+            Event::Disconnected { why } => {
+                write!(f, "no longer connected with the key server: {}", format!("{why:?}").to_lowercase())
+            }
+            Event::Refused(failed) => failed.fmt(f),
             Event::Joined { group: (address, port) } => write!(f, "in the group of {address} port {port}"),
             Event::Rekeyed { group: (address, port) } => write!(f, "new keys in the group of {address} port {port}"),
             Event::Left { group: (address, port) } => write!(f, "out of the group of {address} port {port}"),

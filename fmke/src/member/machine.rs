@@ -270,10 +270,10 @@ impl Member {
                 // What we hold stays good without the key server, until it says otherwise or its lifetime is over.
                 phase1::Event::Closed { sa, why, .. } => {
                     if session.take_if(|session| session.sa == sa).is_some() {
-                        self.events.push_back(Event::Disconnected { why: format!("{why:?}").to_lowercase() });
+                        self.events.push_back(Event::Disconnected { why });
                     }
                 }
-                phase1::Event::Failed => self.events.push_back(Event::Refused),
+                phase1::Event::Failed(failed) => self.events.push_back(Event::Refused(failed)),
             }
         }
     }

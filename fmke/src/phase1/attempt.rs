@@ -8,7 +8,7 @@ use rand_core::CryptoRng;
 
 use super::main_mode::{Agreed, Keyed, Role, Share, Shown, opening, read_opening};
 use super::sa::Features;
-use super::{Authority, Client, Credentials, IsakmpSa, Proposals, Refused, SaId};
+use super::{Authority, Client, Credentials, Failed, IsakmpSa, Proposals, Refused, SaId};
 use crate::crypto::dh::Secret;
 use crate::isakmp::{Cookie, Header, Identity, Notify, Transform, exchange, flags, kind, notification};
 
@@ -25,6 +25,8 @@ pub(super) struct Attempt {
     sent: Vec<u8>,
     tries: u32,
     again: Time,
+    /// What came in answer to it and did not fit, last.
+    refused: Option<Refused>,
 }
 
 /// What was sent last.
@@ -55,7 +57,7 @@ impl Attempt {
             Header { initiator, responder: Cookie::default(), exchange: exchange::MAIN, flags: 0, message_id: 0 };
         let chain = opening(&offer, Features { liveness: true, fragments: true });
         let sent = header.write(chain.first(), chain.bytes());
-        Attempt { initiator, state: State::Offer(offer), sent, tries: 1, again: now + FIRST_WAIT }
+        Attempt { initiator, state: State::Offer(offer), sent, tries: 1, again: now + FIRST_WAIT, refused: None }
     }
 
     /// Whether a message belongs to it.
@@ -88,6 +90,24 @@ impl Attempt {
         self.again = now + FIRST_WAIT * (1 << self.tries);
         self.tries += 1;
         self.tries <= TRIES
+    }
+
+    /// Something came that was refused.
+    pub(super) fn note(&mut self, refused: Refused) {
+        // Copies of what came before are no answer.
+        if refused.is_of_peer() {
+            self.refused = Some(refused);
+        }
+    }
+
+    /// Why it comes to nothing, if it does.
+    pub(super) fn failed(&self) -> Failed {
+        match (self.refused, &self.state) {
+            (Some(refused), _) => Failed::Refused(refused),
+            (None, State::Offer(_)) => Failed::Silent,
+            (None, State::Share(_)) => Failed::Broken,
+            (None, State::Proof(_)) => Failed::NotTaken,
+        }
     }
 
     /// The server's next message. Who it is, if it was the last one, and then [`complete`](Self::complete); else there is
@@ -170,7 +190,7 @@ impl Attempt {
 
     fn advance(&mut self, now: Time, state: State, sent: Vec<u8>) {
         (self.state, self.sent) = (state, sent);
-        (self.tries, self.again) = (1, now + FIRST_WAIT);
+        (self.tries, self.again, self.refused) = (1, now + FIRST_WAIT, None);
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     Refused, SaId, ShownChain,
 };
 use crate::crypto::SecretBytes;
-use crate::isakmp::{Header, Identity, exchange, kind};
+use crate::isakmp::{Header, Identity, Notify, exchange, kind, notification, payloads};
 
 /// Between an attempt that failed and the next one: this, and as much again at random, so that all members of a server that
 /// comes back do not come at once.
@@ -143,8 +143,8 @@ impl Initiator {
             if attempt.retry(now) {
                 self.transmit_attempt();
             } else {
+                self.events.push_back(Event::Failed(attempt.failed()));
                 self.attempt = None;
-                self.events.push_back(Event::Failed);
                 self.next = Some(now + PAUSE + random(PAUSE, rng));
             }
         }
@@ -253,8 +253,7 @@ impl Initiator {
         }
         let Some(mut attempt) = self.attempt.take_if(|attempt| attempt.is_of(id) && header.exchange == exchange::MAIN)
         else {
-            // A notification in clear, too: it is anybody's.
-            return Err(Refused::UnknownSa);
+            return Err(self.beside(id, &header, first, body));
         };
         let context = Context {
             doi: self.doi,
@@ -277,11 +276,33 @@ impl Initiator {
                 }
             }
             Err(refused) => {
+                attempt.note(refused);
                 self.attempt = Some(attempt);
                 return Err(refused);
             }
         }
         Ok(None)
+    }
+
+    /// What is of no SA, nor of main mode. A notification in clear of the exchange under way is anybody's: it is told, and nothing
+    /// else comes of it.
+    fn beside(&mut self, id: SaId, header: &Header, first: u8, body: &[u8]) -> Refused {
+        let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.is_of(id)) else {
+            return Refused::UnknownSa;
+        };
+        if header.exchange != exchange::INFORMATIONAL || header.is_encrypted() {
+            return Refused::UnknownSa;
+        }
+        let payloads = payloads(first, body, false).unwrap_or_default();
+        let notify = payloads.iter().find(|payload| payload.kind == kind::NOTIFY);
+        match notify.and_then(|payload| Notify::parse(payload.body).ok()) {
+            Some(Notify { kind, .. }) if kind < notification::FIRST_STATUS => {
+                let refused = Refused::Notified(kind);
+                attempt.note(refused);
+                refused
+            }
+            _ => Refused::UnknownSa,
+        }
     }
 
     fn establish(&mut self, now: Time, sa: IsakmpSa, certificates: Option<ShownChain>, rng: &mut impl CryptoRng) {

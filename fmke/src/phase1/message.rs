@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
+use super::Failed;
 use crate::isakmp::{Cookie, Header, Identity, Malformed, Raw, payloads};
 
 /// The two cookies that an SA of phase 1 is called by.
@@ -74,7 +75,7 @@ pub enum Event {
         why: Closed,
     },
     /// The server did not answer, or did not show who it is: tried again after a while.
-    Failed,
+    Failed(Failed),
 }
 
 /// Why an SA ended.

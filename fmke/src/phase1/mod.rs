@@ -11,6 +11,7 @@ mod attempt;
 mod budget;
 mod cookie;
 mod credentials;
+mod failed;
 mod fragment;
 mod informational;
 mod initiator;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use budget::Rate;
 pub use credentials::{Authority, Certificate, CertificateError, Client, Clients, Credentials, Verified};
+pub use failed::Failed;
 pub use initiator::{Initiator, Server};
 pub use liveness::Liveness;
 pub use manual::ManualKey;

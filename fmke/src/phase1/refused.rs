@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::CertificateError;
-use crate::isakmp::Malformed;
+use crate::isakmp::{Malformed, error_name};
 
 /// Why a datagram was not taken. Nothing changed by it, and whoever sent it learns nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -41,11 +41,33 @@ pub enum Refused {
     /// Seen before, or an echo of our own.
     #[error("a replay")]
     Replay,
+    /// A notification of an error, in clear: whoever sees what passes can have sent it, so nothing comes of it.
+    #[error("a notification that anybody can have sent: {}", error_name(*.0))]
+    Notified(u16),
 }
 
 impl Refused {
+    /// Whether the two ends do not fit together, as when their secrets differ: that stays so until somebody mends it at one of them.
+    /// Who can send from the peer's address, or sees what passes, can bring it about, too.
+    pub(crate) fn is_of_peer(&self) -> bool {
+        match self {
+            Refused::NoProposal
+            | Refused::Authentication
+            | Refused::Identity
+            | Refused::Certificate(_)
+            | Refused::Notified(_) => true,
+            Refused::Malformed(_)
+            | Refused::UnknownAddress
+            | Refused::UnknownSa
+            | Refused::OutOfPlace
+            | Refused::Busy
+            | Refused::Key
+            | Refused::Replay => false,
+        }
+    }
+
     /// In one word, for counters.
-    pub(crate) fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Refused::Malformed(_) => "malformed",
             Refused::UnknownAddress => "unknown_address",
@@ -58,6 +80,7 @@ impl Refused {
             Refused::Identity => "identity",
             Refused::Certificate(_) => "certificate",
             Refused::Replay => "replay",
+            Refused::Notified(_) => "notification",
         }
     }
 }

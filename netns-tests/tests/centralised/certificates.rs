@@ -59,9 +59,10 @@ fn certificates_show_who_is_who_beside_secrets() {
     lab.start_gcks();
     (0..5).for_each(|client| lab.start(client));
     lab.wait_for_connected(&[HUB, ECDSA, RSA]);
+    let reason = |lab: &Central, client: usize| lab.state_of(client).map(|state| state["reason"].clone());
     lab.wait(Duration::from_secs(20), "refusals", || {
-        let log = lab.log("gcks");
-        log.contains("another identity than expected") && log.contains("certificate: unknown issuer")
+        let identity = reason(&lab, THIEF) == Some("refused: another identity than expected".into());
+        identity && reason(&lab, STRANGER) == Some("refused: certificate: unknown issuer".into())
     });
     let outside = [THIEF, STRANGER];
     for ipv4 in [false, true] {
@@ -84,11 +85,16 @@ fn certificates_show_who_is_who_beside_secrets() {
     let events = lab.ask_gcks(&["events"]).stdout;
     let gone = format!("{} has lost access: its certificate: revoked", lab.name(ECDSA));
     assert!(events.contains(&gone) && events.contains("gcks.crls"), "{events}");
+    let state = lab.state_of(ECDSA).expect("it is a client");
+    assert_eq!((&state["state"], &state["reason"]), (&"lapsed".into(), &"its certificate: revoked".into()), "{state}");
+    let text = lab.ask_gcks(&["clients"]).stdout;
+    assert!(text.lines().any(|line| line.contains("lapsed") && line.ends_with("its certificate: revoked")), "{text}");
 
     issue(&lab, &ours, "ecdsa", "ecdsa.example", KeyKind::Ecdsa, 6);
     let reloaded = lab.ask(ECDSA, &["reload"]);
     assert!(reloaded.status == 0 && reloaded.stdout.contains("gcks.certificate"), "{reloaded:?}");
     lab.wait_for_connected(&[ECDSA]);
+    assert_eq!(reason(&lab, ECDSA), Some(serde_json::Value::Null));
     lab.carry(HUB, &[ECDSA, RSA], &outside, red_group(1, false), 50);
     lab.carry(RSA, &[ECDSA], &[], lab.host(ECDSA, false), 20);
     lab.assert_black_is_sound();

@@ -6,6 +6,7 @@ mod certificates;
 mod members;
 mod one_way;
 mod operators;
+mod refusals;
 mod restarts;
 mod scenes;
 mod secrets;

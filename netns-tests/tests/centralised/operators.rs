@@ -48,6 +48,12 @@ fn commands_tell_what_there_is() {
         let (text, json) = (told(lab.ask(0, &[command])), told(lab.ask(0, &[command, "--json"])));
         assert!(!text.is_empty() && !json.is_empty(), "{command}");
     }
+    let status = told(lab.ask(0, &["status"]));
+    assert!(status.contains(&format!("{}:{ISAKMP}, for ", lab.black_address(3))), "{status}");
+    assert!(!status.contains("manager") && status.contains("last failure   none"), "{status}");
+    assert!(told(lab.ask(0, &["members"])).contains("muster gcks clients"));
+    let routes = told(lab.ask(0, &["routes"]));
+    assert!(routes.contains(&lab.black_address(1).to_string()), "{routes}");
     let status = lab.ask(0, &["status", "--json"]).json();
     assert_eq!((&status["state"], &status["group"]["mode"]), (&"connected".into(), &"centralised".into()), "{status}");
     wait_for_its_sas_alone(&lab);
@@ -85,6 +91,7 @@ fn prometheus_is_told_at_both_ends() {
         (GCKS, "serving", 1.0),
         (GCKS, "clients{state=\"connected\"}", 2.0),
         (GCKS, "clients{state=\"away\"}", 1.0),
+        (GCKS, "clients{state=\"lapsed\"}", 0.0),
         (GCKS, "clients{state=\"excluded\"}", 0.0),
         (GCKS, "registrations_total", 2.0),
         (GCKS, "exclusions_total", 0.0),
@@ -124,6 +131,8 @@ fn prometheus_is_told_at_both_ends() {
     }
 
     lab.order(&["exclude", &lab.name(1)]);
+    let groups = lab.ask_gcks(&["groups", "--json"]).json();
+    assert_eq!(groups[0]["excluded"], serde_json::json!([lab.name(1)]), "{groups}");
     assert_eq!((value(GCKS, "exclusions_total"), value(GCKS, "clients{state=\"excluded\"}")), (Some(1.0), Some(1.0)));
     lab.wait(Duration::from_secs(10), "an end of the connection", || value(1, "connected") == Some(0.0));
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Client, EventKind};
+use super::{Client, EventKind, now, unix_seconds};
 use crate::centralised::flows::{member_of, selector};
 use crate::control::Request;
 use crate::status;
@@ -32,6 +32,7 @@ impl Client {
     /// Ourselves: who else is a member the key server alone knows.
     fn members(&self) -> Value {
         json!([{
+            "mode": "centralised",
             "name": self.file.device.name,
             "organisation": null,
             "member_id": member_of(self.address).to_string(),
@@ -51,7 +52,7 @@ impl Client {
             "member_id": member_of(self.server.ip()).to_string(),
             "address": self.server.ip(),
             "state": if self.is_told() { "up" } else { "suspect" },
-            "reason": null,
+            "reason": if self.is_told() { Value::Null } else { self.connection.last_failure()["detail"].take() },
             "last_hello_ms": null,
             "hello_interval_ms": null,
         }])
@@ -76,7 +77,13 @@ impl Client {
     fn routes(&self) -> Value {
         let unicast = self.flows.sent().filter(|flow| !flow.tunnel.1.is_multicast());
         let routes = unicast.map(|flow| {
-            json!({ "prefix": flow.destination.0, "member": member_of(flow.tunnel.1).to_string(), "name": null })
+            json!({
+                "prefix": flow.destination.0,
+                "member": member_of(flow.tunnel.1).to_string(),
+                "name": null,
+                "address": flow.tunnel.1,
+                "selector": selector(&flow.selector()).to_string(),
+            })
         });
         Value::Array(routes.collect())
     }
@@ -104,6 +111,11 @@ impl Client {
             "state": self.state(),
             "black_address": self.address,
             "gcks": self.server,
+            "connected_since_ms": self.connection.since_ms,
+            // Without a return channel: how long ago it said something new to us.
+            "heard_ms": self.member.heard().map(|heard| now().since(heard).as_millis() as u64),
+            "last_failure": self.connection.last_failure(),
+            "certificate": self.shown.certificates.end().map(|end| status::certificate(end, unix_seconds())),
             "group": {
                 "name": self.file.group.name,
                 "mode": "centralised",

@@ -60,6 +60,7 @@ impl Client {
             index,
             own_prefixes: own,
             server,
+            connection: Connection::default(),
             shown,
             expiry: Expiry::default(),
             socket,

@@ -1,6 +1,7 @@
 //! What is asked at the key server's control socket, and the answers.
 
 use muster_fmke::gcks::{Client, Flow, Gcks};
+use muster_fmke::phase1::Refused;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracing::info;
@@ -8,6 +9,7 @@ use tracing::info;
 use super::Server;
 use super::starting::Working;
 use crate::centralised::flows::selector;
+use crate::centralised::misfits::Misfits;
 use crate::control::Request;
 use crate::daemon::now;
 
@@ -38,7 +40,7 @@ impl Server {
             return Err("the store cannot be written: see the log".into());
         };
         match request {
-            Request::Clients => Ok((clients(machine), false)),
+            Request::Clients => Ok((clients(machine, &self.misfits), false)),
             Request::Groups => Ok((groups(machine), false)),
             Request::Vpns => Ok((vpns(machine), false)),
             Request::Push { group } => {
@@ -96,11 +98,21 @@ pub(super) fn state_of(machine: &Gcks, name: &str, client: &Client) -> &'static 
         () if machine.is_excluded(name) => "excluded",
         () if client.one_way.is_some() => "one-way",
         () if machine.is_connected(name) => "connected",
+        () if machine.lapsed(name).is_some() => "lapsed",
         () => "away",
     }
 }
 
-fn clients(machine: &Gcks) -> Value {
+/// Why a client that should be there is not, as far as we know.
+fn reason(machine: &Gcks, misfits: &Misfits<Refused>, name: &str, state: &str) -> Option<String> {
+    match state {
+        "lapsed" => machine.lapsed(name).map(|why| format!("its certificate: {why}")),
+        "away" => misfits.last(now(), name).map(|why| format!("refused: {why}")),
+        _ => None,
+    }
+}
+
+fn clients(machine: &Gcks, misfits: &Misfits<Refused>) -> Value {
     let profiles = machine.profiles();
     let lines = profiles.clients.iter().map(|(name, client)| {
         let state = state_of(machine, name, client);
@@ -117,6 +129,7 @@ fn clients(machine: &Gcks) -> Value {
             "name": name,
             "address": client.address,
             "state": state,
+            "reason": reason(machine, misfits, name, state),
             "told": told,
             "groups": groups,
             "vpns": vpns,
@@ -144,6 +157,8 @@ fn groups(machine: &Gcks) -> Value {
             "name": name,
             "rekey": std::net::SocketAddr::from(group.rekey),
             "members": group.members,
+            // Of them, who is to hold none.
+            "excluded": group.members.iter().filter(|member| machine.is_excluded(member)).collect::<Vec<_>>(),
             // Who holds its keys now.
             "present": machine.members(name).collect::<Vec<_>>(),
             "sas": sas,

@@ -32,7 +32,7 @@ impl Server {
 }
 
 fn add_machine(page: &mut Page, machine: &Gcks) {
-    let states = ["connected", "away", "one-way", "excluded"];
+    let states = ["connected", "away", "lapsed", "one-way", "excluded"];
     let clients = &machine.profiles().clients;
     let of = |state: &str| clients.iter().filter(|(name, client)| state_of(machine, name, client) == state).count();
     let counts = states.map(|state| (label("state", state), of(state) as u64));

@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, mpsc};
 use tracing::{error, info, warn};
 
 use super::{RETRY, Server};
+use crate::centralised::misfits::Misfits;
 use crate::centralised::refusals::Refusals;
 use crate::centralised::settings::GcksSettings;
 use crate::centralised::socket;
@@ -82,6 +83,7 @@ impl Server {
             expiry: Expiry::default(),
             waiting: Vec::new(),
             refused: Refusals::default(),
+            misfits: Misfits::default(),
             unsent: 0,
             metrics,
             transactions: 0,

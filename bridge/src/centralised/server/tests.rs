@@ -84,6 +84,7 @@ fn server(folder: &Path) -> Server {
         expiry: Expiry::default(),
         waiting: Vec::new(),
         refused: Refusals::default(),
+        misfits: Misfits::default(),
         unsent: 0,
         metrics: Endpoint::closed(),
         transactions: 0,
@@ -95,14 +96,19 @@ fn server(folder: &Path) -> Server {
 struct Peer {
     member: Member,
     socket: UdpSocket,
-    /// For re-key messages.
-    listening: UdpSocket,
+    /// For re-key messages. They are for one test at a time, for all of this process would hear them.
+    listening: Option<UdpSocket>,
     /// Datagrams that have come.
     came: usize,
 }
 
 impl Peer {
     fn of(server: &Server, seed: u8) -> Peer {
+        let listening = socket::listening("lo", CLIENT, ([239, 1, 1, 1].into(), 18_481)).unwrap();
+        Peer { listening: Some(listening), ..Peer::with_secret(server, seed, SECRET) }
+    }
+
+    fn with_secret(server: &Server, seed: u8, secret: &str) -> Peer {
         let settings = muster_fmke::member::Settings {
             doi: 2,
             address: CLIENT,
@@ -110,21 +116,20 @@ impl Peer {
             credentials: Credentials { identity: Identity::Address(CLIENT), certificates: Vec::new() },
             server: muster_fmke::phase1::Server {
                 address: server.socket.local_addr().unwrap(),
-                secret: Some(SecretBytes::from(SECRET.as_bytes())),
+                secret: Some(SecretBytes::from(secret.as_bytes())),
                 identity: Some(Identity::Address([127, 0, 0, 1].into())),
             },
             liveness: Liveness::default(),
         };
         let member = Member::new(now(), settings, &SecretBytes::from(&[seed; 32][..]));
-        let listening = socket::listening("lo", CLIENT, ([239, 1, 1, 1].into(), 18_481)).unwrap();
-        Peer { member, socket: socket::unicast("lo", CLIENT, 0, 1).unwrap(), listening, came: 0 }
+        Peer { member, socket: socket::unicast("lo", CLIENT, 0, 1).unwrap(), listening: None, came: 0 }
     }
 
     /// Takes and says all that there is; how many datagrams came.
     fn turn(&mut self) -> usize {
         let (mut came, mut buffer) = (0, vec![0; socket::LONGEST]);
         let Peer { member, socket: own, listening, came: all } = self;
-        for socket in [&*own, listening] {
+        for socket in std::iter::once(&*own).chain(&*listening) {
             socket::receive(socket, &mut buffer, BURST, |from: SocketAddr, bytes| {
                 came += 1;
                 // Re-key messages may be of another time of this group.
@@ -206,4 +211,32 @@ async fn a_disk_that_fails_keeps_everything_back() {
     until(&mut server, &mut peer, |_, peer| peer.came > before).await;
     let kinds: Vec<EventKind> = server.report.log.lines().map(|line| line.event).collect();
     assert!(kinds.contains(&EventKind::Failed) && kinds.last() != Some(&EventKind::Failed), "{kinds:?}");
+}
+
+/// Once, though it says it again. What comes from nobody's address is counted alone.
+#[tokio::test]
+async fn why_a_client_is_refused_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(folder.path());
+    let mut peer = Peer::with_secret(&server, 1, "another than the server's");
+    let stranger = socket::unicast("lo", [127, 0, 0, 3].into(), 0, 1).unwrap();
+    // The head of a first message: cookies, SA, version 1.0, main mode, flags, message id, length.
+    let first = [&[7; 8][..], &[0; 8], &[1, 0x10, 2, 0, 0, 0, 0, 0, 0, 0, 0, 28]].concat();
+    socket::send(&stranger, server.socket.local_addr().unwrap(), &first).unwrap();
+    let told = |server: &Server| -> Vec<String> {
+        let of_refusals = server.report.log.lines().filter(|line| line.event == EventKind::Refused);
+        of_refusals.map(|line| line.detail.clone()).collect()
+    };
+    let refused =
+        |server: &Server, reason| server.refused.counts().find(|(is, _)| *is == reason).map(|(_, count)| count);
+    until(&mut server, &mut peer, |server, _| {
+        refused(server, "authentication") >= Some(2) && refused(server, "unknown_address") == Some(1)
+    })
+    .await;
+    let is = peer.socket.local_addr().unwrap();
+    assert_eq!(told(&server), [format!("a: what came from its address {is} was refused: not authentic")]);
+    let (answer, mut answered) = oneshot::channel();
+    server.answer(Request::Clients, answer).await;
+    let client = answered.try_recv().unwrap().unwrap()[0].clone();
+    assert_eq!((&client["state"], &client["reason"]), (&"away".into(), &"refused: not authentic".into()));
 }

@@ -17,8 +17,8 @@ use crate::crypto::signature::{Method, Signer};
 use crate::isakmp::{Header, Identity};
 use crate::phase1::x509::{Anchors, subject};
 use crate::phase1::{
-    Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Initiator, Limits,
-    Liveness, Proposals, Rate, Refused, Responder, Server, Verified,
+    Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Event, Failed, Initiator,
+    Limits, Liveness, Proposals, Rate, Refused, Responder, Server, Verified,
 };
 
 /// 2026-06-01.
@@ -111,17 +111,32 @@ fn meet(
     let rng = &mut network.rng;
     let mut server = Responder::new(DOI, proposals, server, Liveness::default(), Default::default(), Time(0), rng);
     member.handle_timeout(Time(0), rng);
-    let mut refused = Vec::new();
+    let (mut refused, mut by_member) = (Vec::new(), None);
     for _ in 0..3 {
         while let Some(datagram) = member.poll_transmit() {
             assert!(datagram.bytes.len() <= 1200);
             refused.extend(server.handle_datagram(Time(0), member_address(1), &datagram.bytes, of_server, rng).err());
         }
         while let Some(datagram) = server.poll_transmit() {
-            refused.extend(member.handle_datagram(Time(0), server_address(), &datagram.bytes, of_member, rng).err());
+            by_member = member.handle_datagram(Time(0), server_address(), &datagram.bytes, of_member, rng).err();
+            refused.extend(by_member);
         }
     }
-    (member.current().is_some_and(|sa| server.sa(sa.id()).is_some()), refused)
+    let is_there = member.current().is_some_and(|sa| server.sa(sa.id()).is_some());
+    if !is_there {
+        // In the end the member says why: what it refused itself, or that it is not answered.
+        let failed = loop {
+            member.handle_timeout(member.poll_timeout().unwrap(), rng);
+            if let Some(Event::Failed(failed)) = member.poll_event() {
+                break failed;
+            }
+        };
+        match by_member {
+            Some(refused) => assert_eq!(failed, Failed::Refused(refused)),
+            None => assert!(matches!(failed, Failed::Silent | Failed::NotTaken), "{failed}"),
+        }
+    }
+    (is_there, refused)
 }
 
 #[test]

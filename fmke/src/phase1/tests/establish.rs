@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::network::*;
 use crate::isakmp::Identity;
-use crate::phase1::{Closed, Credentials, Event, Initiator, Liveness, Proposals, Refused, Server};
+use crate::phase1::{Closed, Credentials, Event, Failed, Initiator, Liveness, Proposals, Refused, Server};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -64,7 +64,7 @@ fn no_answer_is_waited_for_so_long_and_then_begun_again() {
     network.run(62 * SECOND - Duration::from_micros(1));
     assert_eq!((network.log.len(), network.member_events.len()), (5, 0));
     network.run(62 * SECOND);
-    assert_eq!(network.member_events, [Event::Failed]);
+    assert_eq!(network.member_events, [Event::Failed(Failed::Silent)]);
     network.run(73 * SECOND);
     assert!(network.log.len() > 5, "within ten seconds");
     let first = |place: usize| &network.log[place].1[..8];
@@ -79,7 +79,7 @@ fn another_secret_is_no_sa_at_either_end() {
     let mut network = Network::new(1, Proposals::default(), Proposals::default());
     network.directory.0.insert(member_address(1).ip(), secret(2));
     network.run(100 * SECOND);
-    assert_eq!(network.member_events, [Event::Failed]);
+    assert_eq!(network.member_events, [Event::Failed(Failed::NotTaken)]);
     assert_eq!(network.server_events, []);
     assert!(network.refused.iter().all(|refused| *refused == Refused::Authentication));
 }
@@ -105,6 +105,8 @@ fn another_doi_is_not_answered() {
         Initiator::new(1, Proposals::default(), own(member_address(1)), server, Liveness::default(), Time(0));
     network.run(SECOND);
     assert_eq!((network.log.len(), network.refused.as_slice()), (1, [Refused::NoProposal].as_slice()));
+    network.run(62 * SECOND);
+    assert_eq!(network.member_events, [Event::Failed(Failed::Silent)]);
 }
 
 #[test]

@@ -222,8 +222,12 @@ fn what_is_said_in_clear_ends_nothing() {
                 let header = Header { exchange: exchange::INFORMATIONAL, flags: 0, message_id, ..header };
                 let datagram = header.write(chain.first(), chain.bytes());
                 // To either end.
-                scene.refuses(1, &datagram, "a notice");
-                scene.refuses(2, &datagram, "a notice");
+                let at_server = scene.refuses(1, &datagram, "a notice");
+                assert!(matches!(at_server, Refused::UnknownSa | Refused::OutOfPlace), "{at_server}");
+                let told = scene.refuses(2, &datagram, "a notice");
+                // An error is told to the operator of the member, while it waits for an answer to a message of its own.
+                let is_error = kind == kind::NOTIFY && body != of(notification::INITIAL_CONTACT);
+                assert_eq!(matches!(told, Refused::Notified(14 | 24)), is_error, "{told}");
             }
         }
         assert_eq!(scene.deliver(number, &datagram), None);
