@@ -14,11 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::crypto::dh::Group;
 use muster_fmke::crypto::signature::{Method, Signer};
-use muster_fmke::isakmp::Identity;
+use muster_fmke::isakmp::{Identity, notification};
 use muster_fmke::phase1::x509::{Anchors, subject};
 use muster_fmke::phase1::{
     Authentication, Authority, Certificate, CertificateError, Client, Clients, Credentials, Datagram, Event, Initiator,
-    Limits, Liveness, Proposals, Responder, Server, Verified,
+    Limits, Liveness, Proposals, Refused, Responder, Server, Verified,
 };
 use muster_netlab::{Namespace, Process, VethEnd, skip, wait_until};
 use muster_wire::Time;
@@ -360,6 +360,36 @@ fn charon_initiates(way: Way, group: Group, proposal: &str) {
     if way == Way::Rsa {
         assert!(lab.said().contains("splitting IKE message"), "in pieces: {}", lab.said());
     }
+}
+
+/// What charon says of an offer that it does not take comes in clear. It is told as what it is, and nothing comes of it.
+#[test]
+fn that_charon_chooses_nothing_is_told() {
+    if skip("that_charon_chooses_nothing_is_told") || no_charon("that_charon_chooses_nothing_is_told") {
+        return;
+    }
+    let lab = Lab::new(Way::Secret, "aes256-sha256-modp2048");
+    let server = Server { address: lab.there, secret: lab.secret(), identity: None };
+    let mut rng = ChaCha20Rng::from_seed(rand_seed());
+    let (proposals, liveness) = (lab.proposals(Group::P256), Liveness::default());
+    let mut member = Initiator::new(DOI, proposals, lab.own(), server, liveness, Time(0));
+    member.handle_timeout(Time(0), &mut rng);
+    let Datagram { to, bytes } = member.poll_transmit().expect("an offer");
+    lab.socket.send_to(&bytes, to).expect("sent");
+    let mut buffer = [0; 65_536];
+    let mut answer = None;
+    assert!(
+        wait_until(LIMIT, || {
+            answer = lab.socket.recv_from(&mut buffer).ok();
+            answer.is_some()
+        }),
+        "no answer: {}",
+        lab.said()
+    );
+    let (len, from) = answer.expect("it came");
+    let taken = member.handle_datagram(Time(0), from, &buffer[..len], &lab.directory(), &mut rng);
+    assert_eq!(taken.err(), Some(Refused::Notified(notification::NO_PROPOSAL_CHOSEN)), "{}", lab.said());
+    assert!(member.poll_event().is_none() && member.poll_transmit().is_none(), "it is anybody's word");
 }
 
 #[test]
