@@ -135,6 +135,10 @@ fn ikes_port_is_taken_and_told_of() {
     write("muster.toml", &format!("{client}local_port = 500"));
     let check = run(["check", "--config", &path("muster.toml")]).out;
     assert!(check.contains("gcks.local_port: port 500 is IKE's"), "{check}");
+    // Nor does what is of the mesh stand in the way of a key server's client.
+    write("muster.toml", &format!("{client}[trust.\"Bravo\"]\nprefixes = []\n"));
+    let check = run(["check", "--config", &path("muster.toml")]).out;
+    assert!(check.contains("[trust.\"Bravo\"] bounds nobody"), "{check}");
 }
 
 /// As of a router's, its interface and address are looked at.

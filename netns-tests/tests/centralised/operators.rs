@@ -158,11 +158,16 @@ fn port_500_is_used_and_remarked_on() {
     (0..2).for_each(|client| lab.start(client));
     lab.wait_for_connected(&[0, 1]);
     lab.carry(0, &[1], &[], red_group(1, true), 20);
+    let remarks = |log: &str| {
+        lab.log(log).lines().filter(|line| line.contains("WARN") && line.contains("port 500 is IKE's")).count()
+    };
     for log in ["gcks", &lab.name(0), &lab.name(1)] {
-        let told =
-            lab.log(log).lines().filter(|line| line.contains("WARN") && line.contains("port 500 is IKE's")).count();
-        assert_eq!(told, 1, "{}", lab.log(log));
+        assert_eq!(remarks(log), 1, "{}", lab.log(log));
     }
+    // Again, where the configuration is read again.
+    lab.order(&["reload"]);
+    told(lab.ask(0, &["reload"]));
+    assert_eq!(["gcks", &lab.name(0), &lab.name(1)].map(remarks), [2, 2, 1]);
     // The capture knows the usual port alone.
     let is_ike =
         |frame: &Frame| frame.bytes.get(23) == Some(&17) && frame.bytes.get(34..38) == Some(&[1, 0xf4, 1, 0xf4]);
