@@ -62,20 +62,33 @@ fn count(seen: &Value) -> Counted {
 fn head(status: &Value, [received, sent]: &[String; 2]) -> Vec<(&'static str, String)> {
     let (group, plane) = (&status["group"], &status["dataplane"]);
     let dropped: u64 = plane["dropped"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
-    vec![
+    let own = [
         ("device", format!("{} ({})", text(&status["device"]), text(&status["organisation"]))),
         ("state", text(&status["state"])),
         ("up", milliseconds(&status["uptime_ms"])),
-        ("group", text(&group["name"])),
-        ("members", text(&group["members"])),
-        ("epoch", format!("{}, for {}", text(&group["epoch"]), age(&group["since_ms"]))),
-        ("key", text(&group["key_fingerprint"])),
-        ("manager", short(&group["transaction_manager"])),
+    ];
+    let of_group = match group["mode"] == "centralised" {
+        true => vec![
+            ("key server", text(&status["gcks"])),
+            ("connected", age(&status["connected_since_ms"])),
+            ("groups", lines(&group["groups"]).count().to_string()),
+            ("flows sent", text(&group["flows"])),
+        ],
+        false => vec![
+            ("group", text(&group["name"])),
+            ("members", text(&group["members"])),
+            ("epoch", format!("{}, for {}", text(&group["epoch"]), age(&group["since_ms"]))),
+            ("key", text(&group["key_fingerprint"])),
+            ("manager", short(&group["transaction_manager"])),
+        ],
+    };
+    let plane = [
         ("data plane", format!("{}, {} SAs", text(&plane["backend"]), text(&plane["sas"]))),
         ("received", format!("{} ({received}/s)", text(&plane["rx_packets"]))),
         ("sent", format!("{} ({sent}/s)", text(&plane["tx_packets"]))),
         ("dropped", dropped.to_string()),
-    ]
+    ];
+    own.into_iter().chain(of_group).chain(plane).collect()
 }
 
 fn devices(seen: &Value, rate: impl Fn(&str) -> String) -> Vec<[String; COLUMNS]> {

@@ -158,6 +158,16 @@ mod tests {
     }
 
     #[test]
+    fn with_a_key_server_it_shows_that() {
+        let mut seen = seen(0);
+        seen["status"]["gcks"] = "192.0.2.9:848".into();
+        seen["status"]["group"] = json!({"mode": "centralised", "groups": [{}, {}], "flows": 4});
+        let screen = drawn(&View::new(Figures::new(seen, None)), 130, 24);
+        assert!(line(&screen, "key server").contains("192.0.2.9:848"), "{screen}");
+        assert!(line(&screen, "groups").contains('2') && !screen.contains("manager     "), "{screen}");
+    }
+
+    #[test]
     fn rates_come_from_two_looks_and_not_across_a_restart() {
         let mut view = View::new(Figures::new(seen(100), None));
         view.update(seen(1100), Duration::from_secs(2));
