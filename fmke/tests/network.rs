@@ -244,6 +244,27 @@ fn who_was_away_at_a_re_key_and_an_exclusion_does_not_go_on_with_the_excluded() 
     }
 }
 
+/// It began anew when most of a VPN's lifetime was over and the other end away: it counts from then, and the key server from before.
+#[test]
+fn who_holds_an_sa_for_longer_than_the_key_server_hears_that_it_is_taken_away() {
+    let mut world = World::figure_7(8, Weather::CALM);
+    let mut profiles = world.profiles();
+    profiles.vpns.values_mut().for_each(|vpn| vpn.lifetime = 400 * SECOND);
+    world.configure(profiles);
+    world.settle();
+    world.cut_off("site-1", true);
+    world.run(250 * SECOND);
+    world.restart("hub");
+    world.run(10 * SECOND);
+    world.cut_off("hub", true);
+    world.run(200 * SECOND);
+    world.exclude("site-1");
+    assert!(!world.keys_between("hub", "site-1").is_empty(), "the key server's 400 s are over, its own are not");
+    world.cut_off("hub", false);
+    world.run(60 * SECOND);
+    assert!(world.is_connected("hub") && world.keys_between("hub", "site-1").is_empty());
+}
+
 /// Its VPN's end comes by phase 2, late, and with it all of its groups: it takes nothing of what was multicast before.
 #[test]
 fn who_is_told_of_a_group_by_phase_2_forgets_what_multicast_took_away() {

@@ -75,11 +75,13 @@ impl VpnState {
 
     /// Does what is due by `now`; whether there are new keys, of which both ends are to be told.
     pub(super) fn attend(&mut self, now: Time, name: &str, vpn: &Vpn, ends: Ends, ctx: &mut Context<'_>) -> bool {
-        if self.life.is_some_and(|life| life.end() <= now) {
-            // Neither end holds them any longer.
+        if let Some(life) = self.life.take_if(|life| life.end() <= now) {
             let owner = vpn_owner(name);
-            self.sas.drain(..).for_each(|(_, tek)| tek.forget(&owner, ctx));
-            self.life = None;
+            for (_, tek) in self.sas.drain(..) {
+                // An end counts the lifetime from when it was told: it may hold them still.
+                tek.bury(now + life.lifetime, ctx);
+                tek.forget(&owner, ctx);
+            }
         }
         let has_restarted = self.restarts.timeout().is_some_and(|at| at <= now);
         let is_all = match self.sas.is_empty() {
