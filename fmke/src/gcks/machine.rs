@@ -198,7 +198,7 @@ impl Gcks {
         }
         self.enlist(now);
         for (name, group) in &profiles.groups {
-            let state = self.groups.entry(name.clone()).or_insert_with(|| GroupState::new(now));
+            let state = self.groups.entry(name.clone()).or_insert_with(GroupState::new);
             let leavers: Vec<String> =
                 state.places.keys().filter(|client| !group.members.contains(*client)).cloned().collect();
             leavers.iter().for_each(|client| state.expel(now, client, Duration::ZERO));

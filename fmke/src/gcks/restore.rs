@@ -61,9 +61,8 @@ impl Stored {
             Ok((version, depth, life, rekeys))
         };
         let (version, depth, life, rekeys) = read().map_err(|error: crate::isakmp::Malformed| damaged(&key, error))?;
-        let mut state = GroupState::new(now);
+        let mut state = GroupState::new();
         state.tree = self.tree(name, version, depth)?;
-        state.teks_life = life;
         for (client, value) in self.below(&format!("place/{name}/")) {
             let octets = value.try_into().map_err(|_| damaged(&format!("place/{name}/{client}"), "its length"))?;
             state.places.insert(client.to_owned(), Place(u16::from_be_bytes(octets)));
@@ -85,6 +84,7 @@ impl Stored {
             ctx.spis.insert(tek.spi);
             state.teks.insert(id, tek);
         }
+        state.teks_life = (!state.teks.is_empty()).then_some(life);
         for (client, _) in self.below(&format!("restarted/{name}/")) {
             // Who is out since then is not let in by it.
             if state.places.contains_key(client) {

@@ -10,7 +10,7 @@
 //! | `number/SPI` | the first number that was never used under this SA, which was put there by hand |
 //! | `gone/SPI` | until when somebody may hold this SA of ESP, which was taken away |
 //! | `vpn/VPN` | a digest of what its keys are for |
-//! | `group/GROUP` | version and depth of its tree, since when and for how long its keys of ESP are, SPIs of its re-key SAs |
+//! | `group/GROUP` | version and depth of its tree, since when and for how long its keys of ESP are (zeros: it has none), SPIs of its re-key SAs |
 //! | `node/GROUP/ID` | a node of its tree |
 //! | `place/GROUP/CLIENT` | where a member sits |
 //! | `rekey/GROUP/SPI` | since when and for how long a re-key SA is, and its keys |
@@ -116,7 +116,7 @@ impl Write {
         Self::set(format!("group/{name}"), len, |value| {
             value.extend(state.tree.version().to_be_bytes());
             value.push(state.tree.depth());
-            value.extend(state.teks_life.to_bytes(calendar));
+            value.extend(state.teks_life.map_or([0; Life::BYTES], |life| life.to_bytes(calendar)));
             let current = state.current.as_ref().map(|rekey| (rekey, Time(0)));
             let previous = state.previous.iter().map(|(rekey, until)| (rekey, *until));
             for (rekey, until) in current.into_iter().chain(previous) {
