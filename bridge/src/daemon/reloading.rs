@@ -9,7 +9,7 @@ use super::{Daemon, now, own_prefixes, times_of, unix_seconds};
 use crate::addresses::networks;
 use crate::check::warn_of;
 use crate::event::EventKind;
-use crate::metrics::Change;
+use crate::metrics::Rebind;
 use crate::reload::{Reload, ReloadError, prepare};
 use crate::settings::File;
 
@@ -72,7 +72,7 @@ impl Daemon {
         Ok(changed)
     }
 
-    fn take(&mut self, reload: Reload, metrics: Change) {
+    fn take(&mut self, reload: Reload, metrics: Rebind) {
         let Reload { settings, trust, changed, renewed } = reload;
         warn_of(&settings);
         let file = &settings.file;
