@@ -632,6 +632,33 @@ fn a_vpns_keys_stay_while_one_end_cannot_be_told_others() {
     assert_eq!(world.keys_between("hub", "site-1"), now);
 }
 
+/// By command, or because a client has shown another certificate: that they are to come is not forgotten with the process.
+#[test]
+fn new_keys_that_wait_for_an_end_come_though_the_key_server_was_away() {
+    for killed in [false, true] {
+        let mut world = World::figure_7(8, Weather::CALM);
+        world.settle();
+        let before = world.keys_between("hub", "site-1");
+        world.cut_off("site-1", true);
+        world.run(60 * SECOND);
+        world.rekey();
+        assert_eq!(world.keys_between("hub", "site-1"), before, "{killed}: they wait");
+        if killed {
+            world.kill(world.profiles());
+        }
+        world.cut_off("site-1", false);
+        world.run(60 * SECOND);
+        world.settle();
+        let new = world.keys_between("hub", "site-1");
+        assert!(new.is_disjoint(&before), "{killed}");
+        // Once.
+        world.kill(world.profiles());
+        world.run(60 * SECOND);
+        world.settle();
+        assert_eq!(world.keys_between("hub", "site-1"), new, "{killed}");
+    }
+}
+
 #[test]
 fn keys_of_traffic_live_for_ten_seconds_to_seven_days() {
     let world = World::figure_7(0, Weather::CALM);

@@ -53,8 +53,9 @@ pub struct Settings {
     pub signature: RekeyAlgorithm,
 }
 
-/// The key server. After each input its driver takes [`poll_writes`](Self::poll_writes), stores them all at once, and only then
-/// sends what [`poll_transmit`](Self::poll_transmit) gives; when they cannot be stored it starts anew from what is.
+/// The key server. After its inputs, the last of which is the time, its driver takes [`poll_writes`](Self::poll_writes), stores them
+/// all at once, and only then sends what [`poll_transmit`](Self::poll_transmit) gives; when they cannot be stored it starts anew from
+/// what is. What is to be done in a group at once is done when the time is told: until then nothing of it is to be stored alone.
 pub struct Gcks {
     pub(super) doi: u32,
     pub(super) address: SocketAddr,
@@ -413,7 +414,7 @@ impl Gcks {
         self.handle_timeout(now);
         if group.is_none() {
             let profiles = self.profiles.clone();
-            self.vpns.values_mut().for_each(VpnState::want);
+            self.context(|gcks, ctx| gcks.vpns.iter_mut().for_each(|(name, state)| state.want(name, ctx)));
             profiles.vpns.iter().for_each(|(name, vpn)| _ = self.attend_vpn(now, name, vpn));
         }
     }
@@ -498,11 +499,13 @@ impl Gcks {
         // It comes in again in the same change.
         self.groups.values_mut().for_each(|state| state.expel(now, client, Duration::ZERO));
         let profiles = self.profiles.clone();
-        for (name, _) in profiles.vpns_of(client) {
-            if let Some(state) = self.vpns.get_mut(name) {
-                state.want();
+        self.context(|gcks, ctx| {
+            for (name, _) in profiles.vpns_of(client) {
+                if let Some(state) = gcks.vpns.get_mut(name) {
+                    state.want(name, ctx);
+                }
             }
-        }
+        });
     }
 
     /// What was taken away and it may still hold.

@@ -131,7 +131,7 @@ impl Stored {
             let (kind, owner) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let stays = match kind {
                 "group" | "node" | "place" | "rekey" | "sent" => is_group(owner),
-                "vpn" => is_vpn(owner),
+                "vpn" | "wanted" => is_vpn(owner),
                 "tek" | "restarted" => owner.strip_prefix("vpn ").map_or_else(|| is_group(owner), is_vpn),
                 _ => true,
             };
@@ -166,7 +166,7 @@ impl Stored {
         let restarted = format!("restarted/{}/", super::store::vpn_owner(name));
         let ends =
             self.below(&restarted).filter_map(|(client, _)| vpn.ends.iter().position(|end| end.client == client));
-        Ok(VpnState::restore(list, ends.collect()))
+        Ok(VpnState::restore(list, ends.collect(), self.value(&format!("wanted/{name}")).is_some()))
     }
 
     fn tree(&self, name: &str, version: u32, depth: u8) -> Result<KeyTree, StoreError> {

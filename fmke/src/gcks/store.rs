@@ -10,6 +10,7 @@
 //! | `number/SPI` | the first number that was never used under this SA, which was put there by hand |
 //! | `gone/SPI` | until when somebody may hold this SA of ESP, which was taken away |
 //! | `vpn/VPN` | a digest of what its keys are for |
+//! | `wanted/VPN` | nothing: it is to have new keys as soon as both ends can be told |
 //! | `group/GROUP` | version and depth of its tree, since when and for how long its keys of ESP are (zeros: it has none), SPIs of its re-key SAs |
 //! | `node/GROUP/ID` | a node of its tree |
 //! | `place/GROUP/CLIENT` | where a member sits |
@@ -105,6 +106,11 @@ impl Write {
 
     pub(super) fn no_vpn(name: &str) -> Self {
         Self::unset(format!("vpn/{name}"))
+    }
+
+    pub(super) fn wanted(vpn: &str, is_wanted: bool) -> Self {
+        let key = format!("wanted/{vpn}");
+        if is_wanted { Self::set(key, 0, |_| ()) } else { Self::unset(key) }
     }
 
     pub(super) fn no_entry(key: &str) -> Self {
