@@ -91,6 +91,25 @@ fn a_key_server_that_is_killed_later_comes_back_too() {
 }
 
 #[test]
+fn a_store_of_another_format_is_refused_as_such() {
+    let mut world = World::figure_7(0, Weather::CALM);
+    world.settle();
+    let mut begin = |format: Option<&[u8]>| {
+        let begun = world.begin_with(|disk| match format {
+            Some(octets) => drop(disk.insert("format".into(), octets.to_vec().into())),
+            None => drop(disk.remove("format")),
+        });
+        begun.map_err(|error| error.to_string())
+    };
+    begin(Some(&[0, 0, 0, 1])).unwrap();
+    for (format, names) in
+        [(None, "no format number"), (Some(&[0, 0, 0, 77][..]), "format 77"), (Some(&[1]), "damaged: format")]
+    {
+        assert!(begin(format).is_err_and(|error| error.contains(names)), "{names}");
+    }
+}
+
+#[test]
 fn a_client_that_begins_anew_never_sends_under_a_key_it_sent_under() {
     for (seed, weather) in SEEDS.flat_map(|seed| [(seed, Weather::CALM), (seed, Weather::FOUL)]) {
         let mut world = World::figure_7(seed, weather);

@@ -96,7 +96,7 @@ impl Gcks {
     /// With what is stored; `unix` is what the wall clock shows, in seconds.
     ///
     /// # Errors
-    /// A store that this program did not write.
+    /// A store that this program did not write, or one of an earlier or a later format.
     pub fn new(
         now: Time,
         unix: u64,
@@ -109,7 +109,7 @@ impl Gcks {
         octets.iter_mut().zip(seed.as_bytes()).for_each(|(octet, seed)| *octet = *seed);
         let mut rng = ChaCha20Rng::from_seed(*octets);
         let stored = Stored(stored);
-        let mut writes = Vec::new();
+        let mut writes: Vec<Write> = stored.check_format()?.into_iter().collect();
         let Settings { doi, address, proposals, credentials, liveness, limits, join_window, one_way_period, signature } =
             settings;
         let signer = signer(&stored, signature, &mut rng, &mut writes)?;

@@ -14,6 +14,7 @@ use super::life::Life;
 use super::oneway::Numbers;
 use super::profile::{FlowSelector, Profiles, Vpn};
 use super::rekey::Rekey;
+use super::store::{FORMAT, Write, vpn_owner};
 use super::tek::{KEY_LEN, Tek};
 use super::vpn::VpnState;
 use crate::crypto::SecretBytes;
@@ -23,12 +24,25 @@ use crate::push::RekeyKeys;
 
 /// What was stored cannot have been stored by this program.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the store is damaged: {key}: {message}")]
-pub struct StoreError {
-    /// Which entry.
-    pub key: String,
-    /// What is wrong with it.
-    pub message: String,
+pub enum StoreError {
+    /// Another program of this name has stored it, an earlier or a later one.
+    #[error(
+        "the store has {}, this program's is {FORMAT}: it goes on with the program that wrote it; without it all begins anew, and          nobody is excluded",
+        format_name(*.0)
+    )]
+    Format(Option<u32>),
+    /// No program has.
+    #[error("the store is damaged: {key}: {message}")]
+    Damaged {
+        /// Which entry.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+fn format_name(number: Option<u32>) -> String {
+    number.map_or("no format number, as the first ones".to_owned(), |number| format!("format {number}"))
 }
 
 /// All that is stored, by key.
@@ -38,6 +52,17 @@ impl Stored {
     /// What is stored there.
     pub(super) fn value(&self, key: &str) -> Option<&[u8]> {
         self.0.get(key).map(|value| value.as_slice())
+    }
+
+    /// Whether it is of this program's format: what is to be stored of that, in one that is empty.
+    pub(super) fn check_format(&self) -> Result<Option<Write>, StoreError> {
+        let number = self.value("format").map(|value| value.try_into().ok().map(u32::from_be_bytes));
+        match number {
+            Some(Some(FORMAT)) => Ok(None),
+            None if self.0.is_empty() => Ok(Some(Write::format())),
+            Some(None) => Err(damaged("format", "its length")),
+            other => Err(StoreError::Format(other.flatten())),
+        }
     }
 
     /// Entries whose key begins so, by the rest of the key.
@@ -150,7 +175,7 @@ impl Stored {
 
     /// A VPN, with its SAs, if there are any.
     pub(super) fn vpn(&self, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Result<VpnState, StoreError> {
-        let prefix = format!("tek/{}/", super::store::vpn_owner(name));
+        let prefix = format!("tek/{}/", vpn_owner(name));
         let mut list = Vec::new();
         for (spi, value) in self.below(&prefix) {
             let read = || {
@@ -163,7 +188,7 @@ impl Stored {
             ctx.spis.insert(tek.spi);
             list.push((from, life, tek));
         }
-        let restarted = format!("restarted/{}/", super::store::vpn_owner(name));
+        let restarted = format!("restarted/{}/", vpn_owner(name));
         let ends =
             self.below(&restarted).filter_map(|(client, _)| vpn.ends.iter().position(|end| end.client == client));
         Ok(VpnState::restore(list, ends.collect(), self.value(&format!("wanted/{name}")).is_some()))
@@ -231,5 +256,5 @@ fn address(reader: &mut Reader<'_>) -> Option<IpAddr> {
 }
 
 pub(super) fn damaged(key: &str, message: impl ToString) -> StoreError {
-    StoreError { key: key.to_owned(), message: message.to_string() }
+    StoreError::Damaged { key: key.to_owned(), message: message.to_string() }
 }

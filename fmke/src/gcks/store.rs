@@ -2,6 +2,7 @@
 //!
 //! | key | value |
 //! |---|---|
+//! | `format` | the number of this table |
 //! | `signer` | the private key of phase 3's signatures |
 //! | `excluded/CLIENT` | nothing: it may not connect |
 //! | `client/CLIENT` | a digest of who it is |
@@ -33,6 +34,9 @@ use super::tek::Tek;
 use crate::lkh::{Node, NodeId, Place};
 use crate::push::RekeyKeys;
 
+/// Of the table above: another one has another number.
+pub(super) const FORMAT: u32 = 1;
+
 /// Octets of what is stored of an SA of ESP, at most: with its key, what it took the place of, three addresses and a name.
 const MOST_TEK: usize = 256;
 
@@ -56,6 +60,10 @@ impl Write {
 
     fn unset(key: String) -> Self {
         Write { key, value: None }
+    }
+
+    pub(super) fn format() -> Self {
+        Self::set("format".into(), 4, |value| value.extend(FORMAT.to_be_bytes()))
     }
 
     pub(super) fn signer(algorithm: u16, secret: &[u8]) -> Self {
