@@ -206,6 +206,11 @@ impl Certificates {
         new.follow(old).map_err(|error| format!("gcks.crls: {error}"))
     }
 
+    /// Who vouches for the other end, and whom they have taken back. With secrets nobody.
+    pub(crate) fn anchors(&self) -> Option<&Anchors> {
+        self.authority.as_ref()
+    }
+
     /// Which keys name other content than before.
     pub(crate) fn changes(&self, before: &Certificates) -> Vec<&'static str> {
         [

@@ -14,6 +14,7 @@ use super::certificates::{Certificates, Shown};
 use super::context::{Calendar, Context};
 use super::event::Event;
 use super::group::{GroupState, Outcome};
+use super::lists::Lists;
 use super::oneway::{Numbers, Terminal};
 use super::profile::{Group, MOST_LIFETIME, Profiles, Vpn};
 use super::restore::{StoreError, Stored, damaged};
@@ -80,6 +81,7 @@ pub struct Gcks {
     to_tell: VecDeque<(Time, String)>,
     names: BTreeMap<IpAddr, String>,
     certificates: Certificates,
+    pub(super) lists: Lists,
     pub(super) groups: BTreeMap<String, GroupState>,
     pub(super) vpns: BTreeMap<String, VpnState>,
     pub(super) excluded: BTreeSet<String>,
@@ -87,7 +89,7 @@ pub struct Gcks {
     spis: BTreeSet<u32>,
     rng: ChaCha20Rng,
     pub(super) calendar: Calendar,
-    writes: Vec<Write>,
+    pub(super) writes: Vec<Write>,
     pub(super) out: VecDeque<Datagram>,
     events: VecDeque<Event>,
 }
@@ -131,6 +133,7 @@ impl Gcks {
             to_tell: VecDeque::new(),
             names: BTreeMap::new(),
             certificates: Certificates::restore(&stored)?,
+            lists: stored.lists()?,
             groups: BTreeMap::new(),
             vpns: BTreeMap::new(),
             excluded: stored.below("excluded/").map(|(client, _)| client.to_owned()).collect(),

@@ -8,6 +8,7 @@ mod context;
 mod event;
 mod group;
 mod life;
+mod lists;
 mod machine;
 mod oneway;
 mod profile;

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::context::{Calendar, Context};
 use super::group::{AFTERLIFE, GroupState};
 use super::life::Life;
+use super::lists::Lists;
 use super::oneway::Numbers;
 use super::profile::{FlowSelector, Profiles, Vpn};
 use super::rekey::Rekey;
@@ -20,6 +21,7 @@ use super::vpn::VpnState;
 use crate::crypto::SecretBytes;
 use crate::isakmp::Reader;
 use crate::lkh::{KeyTree, Node, NodeId, Place};
+use crate::phase1::ListMark;
 use crate::push::RekeyKeys;
 
 /// What was stored cannot have been stored by this program.
@@ -127,6 +129,15 @@ impl Stored {
             octets.zip(free).ok_or_else(|| damaged(&format!("number/{spi}"), "its form"))
         };
         self.below("number/").map(entry).collect()
+    }
+
+    /// Revocation lists that are, or were, in force.
+    pub(super) fn lists(&self) -> Result<Lists, StoreError> {
+        let read = |(issuer, value): (&str, &[u8])| {
+            let mark = ListMark::from_bytes(value).map_err(|error| damaged(&format!("list/{issuer}"), error))?;
+            Ok((mark.issuer, mark))
+        };
+        self.below("list/").map(read).collect()
     }
 
     /// SAs of ESP that were taken away.

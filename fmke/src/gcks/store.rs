@@ -7,6 +7,7 @@
 //! | `excluded/CLIENT` | nothing: it may not connect |
 //! | `client/CLIENT` | a digest of who it is |
 //! | `certificate/CLIENT` | the certificates that it has shown, each with its length before it |
+//! | `list/ISSUER` | of an authority's revocation list that is in force, or was: whose it is, its number, a digest |
 //! | `restarted/GROUP/CLIENT`, `restarted/vpn VPN/CLIENT` | nothing: what it sends there is to have keys that it never used |
 //! | `number/SPI` | the first number that was never used under this SA, which was put there by hand |
 //! | `gone/SPI` | until when somebody may hold this SA of ESP, which was taken away |
@@ -32,6 +33,7 @@ use super::life::Life;
 use super::profile::FlowSelector;
 use super::tek::Tek;
 use crate::lkh::{Node, NodeId, Place};
+use crate::phase1::ListMark;
 use crate::push::RekeyKeys;
 
 /// Of the table above: another one has another number.
@@ -88,6 +90,11 @@ impl Write {
 
     pub(super) fn no_certificates(client: &str) -> Self {
         Self::unset(format!("certificate/{client}"))
+    }
+
+    pub(super) fn list(mark: &ListMark) -> Self {
+        let key = format!("list/{}", hex(&mark.issuer));
+        Self::set(key, ListMark::BYTES, |value| value.extend(mark.to_bytes()))
     }
 
     /// `owner`: a group, or [`vpn_owner`].

@@ -32,7 +32,6 @@ impl Server {
         if !new.gcks.differs_in_paths_alone(&self.settings.gcks) {
             return Err("more than the paths of certificates in [gcks] has changed: that takes a restart".into());
         }
-        new.known.certificates.follow(&self.settings.known.certificates)?;
         let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
         if own {
             new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
@@ -41,6 +40,8 @@ impl Server {
         let Some(working) = &mut self.working else {
             return Err("the store cannot be written: see the log".into());
         };
+        // From here on nothing fails.
+        working.enforce(&new).map_err(|error| format!("gcks.crls: {error}"))?;
         let (was, now_wanted) = (&self.settings.profiles, &new.profiles);
         let mut changed = new.known.certificates.changes(&self.settings.known.certificates);
         for (key, differs) in [
