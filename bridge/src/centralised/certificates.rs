@@ -12,7 +12,7 @@ use muster_fmke::phase1::x509::{Anchors, bears, validity};
 use muster_fmke::phase1::{self, Authority, CertificateError, Verified};
 use serde::Deserialize;
 
-use crate::daemon::unix_seconds;
+use crate::clock::unix_seconds;
 use crate::expiry::rfc3339;
 use crate::secret_file::SecretFile;
 use crate::settings::{SettingsError, read};

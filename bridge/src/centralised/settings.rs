@@ -18,7 +18,7 @@ use super::certificates::{Certificates, Named, Paths};
 use super::phase1::{Expected, Known, identity, proposals};
 use super::profiles::{ClientSection, GroupSection, VpnSection, each};
 use super::secret::{SHORT_KEY, read_secret};
-use crate::daemon::unix_seconds;
+use crate::clock::unix_seconds;
 use crate::secret_file::exposure;
 use crate::settings::{LogSection, MetricsSection, SettingsError, read_from};
 

@@ -8,8 +8,8 @@ use tracing::info;
 use super::Server;
 use super::starting::Working;
 use crate::centralised::flows::selector;
+use crate::clock::now;
 use crate::control::Request;
-use crate::daemon::now;
 
 impl Server {
     /// An order is answered when what came of it is on the disk.

@@ -1,30 +1,19 @@
 //! The key server's configuration is read again: all of it is taken, or nothing.
 
-use tracing::{info, warn};
-
 use super::Server;
 use crate::centralised::settings::GcksSettings;
-use crate::daemon::{now, unix_seconds};
-use crate::event::EventKind;
+use crate::clock::{now, unix_seconds};
+use crate::reload::told;
 
 impl Server {
     /// Clients, groups, VPNs, certificates, the log's level and the address for metrics follow. What has changed.
     pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         self.notifier.reloading();
-        let outcome = self.read_again().await;
+        let done = self.read_again().await;
+        let (kind, detail) = told(&done);
+        self.tell(kind, detail);
         self.notifier.ready();
-        match &outcome {
-            Ok(changed) => {
-                let changed = changed.join(" ");
-                info!(changed, "the configuration was read again");
-                self.tell(EventKind::Reloaded, changed);
-            }
-            Err(why) => {
-                warn!("the configuration was read again and is not in force: {why}");
-                self.tell(EventKind::ReloadRefused, why.clone());
-            }
-        }
-        outcome
+        done
     }
 
     async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {

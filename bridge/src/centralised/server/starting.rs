@@ -17,13 +17,15 @@ use crate::centralised::refusals::Refusals;
 use crate::centralised::settings::GcksSettings;
 use crate::centralised::socket;
 use crate::centralised::store::{Store, StoreFault};
+use crate::clock::{now, unix_seconds};
 use crate::control;
-use crate::daemon::{Report, RunError, SetLevel, WATCHING_GENERATIONS, io_error, now, unix_seconds};
+use crate::daemon::{RunError, SetLevel, WATCHING_GENERATIONS, io_error};
 use crate::event::EventKind;
 use crate::expiry::Expiry;
 use crate::metrics::Endpoint;
 use crate::notifier::Notifier;
 use crate::privileges::keep_only;
+use crate::report::Report;
 use crate::rollback::Rollback;
 use crate::signals::Signals;
 
