@@ -29,6 +29,7 @@ use muster_wire::Time;
 use nix::time::{ClockId, clock_gettime};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 const CLIENTS: u32 = 10_000;
@@ -50,7 +51,7 @@ fn main() {
     let (clients, rounds) = if is_bench { (CLIENTS, ROUNDS) } else { (2 * WAVE, 1) };
     if let Some(folder) = value("--round") {
         let numbers = measure(clients, store(folder).as_deref());
-        return println!("{}", numbers.map(|number| number.to_string()).join(" "));
+        return println!("{}", serde_json::to_string(&numbers).expect("numbers"));
     }
     let folder = value("--store").map_or(env!("CARGO_TARGET_TMPDIR"), String::as_str);
     let mut measured = [Vec::new(), Vec::new()];
@@ -59,7 +60,7 @@ fn main() {
             rounds.push(round(store, is_bench));
         }
     }
-    let [without, with] = measured.map(|rounds| medians(&rounds));
+    let [without, with] = measured.map(|rounds| Numbers::medians(&rounds));
     println!(
         "| {clients} clients, {WAVE} at a time, medians of {rounds} | goal | without a store | with it, on the disk |"
     );
@@ -69,15 +70,14 @@ fn main() {
         println!("| {what} |{goal}| {} | {} |", text(&without), text(&with));
     };
     row("registrations (phases 1 and 2, group 31, pre-shared key)", "2,000 /s", &|numbers| {
-        format!("{:.0} /s", numbers[0])
+        format!("{:.0} /s", numbers.registrations)
     });
-    row("memory a client, octets", "4,096", &|numbers| format!("{:.0}", numbers[1]));
+    row("memory a client, octets", "4,096", &|numbers| format!("{:.0}", numbers.memory));
     let excluding = format!("excluding {}", excluded(clients));
     let changes = [("new keys for all", ""), ("excluding one", "1,400 octets, 1 ms"), (&excluding, "")];
     for (place, (what, goal)) in changes.into_iter().enumerate() {
         row(what, goal, &|numbers| {
-            let [used, spent, octets, datagrams, longest] =
-                [0, 1, 2, 3, 4].map(|number| numbers[2 + 5 * place + number]);
+            let Cost { used, spent, octets, datagrams, longest } = numbers.changes[place];
             format!(
                 "{octets} octets in {datagrams} datagrams of {longest} at most, {used:.2} ms; with waiting {spent:.2}"
             )
@@ -93,9 +93,30 @@ fn excluded(clients: u32) -> u32 {
     EXCLUDED.min(clients / 10)
 }
 
-/// Of one round: registrations a second, octets of memory a client; of new keys for all, of excluding one and many each
-/// milliseconds of the processor and in all, octets, datagrams, and octets of the longest.
-type Numbers = [f64; 17];
+/// Of one round, or medians of several.
+#[derive(Serialize, Deserialize)]
+struct Numbers {
+    /// A second.
+    registrations: f64,
+    /// Octets a client.
+    memory: f64,
+    /// New keys for all, excluding one, excluding many.
+    changes: [Cost; 3],
+}
+
+/// Of a change of all keys.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Cost {
+    /// Milliseconds of the processor.
+    used: f64,
+    /// Milliseconds in all.
+    spent: f64,
+    /// Of all datagrams.
+    octets: f64,
+    datagrams: f64,
+    /// Octets of the longest one.
+    longest: f64,
+}
 
 /// One round, in a process of its own.
 fn round(store: &str, is_bench: bool) -> Numbers {
@@ -103,17 +124,29 @@ fn round(store: &str, is_bench: bool) -> Numbers {
     command.args(["--round", store]).args(is_bench.then_some("--bench"));
     let output = command.output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("numbers");
-    let numbers: Vec<f64> = text.split_whitespace().map(|number| number.parse().expect("a number")).collect();
-    numbers.try_into().expect("as many as there are")
+    serde_json::from_slice(&output.stdout).expect("numbers")
 }
 
-fn medians(rounds: &[Numbers]) -> Numbers {
-    std::array::from_fn(|place| {
-        let mut values: Vec<f64> = rounds.iter().map(|numbers| numbers[place]).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    })
+impl Numbers {
+    /// Of each number for itself.
+    fn medians(rounds: &[Numbers]) -> Numbers {
+        let median = |number: &dyn Fn(&Numbers) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(number).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        Numbers {
+            registrations: median(&|numbers| numbers.registrations),
+            memory: median(&|numbers| numbers.memory),
+            changes: std::array::from_fn(|place| Cost {
+                used: median(&|numbers| numbers.changes[place].used),
+                spent: median(&|numbers| numbers.changes[place].spent),
+                octets: median(&|numbers| numbers.changes[place].octets),
+                datagrams: median(&|numbers| numbers.changes[place].datagrams),
+                longest: median(&|numbers| numbers.changes[place].longest),
+            }),
+        }
+    }
 }
 
 /// One life of a key server.
@@ -125,7 +158,7 @@ fn measure(clients: u32, store: Option<&Path>) -> Numbers {
         grown.push(anonymous());
     }
     let [first, .., last] = grown[..] else { unreachable!("two waves at least") };
-    let rate = f64::from(clients) / bench.spent.as_secs_f64();
+    let registrations = f64::from(clients) / bench.spent.as_secs_f64();
     let memory = (last - first) as f64 / f64::from(clients - WAVE);
     let one = vec![name(clients - 1)];
     let many: Vec<String> =
@@ -135,8 +168,7 @@ fn measure(clients: u32, store: Option<&Path>) -> Numbers {
         bench.change("excluding one", |gcks, now| gcks.exclude(now, &one)),
         bench.change("excluding many", |gcks, now| gcks.exclude(now, &many)),
     ];
-    let mut numbers = [rate, memory].into_iter().chain(changes.into_iter().flatten());
-    std::array::from_fn(|_| numbers.next().expect("seventeen"))
+    Numbers { registrations, memory, changes }
 }
 
 struct Secrets(SecretBytes);
@@ -276,7 +308,7 @@ impl Bench {
     }
 
     /// Something that changes all keys: what it costs, and that the followers follow.
-    fn change(&mut self, what: &str, change: impl Fn(&mut Gcks, Time)) -> [f64; 5] {
+    fn change(&mut self, what: &str, change: impl Fn(&mut Gcks, Time)) -> Cost {
         self.now = self.now + Duration::from_secs(10);
         self.gcks.handle_timeout(self.now);
         self.deliver(&mut BTreeMap::new(), &mut Vec::new());
@@ -298,7 +330,7 @@ impl Bench {
         let after: Vec<usize> = self.followers.values().map(Member::sas).collect();
         assert!(before.iter().zip(&after).all(|(before, after)| after > before), "{what}: all have the new SA");
         let [used, spent] = [used, spent].map(|time| time.as_secs_f64() * 1000.0);
-        [used, spent, octets as f64, f64::from(count), longest as f64]
+        Cost { used, spent, octets: octets as f64, datagrams: f64::from(count), longest: longest as f64 }
     }
 
     fn member(&mut self, address: IpAddr) -> Member {

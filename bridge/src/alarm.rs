@@ -55,7 +55,7 @@ impl Alarm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::now;
+    use crate::clock::now;
 
     #[tokio::test]
     async fn it_rings_at_its_time_and_not_before_and_again() {

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::addresses::{addresses, black_address, duplicates, interface_index, networks};
 use crate::centralised::{Certificates, GcksSettings, SHORT_KEY, identity, read_secret, remark_on_port};
-use crate::daemon::unix_seconds;
+use crate::clock::unix_seconds;
 use crate::expiry::rfc3339;
 use crate::lists;
 use crate::settings::{File, GcksAt, Settings};

@@ -9,16 +9,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use muster_dataplane::SaKind;
-use muster_wire::{MemberId, Time};
-use nix::time::{ClockId, clock_gettime};
+use muster_wire::MemberId;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::alarm::Alarm;
+use crate::clock::{now, unix_seconds};
 use crate::engine::{Engine, StartError};
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
@@ -33,7 +33,7 @@ use crate::trust::Bounds;
 use crate::worn::Worn;
 use starting::{place_of, times_of};
 
-pub(crate) use outside::{Outside, Report};
+pub(crate) use outside::Outside;
 pub(crate) use starting::{own_prefixes, start_dataplane};
 
 mod acting;
@@ -318,21 +318,6 @@ pub(crate) async fn tick(interval: &mut Option<tokio::time::Interval>) {
         Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
     }
-}
-
-/// CLOCK_MONOTONIC in microseconds: events of several daemons on one machine can be compared.
-pub(crate) fn now() -> Time {
-    // The clock exists on every Linux; the call has no other way to fail.
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC");
-    Time(time.tv_sec() as u64 * 1_000_000 + time.tv_nsec() as u64 / 1000)
-}
-
-pub(crate) fn unix_seconds() -> u64 {
-    unix_millis() / 1000
-}
-
-pub(crate) fn unix_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 pub(crate) fn io_error(what: &str) -> impl Fn(io::Error) -> RunError + use<> {

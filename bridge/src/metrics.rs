@@ -12,7 +12,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 pub(crate) use common::label;
-pub(crate) use endpoint::{Change, Endpoint};
+pub(crate) use endpoint::{Endpoint, Rebind};
 
 /// A set of values of one moment. It is made anew for each question: nothing is counted twice, nothing is kept.
 pub(crate) struct Page(Registry);

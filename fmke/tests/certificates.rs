@@ -11,7 +11,7 @@ use muster_fmke::crypto::signature::Signer;
 use muster_fmke::gcks::{self, Event, Gcks, Group, Profiles};
 use muster_fmke::isakmp::{Delays, Identity};
 use muster_fmke::member::{self, Member};
-use muster_fmke::phase1::x509::Anchors;
+use muster_fmke::phase1::x509::{Anchors, ListError};
 use muster_fmke::phase1::{
     Authentication, Authority, Certificate, CertificateError, Client, Clients, Closed, Credentials, Limits, Liveness,
     Proposals, Server, Verified,
@@ -62,10 +62,15 @@ impl Ca {
 
 /// What this authority has taken back.
 fn taken_back(ca: &Ca, serial: u64) -> Anchors {
+    with_list(ca, serial, 1)
+}
+
+/// With this number.
+fn with_list(ca: &Ca, serial: u64, number: u64) -> Anchors {
     let list = CertificateRevocationListParams {
         this_update: date_time_ymd(2026, 1, 1),
         next_update: date_time_ymd(2027, 1, 1),
-        crl_number: SerialNumber::from(1),
+        crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
         revoked_certs: vec![RevokedCertParams {
             serial_number: SerialNumber::from(serial),
@@ -412,6 +417,35 @@ fn a_client_that_shows_ever_other_certificates_does_not_make_keys_new_each_time(
     assert_eq!(rekeyed(&world), before + 1);
     world.run(Duration::from_secs(120));
     assert!(world.gcks.is_connected("a") && world.members() == ["a", "b"], "the last one counts in the end");
+}
+
+/// A list that the key server was begun anew with may be an old copy: who was taken back since would come in again.
+#[test]
+fn a_revocation_list_gives_way_to_no_older_one_over_a_restart_either() {
+    let mut world = World::new();
+    let stranger = Ca::new();
+    let [none, foreign] = [&world.ca, &stranger].map(|ca| Anchors::new(std::slice::from_ref(&ca.anchor)).unwrap());
+    let [first, second, third] = [1, 2, 300].map(|number| with_list(&world.ca, 77, number));
+    let another_second = with_list(&world.ca, 78, 2);
+    assert_eq!((world.gcks.enforce(&first), world.gcks.enforce(&second)), (Ok(()), Ok(())));
+    world.serve();
+    for restarted in [false, true] {
+        if restarted {
+            world.restart(NOW);
+        }
+        for older in [&first, &another_second, &none] {
+            assert_eq!(world.gcks.enforce(older), Err(ListError::Older), "{restarted}");
+        }
+        assert!(world.gcks.poll_writes().is_empty(), "what is refused changes nothing");
+        // The same, and where its anchor is trusted no longer.
+        assert_eq!((world.gcks.enforce(&second), world.gcks.enforce(&foreign)), (Ok(()), Ok(())), "{restarted}");
+    }
+    assert_eq!(world.gcks.enforce(&first), Err(ListError::Older), "its anchor is trusted again");
+    assert_eq!(world.gcks.enforce(&third), Ok(()));
+    world.serve();
+    world.restart(NOW);
+    assert_eq!(world.gcks.enforce(&second), Err(ListError::Older));
+    assert_eq!(world.gcks.enforce(&third), Ok(()));
 }
 
 /// A machine without a clock of its own begins in 1970, or wherever its battery left it.

@@ -11,6 +11,7 @@ mod daemon;
 mod datagram;
 mod lab;
 mod metrics;
+mod process;
 mod routing;
 mod traffic;
 mod tshark;
@@ -21,9 +22,10 @@ pub use central::{Central, ISAKMP};
 pub use control::call;
 pub use daemon::spawn;
 pub use datagram::{Datagram, datagrams};
-pub use lab::{Answer, Family, Lab, PORTS, anonymous, binary, is_kernel, monotonic, muster, processor, resident};
+pub use lab::{Answer, Family, Lab, PORTS, binary, is_kernel, muster};
 pub use metrics::{METRICS, metric, scrape};
 pub use muster_netlab::{skip, wait_until};
+pub use process::{anonymous, monotonic, processor, resident};
 pub use routing::{Routing, no_routing};
 pub use traffic::{
     Lan, attempt, carry, carry_between, carry_past, carry_unicast, host, multicast_flow, multicast_flow_at, red_group,

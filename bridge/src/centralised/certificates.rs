@@ -12,7 +12,7 @@ use muster_fmke::phase1::x509::{Anchors, bears, validity};
 use muster_fmke::phase1::{self, Authority, CertificateError, Verified};
 use serde::Deserialize;
 
-use crate::daemon::unix_seconds;
+use crate::clock::unix_seconds;
 use crate::expiry::rfc3339;
 use crate::secret_file::SecretFile;
 use crate::settings::{SettingsError, read};
@@ -204,6 +204,11 @@ impl Certificates {
     pub(crate) fn follow(&self, before: &Certificates) -> Result<(), String> {
         let (Some(new), Some(old)) = (&self.authority, &before.authority) else { return Ok(()) };
         new.follow(old).map_err(|error| format!("gcks.crls: {error}"))
+    }
+
+    /// Who vouches for the other end, and whom they have taken back. With secrets nobody.
+    pub(crate) fn anchors(&self) -> Option<&Anchors> {
+        self.authority.as_ref()
     }
 
     /// Which keys name other content than before.

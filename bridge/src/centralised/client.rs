@@ -18,10 +18,10 @@ use super::socket;
 use crate::addresses::interface_index;
 use crate::alarm::Alarm;
 use crate::check::remarks;
+use crate::clock::{now, unix_millis, unix_seconds};
 use crate::control;
 use crate::daemon::{
-    HOUSEKEEPING, LAST_WORDS, Outside, RunError, SetLevel, WATCHING_GENERATIONS, block_on, every, io_error, now, tick,
-    unix_millis, unix_seconds,
+    HOUSEKEEPING, LAST_WORDS, Outside, RunError, SetLevel, WATCHING_GENERATIONS, block_on, every, io_error, tick,
 };
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;

@@ -20,15 +20,16 @@ use super::refusals::Refusals;
 use super::settings::GcksSettings;
 use super::socket;
 use crate::alarm::Alarm;
+use crate::clock::{now, unix_seconds};
 use crate::control::Asked;
 use crate::daemon::{
-    HOUSEKEEPING, LAST_WORDS, Report, RunError, SetLevel, WATCHING_GENERATIONS, block_on, every, io_error, now, tick,
-    unix_seconds,
+    HOUSEKEEPING, LAST_WORDS, RunError, SetLevel, WATCHING_GENERATIONS, block_on, every, io_error, tick,
 };
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;
 use crate::metrics::Endpoint;
 use crate::notifier::{Notifier, alive_interval};
+use crate::report::Report;
 use crate::rollback::Rollback;
 use crate::signals::{Signals, Told};
 

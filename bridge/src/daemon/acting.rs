@@ -4,7 +4,8 @@ use ipnet::IpNet;
 use muster_wire::MemberId;
 use tracing::warn;
 
-use super::{Daemon, now, unix_millis};
+use super::Daemon;
+use crate::clock::{now, unix_millis};
 use crate::engine::Action;
 use crate::event::{EventKind, Record};
 use crate::lists;

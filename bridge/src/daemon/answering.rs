@@ -3,7 +3,8 @@
 use muster_wire::MemberId;
 use serde_json::{Value, json};
 
-use super::{Daemon, now, unix_seconds};
+use super::Daemon;
+use crate::clock::{now, unix_seconds};
 use crate::control::Request;
 use crate::status::{self, Status};
 

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tracing::{info, warn};
 
-use super::{Daemon, RunError, now, own_prefixes, place_of};
+use super::{Daemon, RunError, own_prefixes, place_of};
 use crate::addresses::{addresses, black_address, duplicates, interface_index, is_up};
+use crate::clock::now;
 use crate::event::EventKind;
 
 impl Daemon {

@@ -1,23 +1,21 @@
 //! What outlives a member, or a key server's client: what others hold on to while one follows another in the same process.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use caps::Capability;
 use muster_dataplane::{Claim, KeyLedger};
 use tokio::sync::{broadcast, mpsc};
-use tracing::{info, warn};
 
 use super::starting::first_address;
-use super::{RunError, SetLevel, WATCHING_GENERATIONS, every, io_error, now, tick};
-use crate::control::{self, Asked, Server};
-use crate::event::{EventKind, EventLine, EventLog, Record};
+use super::{RunError, SetLevel, WATCHING_GENERATIONS, every, io_error, tick};
+use crate::control::{Asked, Server};
 use crate::metrics::Endpoint;
 use crate::notifier::{Notifier, alive_interval};
 use crate::privileges::keep_only;
+use crate::report::Report;
 use crate::rollback::Rollback;
 use crate::settings::File;
 use crate::signals::Signals;
@@ -92,36 +90,5 @@ impl Outside {
                 () = tick(&mut alive) => self.notifier.alive(),
             }
         }
-    }
-}
-
-/// Where events go.
-pub(crate) struct Report {
-    pub(crate) log: EventLog,
-    pub(crate) followers: broadcast::Sender<String>,
-    pub(crate) counts: BTreeMap<EventKind, u64>,
-}
-
-impl Report {
-    pub(crate) fn new(followers: broadcast::Sender<String>) -> Self {
-        Report { log: EventLog::default(), followers, counts: BTreeMap::new() }
-    }
-
-    pub(crate) fn add(&mut self, record: &Record) {
-        let member = record.member.map(|member| member.to_string()).unwrap_or_default();
-        let short = &member[..member.len().min(12)];
-        // `?`: a detail may hold what others have said, and stays one line.
-        match record.kind {
-            // What an operator has to do something about, or to know.
-            EventKind::Refused | EventKind::Bypass => {
-                warn!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail);
-            }
-            _ => info!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail),
-        }
-        let line = EventLine::new(record, now().0, SystemTime::now());
-        // Nobody may be following.
-        let _ = self.followers.send(control::notification(&line));
-        self.log.push(line);
-        *self.counts.entry(record.kind).or_default() += 1;
     }
 }

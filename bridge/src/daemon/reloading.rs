@@ -5,12 +5,12 @@ use std::io;
 use ipnet::IpNet;
 use tracing::{info, warn};
 
-use super::{Daemon, now, own_prefixes, times_of, unix_seconds};
+use super::{Daemon, own_prefixes, times_of};
 use crate::addresses::networks;
 use crate::check::warn_of;
-use crate::event::EventKind;
-use crate::metrics::Change;
-use crate::reload::{Reload, ReloadError, prepare};
+use crate::clock::{now, unix_seconds};
+use crate::metrics::Rebind;
+use crate::reload::{Reload, ReloadError, prepare, told};
 use crate::settings::File;
 
 impl Daemon {
@@ -18,21 +18,10 @@ impl Daemon {
     pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         self.outside.notifier.reloading();
         let done = self.try_reload().await.map_err(|error| error.to_string());
-        match &done {
-            Ok(changed) if changed.is_empty() => self.reloaded("nothing has changed".into()),
-            Ok(changed) => self.reloaded(changed.join(", ")),
-            Err(error) => {
-                warn!("the configuration was read again and is not taken, nothing has changed: {error}");
-                self.engine.record(EventKind::ReloadRefused, None, error.clone());
-            }
-        }
+        let (kind, detail) = told(&done);
+        self.engine.record(kind, None, detail);
         self.outside.notifier.ready();
         done
-    }
-
-    fn reloaded(&mut self, what: String) {
-        info!(changed = what, "the configuration was read again");
-        self.engine.record(EventKind::Reloaded, None, what);
     }
 
     /// The data plane, the block and the neighbours follow. Nothing has changed when it fails.
@@ -72,7 +61,7 @@ impl Daemon {
         Ok(changed)
     }
 
-    fn take(&mut self, reload: Reload, metrics: Change) {
+    fn take(&mut self, reload: Reload, metrics: Rebind) {
         let Reload { settings, trust, changed, renewed } = reload;
         warn_of(&settings);
         let file = &settings.file;

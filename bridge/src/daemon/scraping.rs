@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use muster_certs::RevocationList;
 use muster_discovery::NeighborState;
 
-use super::{Daemon, now};
+use super::Daemon;
+use crate::clock::now;
 use crate::metrics::Page;
 use crate::status;
 

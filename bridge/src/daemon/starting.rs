@@ -10,9 +10,10 @@ use muster_dataplane::{Backend, EspConfig, KeyLedger, Running, enable_forwarding
 use tracing::{info, warn};
 
 use super::outside::Outside;
-use super::{Daemon, RunError, io_error, now, unix_millis, unix_seconds};
+use super::{Daemon, RunError, io_error};
 use crate::addresses::{addresses, black_address, duplicates, interface_index, networks, red_prefixes};
 use crate::check::warn_of;
+use crate::clock::{now, unix_millis, unix_seconds};
 use crate::engine::{Engine, Start};
 use crate::event::{EventKind, Record};
 use crate::expiry::Expiry;

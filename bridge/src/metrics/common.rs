@@ -5,7 +5,7 @@ use std::time::Instant;
 use muster_dataplane::{Dataplane, Direction};
 
 use super::{Labels, Page};
-use crate::daemon::Report;
+use crate::report::Report;
 use crate::status::DataplaneStatus;
 
 impl Page {

@@ -15,8 +15,8 @@ pub(crate) struct Endpoint {
     server: Option<(SocketAddr, Server)>,
 }
 
-/// What a configuration makes of it: what can fail has been done.
-pub(crate) enum Change {
+/// What a configuration makes of the address: what can fail has been done.
+pub(crate) enum Rebind {
     /// Nothing.
     Same,
     /// Nobody is answered any longer.
@@ -38,8 +38,8 @@ impl Endpoint {
     /// The address cannot be bound.
     pub(crate) async fn open(section: Option<&MetricsSection>) -> io::Result<Endpoint> {
         let mut endpoint = Endpoint::closed();
-        let change = endpoint.prepare(section).await?;
-        endpoint.take(change);
+        let rebind = endpoint.prepare(section).await?;
+        endpoint.take(rebind);
         Ok(endpoint)
     }
 
@@ -47,20 +47,20 @@ impl Endpoint {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub(crate) async fn prepare(&self, section: Option<&MetricsSection>) -> io::Result<Change> {
+    pub(crate) async fn prepare(&self, section: Option<&MetricsSection>) -> io::Result<Rebind> {
         match (section.map(|section| section.listen), self.server.as_ref().map(|(listen, _)| *listen)) {
-            (wanted, now) if wanted == now => Ok(Change::Same),
-            (None, _) => Ok(Change::Close),
-            (Some(listen), _) => Ok(Change::Move(listen, Listener::bind(listen).await?)),
+            (wanted, now) if wanted == now => Ok(Rebind::Same),
+            (None, _) => Ok(Rebind::Close),
+            (Some(listen), _) => Ok(Rebind::Move(listen, Listener::bind(listen).await?)),
         }
     }
 
     /// Makes the change.
-    pub(crate) fn take(&mut self, change: Change) {
-        self.server = match change {
-            Change::Same => return,
-            Change::Close => None,
-            Change::Move(listen, listener) => Some((listen, Server::start(listener, self.ask.clone()))),
+    pub(crate) fn take(&mut self, rebind: Rebind) {
+        self.server = match rebind {
+            Rebind::Same => return,
+            Rebind::Close => None,
+            Rebind::Move(listen, listener) => Some((listen, Server::start(listener, self.ask.clone()))),
         };
     }
 

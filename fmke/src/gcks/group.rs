@@ -42,7 +42,8 @@ pub(super) struct GroupState {
     /// Copies for members without a return channel.
     repeater: Repeater,
     pub(super) teks: BTreeMap<(FlowSelector, String), Tek>,
-    pub(super) teks_life: Life,
+    /// Theirs, if there are any.
+    pub(super) teks_life: Option<Life>,
     /// Members that began anew: they need keys that they never used.
     restarts: Restarts<String>,
     /// To be done at the next change.
@@ -89,7 +90,7 @@ pub(super) struct Missed {
 }
 
 impl GroupState {
-    pub(super) fn new(now: Time) -> Self {
+    pub(super) fn new() -> Self {
         GroupState {
             tree: KeyTree::new(),
             places: BTreeMap::new(),
@@ -98,8 +99,7 @@ impl GroupState {
             stale: VecDeque::new(),
             repeater: Repeater::default(),
             teks: BTreeMap::new(),
-            // Of none: it is that of the first.
-            teks_life: Life { since: now, lifetime: Duration::MAX },
+            teks_life: None,
             restarts: Restarts::default(),
             wishes: Wishes::default(),
             due: None,
@@ -126,7 +126,8 @@ impl GroupState {
             return false;
         }
         // Where that is all keys, those before have gone before there are third ones: many may begin anew, one after the other.
-        let earliest = if profile.rekey_on_join { self.teks_life.since + profile.delays.change() } else { Time(0) };
+        let all = self.teks_life.filter(|_| profile.rekey_on_join);
+        let earliest = all.map_or(Time(0), |life| life.since + profile.delays.change());
         let at = self.restarts.add(client.to_owned(), earliest);
         self.wish_by(at.max(now + window));
         true
@@ -174,7 +175,7 @@ impl GroupState {
     pub(super) fn timeout(&self, profile: &Group) -> Option<Time> {
         let telling = self.rekeys().map(|rekey| rekey.sender.timeout());
         let afterlife = self.previous.iter().chain(&self.stale).map(|(_, until)| *until);
-        let renewal = (!self.places.is_empty()).then(|| self.renewal(profile));
+        let renewal = self.renewal(profile).filter(|_| !self.places.is_empty());
         let copies = self.repeater.timeout();
         self.due.into_iter().chain(telling).chain(afterlife).chain(renewal).chain(copies).min()
     }
@@ -194,7 +195,7 @@ impl GroupState {
             ctx.writes.push(Write::group(name, self, &ctx.calendar));
         }
         self.stale.retain(|(_, until)| *until > now);
-        let is_old = !self.places.is_empty() && self.renewal(profile) <= now;
+        let is_old = !self.places.is_empty() && self.renewal(profile).is_some_and(|at| at <= now);
         let mut outcome = match is_old || self.due.is_some_and(|due| due <= now) {
             true => self.change(now, name, profile, ctx)?,
             false => Outcome::default(),
@@ -286,7 +287,7 @@ impl GroupState {
         let is_worn = |current: &Rekey| current.sender.next_number() > MOST_MESSAGES;
         let is_kek_old =
             self.current.as_ref().is_some_and(|current| current.renewal(profile) <= now || is_worn(current));
-        let are_teks_old = self.tek_renewal(profile) <= now;
+        let are_teks_old = self.tek_renewal(profile).is_some_and(|at| at <= now);
 
         // The tree: what goes to those who stay, under the re-key SA that they have.
         let mut updates: Vec<(u16, Vec<u8>)> = Vec::new();
@@ -414,14 +415,13 @@ impl GroupState {
             let senders = flow.senders.iter().filter(|sender| self.places.contains_key(*sender));
             wanted.extend(senders.map(|sender| (flow.selector, sender.clone())));
         }
-        // Of those before.
-        let life = self.teks_life;
+        let held = self.teks_life.map_or(Duration::ZERO, |life| life.lifetime);
         let mut deleted = Vec::new();
         self.teks.retain(|id, tek| {
             let stays = wanted.contains(id);
             if !stays {
                 deleted.push(tek.spi);
-                tek.bury(now + life.lifetime, ctx);
+                tek.bury(now + held, ctx);
                 tek.forget(name, ctx);
             }
             stays
@@ -431,7 +431,7 @@ impl GroupState {
             let tek = match self.teks.get(&id) {
                 Some(_) if !is_anew(&id.1) => continue,
                 // Members see by the flow that it takes the other's place.
-                Some(tek) => tek.replace(now, life.lifetime, name, ctx),
+                Some(tek) => tek.replace(now, held, name, ctx),
                 None => Tek::new(ctx),
             };
             fresh.insert(tek.spi);
@@ -439,15 +439,17 @@ impl GroupState {
             self.teks.insert(id, tek);
         }
         if all_anew || self.teks.len() == fresh.len() {
-            self.teks_life = Life { since: now, lifetime: profile.tek_lifetime };
+            let life = Life { since: now, lifetime: profile.tek_lifetime };
+            self.teks_life = (!self.teks.is_empty()).then_some(life);
         }
         (deleted, fresh)
     }
 
     fn add_teks(&self, filling: &mut Filling, profile: &Group, ctx: &Context<'_>, wants: impl Fn(u32) -> bool) {
+        let Some(life) = self.teks_life else { return };
         for ((selector, sender), tek) in self.teks.iter().filter(|(_, tek)| wants(tek.spi)) {
             let Some(address) = ctx.address(sender) else { continue };
-            let (sa, packet) = tek.of_flow(selector, address, self.teks_life);
+            let (sa, packet) = tek.of_flow(selector, address, life);
             filling.add(|push| {
                 push.policy.delays = Some(profile.delays);
                 push.add_traffic(sa, packet);
@@ -455,13 +457,13 @@ impl GroupState {
         }
     }
 
-    fn renewal(&self, profile: &Group) -> Time {
+    fn renewal(&self, profile: &Group) -> Option<Time> {
         let kek = self.current.as_ref().map(|current| current.renewal(profile));
-        kek.into_iter().chain([self.tek_renewal(profile)]).min().unwrap_or(Time(u64::MAX))
+        kek.into_iter().chain(self.tek_renewal(profile)).min()
     }
 
-    fn tek_renewal(&self, profile: &Group) -> Time {
-        self.teks_life.renewal(profile.tek_lifetime)
+    fn tek_renewal(&self, profile: &Group) -> Option<Time> {
+        self.teks_life.map(|life| life.renewal(profile.tek_lifetime))
     }
 
     fn rekeys(&self) -> impl Iterator<Item = &Rekey> {

@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use muster_wire::Time;
 use rand_chacha::ChaCha20Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 use zeroize::Zeroizing;
 
 use super::certificates::{Certificates, Shown};
 use super::context::{Calendar, Context};
 use super::event::Event;
-use super::group::{GroupState, Outcome};
+use super::group::GroupState;
+use super::lists::Lists;
 use super::oneway::{Numbers, Terminal};
-use super::profile::{Group, MOST_LIFETIME, Profiles, Vpn};
+use super::profile::{MOST_LIFETIME, Profiles, Vpn};
 use super::restore::{StoreError, Stored, damaged};
-use super::session::{Session, Subject};
+use super::session::Session;
 use super::store::Write;
-use super::tek::delete_teks;
 use super::vpn::VpnState;
 use crate::Refusal;
 use crate::crypto::SecretBytes;
@@ -29,7 +29,7 @@ use crate::phase1::{
     self, CertificateError, Clients, Datagram, Limits, Liveness, Message, Proposals, Refused, Responder, SaId,
     ShownChain,
 };
-use crate::push::{Push, UnicastDue};
+use crate::push::Push;
 
 /// What the key server is started with.
 pub struct Settings {
@@ -53,8 +53,9 @@ pub struct Settings {
     pub signature: RekeyAlgorithm,
 }
 
-/// The key server. After each input its driver takes [`poll_writes`](Self::poll_writes), stores them all at once, and only then
-/// sends what [`poll_transmit`](Self::poll_transmit) gives; when they cannot be stored it starts anew from what is.
+/// The key server. After its inputs, the last of which is the time, its driver takes [`poll_writes`](Self::poll_writes), stores them
+/// all at once, and only then sends what [`poll_transmit`](Self::poll_transmit) gives; when they cannot be stored it starts anew from
+/// what is. What is to be done in a group at once is done when the time is told: until then nothing of it is to be stored alone.
 pub struct Gcks {
     pub(super) doi: u32,
     pub(super) address: SocketAddr,
@@ -71,31 +72,32 @@ pub struct Gcks {
     /// When to look at which; it may be too early, or gone.
     pub(super) timers: BTreeSet<(Time, String)>,
     /// SAs of ESP that were taken away, and how long somebody may still hold them.
-    gone: BTreeMap<u32, Time>,
+    pub(super) gone: BTreeMap<u32, Time>,
     /// Clients that have not acknowledged all.
-    behind: BTreeSet<String>,
+    pub(super) behind: BTreeSet<String>,
     /// To whom something is to be sent for the first time, and since when. It is sent one after the other: when many come in at once,
     /// what goes to all of them is not in memory twice.
-    to_tell: VecDeque<(Time, String)>,
+    pub(super) to_tell: VecDeque<(Time, String)>,
     pub(super) names: BTreeMap<IpAddr, String>,
     pub(super) certificates: Certificates,
+    pub(super) lists: Lists,
     pub(super) groups: BTreeMap<String, GroupState>,
     pub(super) vpns: BTreeMap<String, VpnState>,
     pub(super) excluded: BTreeSet<String>,
     signer: RekeySigner,
     spis: BTreeSet<u32>,
-    rng: ChaCha20Rng,
+    pub(super) rng: ChaCha20Rng,
     pub(super) calendar: Calendar,
-    writes: Vec<Write>,
+    pub(super) writes: Vec<Write>,
     pub(super) out: VecDeque<Datagram>,
-    events: VecDeque<Event>,
+    pub(super) events: VecDeque<Event>,
 }
 
 impl Gcks {
     /// With what is stored; `unix` is what the wall clock shows, in seconds.
     ///
     /// # Errors
-    /// A store that this program did not write.
+    /// A store that this program did not write, or one of an earlier or a later format.
     pub fn new(
         now: Time,
         unix: u64,
@@ -108,7 +110,7 @@ impl Gcks {
         octets.iter_mut().zip(seed.as_bytes()).for_each(|(octet, seed)| *octet = *seed);
         let mut rng = ChaCha20Rng::from_seed(*octets);
         let stored = Stored(stored);
-        let mut writes = Vec::new();
+        let mut writes: Vec<Write> = stored.check_format()?.into_iter().collect();
         let Settings { doi, address, proposals, credentials, liveness, limits, join_window, one_way_period, signature } =
             settings;
         let signer = signer(&stored, signature, &mut rng, &mut writes)?;
@@ -130,6 +132,7 @@ impl Gcks {
             to_tell: VecDeque::new(),
             names: BTreeMap::new(),
             certificates: Certificates::restore(&stored)?,
+            lists: stored.lists()?,
             groups: BTreeMap::new(),
             vpns: BTreeMap::new(),
             excluded: stored.below("excluded/").map(|(client, _)| client.to_owned()).collect(),
@@ -198,7 +201,7 @@ impl Gcks {
         }
         self.enlist(now);
         for (name, group) in &profiles.groups {
-            let state = self.groups.entry(name.clone()).or_insert_with(|| GroupState::new(now));
+            let state = self.groups.entry(name.clone()).or_insert_with(GroupState::new);
             let leavers: Vec<String> =
                 state.places.keys().filter(|client| !group.members.contains(*client)).cloned().collect();
             leavers.iter().for_each(|client| state.expel(now, client, Duration::ZERO));
@@ -216,18 +219,6 @@ impl Gcks {
             self.attend_vpn(now, name, vpn);
         }
         self.handle_timeout(now);
-    }
-
-    /// Those who are connected hear what has changed in what they are to protect.
-    fn tell_spds(&mut self, now: Time, before: &Profiles) {
-        let profiles = self.profiles.clone();
-        let connected: Vec<String> = self.sessions.keys().cloned().collect();
-        let were = before.spds(connected.iter().map(String::as_str));
-        for (client, spd) in profiles.spds(connected.iter().map(String::as_str)) {
-            if were.get(client) != Some(&spd) {
-                self.push(now, client, &spd.pushes());
-            }
-        }
     }
 
     /// A client is no longer, or another router bears its name: what the one before knows is not to be used any longer.
@@ -413,7 +404,7 @@ impl Gcks {
         self.handle_timeout(now);
         if group.is_none() {
             let profiles = self.profiles.clone();
-            self.vpns.values_mut().for_each(VpnState::want);
+            self.context(|gcks, ctx| gcks.vpns.iter_mut().for_each(|(name, state)| state.want(name, ctx)));
             profiles.vpns.iter().for_each(|(name, vpn)| _ = self.attend_vpn(now, name, vpn));
         }
     }
@@ -498,26 +489,13 @@ impl Gcks {
         // It comes in again in the same change.
         self.groups.values_mut().for_each(|state| state.expel(now, client, Duration::ZERO));
         let profiles = self.profiles.clone();
-        for (name, _) in profiles.vpns_of(client) {
-            if let Some(state) = self.vpns.get_mut(name) {
-                state.want();
+        self.context(|gcks, ctx| {
+            for (name, _) in profiles.vpns_of(client) {
+                if let Some(state) = gcks.vpns.get_mut(name) {
+                    state.want(name, ctx);
+                }
             }
-        }
-    }
-
-    /// What was taken away and it may still hold.
-    pub(super) fn tell_gone(&mut self, now: Time, client: &str) {
-        self.gone.retain(|spi, until| {
-            let may_be_held = *until > now;
-            if !may_be_held {
-                self.writes.push(Write::not_gone(*spi));
-            }
-            may_be_held
         });
-        let gone: Vec<u32> = self.gone.keys().copied().collect();
-        let push = |delete| Push { deletes: vec![delete], ..Push::default() };
-        let pushes: Vec<Push> = delete_teks(self.doi, &gone).into_iter().map(push).collect();
-        self.push_all(now, client, Some(&Subject::Gone), &pushes);
     }
 
     fn closed(&mut self, sa: SaId, why: phase1::Closed) {
@@ -528,7 +506,7 @@ impl Gcks {
         self.events.push_back(Event::Closed { client, why: format!("{why:?}").to_lowercase() });
     }
 
-    fn disconnect(&mut self, client: &str) {
+    pub(super) fn disconnect(&mut self, client: &str) {
         if let Some(terminal) = self.one_way.get_mut(client) {
             terminal.silence();
         }
@@ -590,12 +568,6 @@ impl Gcks {
         Ok(())
     }
 
-    /// All of a group, to one of its members.
-    pub(super) fn tell_group(&mut self, now: Time, client: &str, name: &str, profile: &Group) {
-        let pushes = self.context(|gcks, ctx| gcks.groups.get(name).map(|state| state.push_for(client, profile, ctx)));
-        self.push_all(now, client, Some(&Subject::Group(name.to_owned())), &pushes.unwrap_or_default());
-    }
-
     /// Does what is due in a group.
     fn attend(&mut self, now: Time, name: &str) {
         let profiles = self.profiles.clone();
@@ -612,31 +584,6 @@ impl Gcks {
         }
     }
 
-    fn tell(&mut self, now: Time, name: &str, profile: &Group, outcome: Outcome) {
-        let Outcome { multicast, told, gone, rekeyed, has_deleted } = outcome;
-        let to = SocketAddr::from(profile.rekey);
-        self.out.extend(multicast.into_iter().map(|bytes| Datagram { to, bytes }));
-        // What is on its way to these is of the keys before.
-        let one_way = self.one_way.iter().filter(|(_, terminal)| terminal.is_behind(now)).map(|(client, _)| client);
-        let told_now: BTreeSet<&String> = told.iter().collect();
-        let behind = self.behind.iter().chain(one_way).filter(|client| rekeyed && !told_now.contains(client));
-        let is_member =
-            |client: &&String| self.groups.get(name).is_some_and(|state| state.places.contains_key(*client));
-        let behind: Vec<String> = behind.filter(is_member).cloned().collect();
-        let told = told.into_iter().map(|client| (client, has_deleted)).collect::<Vec<_>>();
-        for (client, is_told_of_gone) in told.into_iter().chain(behind.into_iter().map(|client| (client, true))) {
-            // Who is told of the group as it is now takes no multicast of before, such as one that said what goes.
-            if is_told_of_gone {
-                self.tell_gone(now, &client);
-            }
-            self.tell_group(now, &client, name, profile);
-        }
-        if rekeyed {
-            let members = self.groups.get(name).map_or(0, |state| state.places.len());
-            self.events.push_back(Event::Rekeyed { group: name.to_owned(), members, gone });
-        }
-    }
-
     /// A group is no more: its members forget it.
     fn dissolve(&mut self, now: Time, name: &str) {
         let Some(mut state) = self.groups.remove(name) else { return };
@@ -644,68 +591,6 @@ impl Gcks {
         let deletes = self.context(|_, ctx| state.dissolve(now + MOST_LIFETIME, name, ctx));
         let push = [Push { deletes, ..Push::default() }];
         members.iter().for_each(|client| self.push(now, client, &push));
-    }
-
-    /// Phase 2, if the client is connected: else it gets all when it connects.
-    pub(super) fn push(&mut self, now: Time, client: &str, pushes: &[Push]) {
-        self.push_all(now, client, None, pushes);
-    }
-
-    /// The same; it may be all there is of a subject.
-    pub(super) fn push_all(&mut self, now: Time, client: &str, subject: Option<&Subject>, pushes: &[Push]) {
-        if let Some(terminal) = self.one_way.get_mut(client) {
-            for push in pushes.iter().filter(|push| !push.is_empty()) {
-                self.out.extend(terminal.push(now, push, &mut self.numbers, &mut self.writes));
-            }
-            self.set_timer(client);
-            return;
-        }
-        let Some(session) = self.sessions.get_mut(client) else { return };
-        session.tell(subject, pushes);
-        if session.is_done() {
-            return;
-        }
-        self.behind.insert(client.to_owned());
-        if self.to_tell.back().is_none_or(|(_, last)| last != client) {
-            self.to_tell.push_back((now, client.to_owned()));
-        }
-        self.seal_due(now, client);
-    }
-
-    /// Makes messages of what may be under way now.
-    fn seal_due(&mut self, now: Time, client: &str) {
-        let Some(session) = self.sessions.get_mut(client) else { return };
-        let Some(sa) = self.responder.sa(session.sa) else { return };
-        while let Some(push) = session.next() {
-            let mut chain = push.chain(session.sender.next_number(), self.doi);
-            // "HASH(1) = prf(SKEYID_a, SEQ | SA |KD )" (draft 3.1)
-            sa.add_hash(&[], &mut chain);
-            let message_id = self.rng.next_u32().max(1);
-            session.sender.push(now, sa.seal(exchange::UNICAST_PUSH, message_id, &chain));
-        }
-    }
-
-    fn send_due(&mut self, now: Time, client: &str) {
-        self.seal_due(now, client);
-        let Some(session) = self.sessions.get_mut(client) else { return };
-        let sa = session.sa;
-        match session.sender.due(now) {
-            UnicastDue::Send(datagrams) => {
-                let timeout = session.sender.timeout();
-                // A later one stands in the list already, or an earlier one, which finds nothing due.
-                if let Some(at) = timeout.filter(|at| session.timer.is_none_or(|timer| *at < timer)) {
-                    session.timer = Some(at);
-                    self.timers.insert((at, client.to_owned()));
-                }
-                datagrams.into_iter().for_each(|datagram| self.responder.send(sa, datagram));
-            }
-            // "If the member cannot acknowledge the GCKS messages, the connection is closed." (draft 3.1)
-            UnicastDue::GiveUp => {
-                self.disconnect(client);
-                let why = "it does not acknowledge".to_owned();
-                self.events.push_back(Event::Closed { client: client.to_owned(), why });
-            }
-        }
     }
 
     /// Lends out what the parts share.

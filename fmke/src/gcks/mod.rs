@@ -1,13 +1,14 @@
 //! The key server (GCKS): who may connect, which groups and VPNs there are, and their keys.
 //!
-//! [`Gcks`] is the state machine. Read `profile` (what the operator lays down), `machine`, `group` (how a group changes), `vpn`, `oneway` (clients that
-//! cannot answer), then `store` and `restore` (what outlives the process).
+//! [`Gcks`] is the state machine. Read `profile` (what the operator lays down), `machine`, `group` (how a group changes), `vpn`,
+//! `telling` (what clients hear of it), `oneway` (those that cannot answer), then `store` and `restore` (what outlives the process).
 
 mod certificates;
 mod context;
 mod event;
 mod group;
 mod life;
+mod lists;
 mod machine;
 mod oneway;
 mod profile;
@@ -18,6 +19,7 @@ mod session;
 mod spd;
 mod store;
 mod tek;
+mod telling;
 mod view;
 mod vpn;
 

@@ -8,8 +8,8 @@ use super::life::Life;
 use super::profile::Group;
 use super::store::Write;
 use crate::isakmp::{Chain, KeyPacket, RekeySa, kek_attribute, kek_key, key_type, kind};
-use crate::lkh;
-use crate::push::{LKH_CHAINED, LKH_VERSION, MulticastSender, Push, RekeyKeys};
+use crate::lkh::{self, LKH_CHAINED, LKH_VERSION};
+use crate::push::{MulticastSender, Push, RekeyKeys};
 
 pub(super) struct Rekey {
     pub(super) keys: RekeyKeys,

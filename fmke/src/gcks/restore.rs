@@ -11,24 +11,40 @@ use zeroize::Zeroizing;
 use super::context::{Calendar, Context};
 use super::group::{AFTERLIFE, GroupState};
 use super::life::Life;
+use super::lists::Lists;
 use super::oneway::Numbers;
 use super::profile::{FlowSelector, Profiles, Vpn};
 use super::rekey::Rekey;
+use super::store::{FORMAT, Write, vpn_owner};
 use super::tek::{KEY_LEN, Tek};
 use super::vpn::VpnState;
 use crate::crypto::SecretBytes;
 use crate::isakmp::Reader;
 use crate::lkh::{KeyTree, Node, NodeId, Place};
+use crate::phase1::ListMark;
 use crate::push::RekeyKeys;
 
 /// What was stored cannot have been stored by this program.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the store is damaged: {key}: {message}")]
-pub struct StoreError {
-    /// Which entry.
-    pub key: String,
-    /// What is wrong with it.
-    pub message: String,
+pub enum StoreError {
+    /// Another program of this name has stored it, an earlier or a later one.
+    #[error(
+        "the store has {}, this program's is {FORMAT}: it goes on with the program that wrote it; without it all begins anew, and          nobody is excluded",
+        format_name(*.0)
+    )]
+    Format(Option<u32>),
+    /// No program has.
+    #[error("the store is damaged: {key}: {message}")]
+    Damaged {
+        /// Which entry.
+        key: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+fn format_name(number: Option<u32>) -> String {
+    number.map_or("no format number, as the first ones".to_owned(), |number| format!("format {number}"))
 }
 
 /// All that is stored, by key.
@@ -38,6 +54,17 @@ impl Stored {
     /// What is stored there.
     pub(super) fn value(&self, key: &str) -> Option<&[u8]> {
         self.0.get(key).map(|value| value.as_slice())
+    }
+
+    /// Whether it is of this program's format: what is to be stored of that, in one that is empty.
+    pub(super) fn check_format(&self) -> Result<Option<Write>, StoreError> {
+        let number = self.value("format").map(|value| value.try_into().ok().map(u32::from_be_bytes));
+        match number {
+            Some(Some(FORMAT)) => Ok(None),
+            None if self.0.is_empty() => Ok(Some(Write::format())),
+            Some(None) => Err(damaged("format", "its length")),
+            other => Err(StoreError::Format(other.flatten())),
+        }
     }
 
     /// Entries whose key begins so, by the rest of the key.
@@ -61,9 +88,8 @@ impl Stored {
             Ok((version, depth, life, rekeys))
         };
         let (version, depth, life, rekeys) = read().map_err(|error: crate::isakmp::Malformed| damaged(&key, error))?;
-        let mut state = GroupState::new(now);
+        let mut state = GroupState::new();
         state.tree = self.tree(name, version, depth)?;
-        state.teks_life = life;
         for (client, value) in self.below(&format!("place/{name}/")) {
             let octets = value.try_into().map_err(|_| damaged(&format!("place/{name}/{client}"), "its length"))?;
             state.places.insert(client.to_owned(), Place(u16::from_be_bytes(octets)));
@@ -85,6 +111,7 @@ impl Stored {
             ctx.spis.insert(tek.spi);
             state.teks.insert(id, tek);
         }
+        state.teks_life = (!state.teks.is_empty()).then_some(life);
         for (client, _) in self.below(&format!("restarted/{name}/")) {
             // Who is out since then is not let in by it.
             if state.places.contains_key(client) {
@@ -102,6 +129,15 @@ impl Stored {
             octets.zip(free).ok_or_else(|| damaged(&format!("number/{spi}"), "its form"))
         };
         self.below("number/").map(entry).collect()
+    }
+
+    /// Revocation lists that are, or were, in force.
+    pub(super) fn lists(&self) -> Result<Lists, StoreError> {
+        let read = |(issuer, value): (&str, &[u8])| {
+            let mark = ListMark::from_bytes(value).map_err(|error| damaged(&format!("list/{issuer}"), error))?;
+            Ok((mark.issuer, mark))
+        };
+        self.below("list/").map(read).collect()
     }
 
     /// SAs of ESP that were taken away.
@@ -131,7 +167,7 @@ impl Stored {
             let (kind, owner) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let stays = match kind {
                 "group" | "node" | "place" | "rekey" | "sent" => is_group(owner),
-                "vpn" => is_vpn(owner),
+                "vpn" | "wanted" => is_vpn(owner),
                 "tek" | "restarted" => owner.strip_prefix("vpn ").map_or_else(|| is_group(owner), is_vpn),
                 _ => true,
             };
@@ -150,7 +186,7 @@ impl Stored {
 
     /// A VPN, with its SAs, if there are any.
     pub(super) fn vpn(&self, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Result<VpnState, StoreError> {
-        let prefix = format!("tek/{}/", super::store::vpn_owner(name));
+        let prefix = format!("tek/{}/", vpn_owner(name));
         let mut list = Vec::new();
         for (spi, value) in self.below(&prefix) {
             let read = || {
@@ -163,10 +199,10 @@ impl Stored {
             ctx.spis.insert(tek.spi);
             list.push((from, life, tek));
         }
-        let restarted = format!("restarted/{}/", super::store::vpn_owner(name));
+        let restarted = format!("restarted/{}/", vpn_owner(name));
         let ends =
             self.below(&restarted).filter_map(|(client, _)| vpn.ends.iter().position(|end| end.client == client));
-        Ok(VpnState::restore(list, ends.collect()))
+        Ok(VpnState::restore(list, ends.collect(), self.value(&format!("wanted/{name}")).is_some()))
     }
 
     fn tree(&self, name: &str, version: u32, depth: u8) -> Result<KeyTree, StoreError> {
@@ -231,5 +267,5 @@ fn address(reader: &mut Reader<'_>) -> Option<IpAddr> {
 }
 
 pub(super) fn damaged(key: &str, message: impl ToString) -> StoreError {
-    StoreError { key: key.to_owned(), message: message.to_string() }
+    StoreError::Damaged { key: key.to_owned(), message: message.to_string() }
 }

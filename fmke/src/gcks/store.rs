@@ -2,15 +2,18 @@
 //!
 //! | key | value |
 //! |---|---|
+//! | `format` | the number of this table |
 //! | `signer` | the private key of phase 3's signatures |
 //! | `excluded/CLIENT` | nothing: it may not connect |
 //! | `client/CLIENT` | a digest of who it is |
 //! | `certificate/CLIENT` | the certificates that it has shown, each with its length before it |
+//! | `list/ISSUER` | of an authority's revocation list that is in force, or was: whose it is, its number, a digest |
 //! | `restarted/GROUP/CLIENT`, `restarted/vpn VPN/CLIENT` | nothing: what it sends there is to have keys that it never used |
 //! | `number/SPI` | the first number that was never used under this SA, which was put there by hand |
 //! | `gone/SPI` | until when somebody may hold this SA of ESP, which was taken away |
 //! | `vpn/VPN` | a digest of what its keys are for |
-//! | `group/GROUP` | version and depth of its tree, since when and for how long its keys of ESP are, SPIs of its re-key SAs |
+//! | `wanted/VPN` | nothing: it is to have new keys as soon as both ends can be told |
+//! | `group/GROUP` | version and depth of its tree, since when and for how long its keys of ESP are (zeros: it has none), SPIs of its re-key SAs |
 //! | `node/GROUP/ID` | a node of its tree |
 //! | `place/GROUP/CLIENT` | where a member sits |
 //! | `rekey/GROUP/SPI` | since when and for how long a re-key SA is, and its keys |
@@ -30,7 +33,11 @@ use super::life::Life;
 use super::profile::FlowSelector;
 use super::tek::Tek;
 use crate::lkh::{Node, NodeId, Place};
+use crate::phase1::ListMark;
 use crate::push::RekeyKeys;
+
+/// Of the table above: another one has another number.
+pub(super) const FORMAT: u32 = 1;
 
 /// Octets of what is stored of an SA of ESP, at most: with its key, what it took the place of, three addresses and a name.
 const MOST_TEK: usize = 256;
@@ -57,6 +64,10 @@ impl Write {
         Write { key, value: None }
     }
 
+    pub(super) fn format() -> Self {
+        Self::set("format".into(), 4, |value| value.extend(FORMAT.to_be_bytes()))
+    }
+
     pub(super) fn signer(algorithm: u16, secret: &[u8]) -> Self {
         Self::set("signer".into(), 2 + secret.len(), |value| {
             value.extend(algorithm.to_be_bytes());
@@ -79,6 +90,11 @@ impl Write {
 
     pub(super) fn no_certificates(client: &str) -> Self {
         Self::unset(format!("certificate/{client}"))
+    }
+
+    pub(super) fn list(mark: &ListMark) -> Self {
+        let key = format!("list/{}", hex(&mark.issuer));
+        Self::set(key, ListMark::BYTES, |value| value.extend(mark.to_bytes()))
     }
 
     /// `owner`: a group, or [`vpn_owner`].
@@ -107,6 +123,11 @@ impl Write {
         Self::unset(format!("vpn/{name}"))
     }
 
+    pub(super) fn wanted(vpn: &str, is_wanted: bool) -> Self {
+        let key = format!("wanted/{vpn}");
+        if is_wanted { Self::set(key, 0, |_| ()) } else { Self::unset(key) }
+    }
+
     pub(super) fn no_entry(key: &str) -> Self {
         Self::unset(key.to_owned())
     }
@@ -116,7 +137,7 @@ impl Write {
         Self::set(format!("group/{name}"), len, |value| {
             value.extend(state.tree.version().to_be_bytes());
             value.push(state.tree.depth());
-            value.extend(state.teks_life.to_bytes(calendar));
+            value.extend(state.teks_life.map_or([0; Life::BYTES], |life| life.to_bytes(calendar)));
             let current = state.current.as_ref().map(|rekey| (rekey, Time(0)));
             let previous = state.previous.iter().map(|(rekey, until)| (rekey, *until));
             for (rekey, until) in current.into_iter().chain(previous) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use muster_wire::Time;
 
+use super::life::Life;
 use super::machine::Gcks;
 use crate::phase1::CertificateError;
 
@@ -58,13 +59,15 @@ impl Gcks {
 
     /// How many SAs of ESP a group has, and how old they are.
     pub fn group_sas(&self, now: Time, group: &str) -> (usize, Duration) {
-        self.groups.get(group).map_or((0, Duration::ZERO), |state| (state.teks.len(), now.since(state.teks_life.since)))
+        self.groups.get(group).map_or((0, Duration::ZERO), |state| (state.teks.len(), age(now, state.teks_life)))
     }
 
     /// The same of a VPN.
     pub fn vpn_sas(&self, now: Time, vpn: &str) -> (usize, Duration) {
-        self.vpns.get(vpn).map_or((0, Duration::ZERO), |state| {
-            (state.sas.len(), state.life.map_or(Duration::ZERO, |life| now.since(life.since)))
-        })
+        self.vpns.get(vpn).map_or((0, Duration::ZERO), |state| (state.sas.len(), age(now, state.life)))
     }
+}
+
+fn age(now: Time, life: Option<Life>) -> Duration {
+    life.map_or(Duration::ZERO, |life| now.since(life.since))
 }

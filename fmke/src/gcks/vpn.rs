@@ -51,10 +51,10 @@ impl Ends {
 
 impl VpnState {
     /// Out of the store, where changes are whole.
-    pub(super) fn restore(stored: Vec<(End, Life, Tek)>, restarted: Vec<End>) -> Self {
+    pub(super) fn restore(stored: Vec<(End, Life, Tek)>, restarted: Vec<End>, is_wanted: bool) -> Self {
         let life = stored.iter().map(|(_, life, _)| *life).min_by_key(|life| life.since);
         let sas = stored.into_iter().map(|(from, _, tek)| (from, tek)).collect();
-        let mut state = VpnState { sas, life, ..VpnState::default() };
+        let mut state = VpnState { sas, life, is_wanted, ..VpnState::default() };
         restarted.into_iter().for_each(|end| _ = state.restarts.add(end, Time(0)));
         state
     }
@@ -68,18 +68,24 @@ impl VpnState {
         }
     }
 
-    /// New keys, by command. They wait until both ends can be told: else one would send what the other cannot read.
-    pub(super) fn want(&mut self) {
-        self.is_wanted = true;
+    /// New keys in place of those there are. They wait until both ends can be told, else one would send what the other cannot read;
+    /// that may be long, and whoever is to lose those there are (a certificate's key was stolen) does not gain by a restart.
+    pub(super) fn want(&mut self, name: &str, ctx: &mut Context<'_>) {
+        if !self.is_wanted && !self.sas.is_empty() {
+            self.is_wanted = true;
+            ctx.writes.push(Write::wanted(name, true));
+        }
     }
 
     /// Does what is due by `now`; whether there are new keys, of which both ends are to be told.
     pub(super) fn attend(&mut self, now: Time, name: &str, vpn: &Vpn, ends: Ends, ctx: &mut Context<'_>) -> bool {
-        if self.life.is_some_and(|life| life.end() <= now) {
-            // Neither end holds them any longer.
+        if let Some(life) = self.life.take_if(|life| life.end() <= now) {
             let owner = vpn_owner(name);
-            self.sas.drain(..).for_each(|(_, tek)| tek.forget(&owner, ctx));
-            self.life = None;
+            for (_, tek) in self.sas.drain(..) {
+                // An end counts the lifetime from when it was told: it may hold them still.
+                tek.bury(now + life.lifetime, ctx);
+                tek.forget(&owner, ctx);
+            }
         }
         let has_restarted = self.restarts.timeout().is_some_and(|at| at <= now);
         let is_all = match self.sas.is_empty() {
@@ -98,7 +104,9 @@ impl VpnState {
         for end in restarted {
             ctx.writes.push(Write::restarted(&vpn_owner(name), &vpn.ends[end].client, false));
         }
-        self.is_wanted &= !is_all;
+        if is_all && std::mem::take(&mut self.is_wanted) {
+            ctx.writes.push(Write::wanted(name, false));
+        }
         self.renew(now, name, vpn, &senders, ctx);
         for end in senders {
             match ends.here[end] {
@@ -146,7 +154,7 @@ impl VpnState {
         let held = self.life.take().map_or(Duration::ZERO, |life| life.lifetime);
         self.sas.iter().for_each(|(_, tek)| tek.bury(now + held, ctx));
         let spis: Vec<u32> = self.sas.drain(..).map(|(_, tek)| tek.spi).collect();
-        ctx.writes.push(Write::no_vpn(name));
+        ctx.writes.extend([Write::no_vpn(name), Write::wanted(name, false)]);
         ctx.writes.extend(vpn.ends.iter().map(|end| Write::restarted(&owner, &end.client, false)));
         delete_teks(ctx.doi, &spis)
     }

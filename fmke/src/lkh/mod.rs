@@ -39,6 +39,11 @@ pub use update::{LKH_COMPACT_UPDATE, Move, Update};
 
 use thiserror::Error;
 
+/// KEK_MANAGEMENT_ALGORITHM: a logical key hierarchy whose renewed keys are chained (private range).
+pub const LKH_CHAINED: u32 = 128;
+/// Attribute of a SAK payload (private range): the version of the tree whose root its keys come from.
+pub const LKH_VERSION: u16 = 129;
+
 /// Why octets are no download, update or announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ParseError {

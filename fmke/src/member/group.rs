@@ -11,8 +11,11 @@ use crate::crypto::rekey::{RekeyAlgorithm, RekeyVerifier};
 use crate::isakmp::{
     Header, KeyDownload, Malformed, PROTO_SPD, RekeySa, kek_attribute, kek_key, key_type, kind, number,
 };
-use crate::lkh::{Download, Joins, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, MemberPath, PathError, Update};
-use crate::push::{LKH_CHAINED, LKH_VERSION, Opened, Push, PushError, RekeyKeys, SILENCE};
+use crate::lkh::{
+    Download, Joins, LKH_CHAINED, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, LKH_VERSION, MemberPath,
+    PathError, Update,
+};
+use crate::push::{Opened, Push, PushError, RekeyKeys, SILENCE};
 
 use super::reception::{self, Reception};
 

@@ -1,6 +1,6 @@
 //! A client of the key server as a state machine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use muster_wire::Time;
@@ -339,9 +339,7 @@ impl Member {
 
     /// Takes what is said; by multicast it is of one group.
     fn apply(&mut self, now: Time, push: &Push, group: Option<(IpAddr, u16)>) -> Result<(), Refusal> {
-        for delete in &push.deletes {
-            self.delete(delete);
-        }
+        self.delete(&push.deletes);
         // What cannot be used of it keeps nothing else back.
         let rekeyed: Vec<_> = push.policy.rekey.iter().map(|sa| self.take_rekey(now, sa, push, group)).collect();
         let told = self.take_spd(push);
@@ -411,10 +409,11 @@ impl Member {
         matches!(self.link, Link::OneWay(_))
     }
 
-    fn delete(&mut self, delete: &Delete) {
-        for spi in &delete.spis {
+    fn delete(&mut self, deletes: &[Delete]) {
+        let mut spis = BTreeSet::new();
+        for spi in deletes.iter().flat_map(|delete| &delete.spis) {
             if let Ok(octets) = <[u8; 4]>::try_from(spi.as_slice()) {
-                self.changes.extend(self.traffic.delete(u32::from_be_bytes(octets)));
+                spis.insert(u32::from_be_bytes(octets));
             } else if let Some(place) =
                 self.groups.iter().find(|(_, group)| group.spi() == spi.as_slice()).map(|(p, _)| *p)
             {
@@ -422,6 +421,7 @@ impl Member {
                 self.events.push_back(Event::Left { group: place });
             }
         }
+        self.changes.extend(self.traffic.delete(&spis));
     }
 
     /// A group is not received any longer: the key server, asked anew (or, of itself, when it next tells us all), tells us where it

@@ -1,6 +1,6 @@
 //! A member's SAs of ESP: new ones come before old ones go (RFC 5374 4.2.1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -142,10 +142,9 @@ impl Traffic {
         change.into_iter().collect()
     }
 
-    /// Takes the SAs with this SPI away.
-    pub(crate) fn delete(&mut self, spi: u32) -> Vec<Change> {
-        let gone: Vec<_> = self.sas.keys().filter(|(_, other)| *other == spi).copied().collect();
-        gone.into_iter().filter_map(|id| self.remove(id)).collect()
+    /// Takes the SAs with these SPIs away, all at once: a flow does not go on under one that goes, too.
+    pub(crate) fn delete(&mut self, spis: &BTreeSet<u32>) -> Vec<Change> {
+        self.remove(|(_, spi), _| spis.contains(spi))
     }
 
     /// When to ask [`due`](Self::due).
@@ -166,8 +165,7 @@ impl Traffic {
             }
         }
         let mut changes: Vec<Change> = sends.into_values().map(|(_, change)| change).collect();
-        let gone: Vec<_> = self.sas.iter().filter(|(_, held)| held.ends <= now).map(|(id, _)| *id).collect();
-        changes.extend(gone.into_iter().filter_map(|id| self.remove(id)));
+        changes.extend(self.remove(|_, held| held.ends <= now));
         changes
     }
 
@@ -176,15 +174,31 @@ impl Traffic {
         self.sas.len()
     }
 
-    fn remove(&mut self, id: (FlowKey, u32)) -> Option<Change> {
-        let held = self.sas.remove(&id)?;
-        let (flow, spi) = id;
-        match held.role {
-            Role::Receiver => Some(Change::Forget { destination: flow.tunnel.1, spi }),
-            // Another one is sent under, or will be.
-            Role::Sender if self.of_flow(flow).any(|(_, held)| held.role == Role::Sender) => None,
-            Role::Sender => Some(Change::Stop { flow }),
-        }
+    /// Takes away what is meant. A flow whose SA was among it goes on under the next one, before its time: the data plane is not to
+    /// send under one that is no more.
+    fn remove(&mut self, is_meant: impl Fn(&(FlowKey, u32), &Held) -> bool) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut sent = BTreeSet::new();
+        self.sas.retain(|id, held| {
+            let ((flow, spi), goes) = (*id, is_meant(id, held));
+            match held.role {
+                _ if !goes => {}
+                Role::Receiver => changes.push(Change::Forget { destination: flow.tunnel.1, spi }),
+                Role::Sender => _ = sent.insert(flow),
+            }
+            !goes
+        });
+        changes.extend(sent.into_iter().filter_map(|flow| self.go_on(flow)));
+        changes
+    }
+
+    /// What a flow is sent under when some of its SAs are gone.
+    fn go_on(&mut self, flow: FlowKey) -> Option<Change> {
+        let left = self.of_flow(flow).filter(|(_, held)| held.role == Role::Sender);
+        // That without a time is sent under.
+        let next = left.min_by_key(|(_, held)| held.pending.as_ref().map(|(at, _)| (*at, held.told)));
+        let Some(((_, spi), held)) = next else { return Some(Change::Stop { flow }) };
+        held.pending.take().map(|(_, key)| Change::Send { flow, spi: *spi, key })
     }
 
     fn of_flow(&mut self, flow: FlowKey) -> impl Iterator<Item = (&(FlowKey, u32), &mut Held)> {
@@ -244,8 +258,8 @@ mod tests {
         assert_eq!(told(&traffic.install(Time(SECOND), Role::Receiver, &sa(301), &[2; 36], DELAYS)), ["receive 301 2"]);
         assert_eq!(told(&traffic.due(Time(5 * SECOND))), [""; 0]);
         assert_eq!(told(&traffic.due(Time(6 * SECOND))), ["forget 300"]);
-        assert_eq!(told(&traffic.delete(301)), ["forget 301"]);
-        assert_eq!(told(&traffic.delete(301)), [""; 0]);
+        assert_eq!(told(&traffic.delete(&[301].into())), ["forget 301"]);
+        assert_eq!(told(&traffic.delete(&[301].into())), [""; 0]);
     }
 
     #[test]
@@ -258,7 +272,32 @@ mod tests {
         assert_eq!(told(&traffic.due(Time(3 * SECOND))), ["send 301 45"]);
         assert_eq!(told(&traffic.due(Time(4 * SECOND))), ["send 302 46"]);
         assert_eq!(traffic.len(), 1);
-        assert_eq!(told(&traffic.delete(302)), ["stop"]);
+        assert_eq!(told(&traffic.delete(&[302].into())), ["stop"]);
+    }
+
+    /// Its lifetime is over, or the key server takes it away, while those that follow it wait for their time.
+    #[test]
+    fn what_is_gone_is_not_sent_under_until_the_next_ones_time_comes() {
+        for is_deleted in [false, true] {
+            let mut traffic = Traffic::default();
+            for (at, spi) in [(0, 300), (99, 302), (99, 301)] {
+                traffic.install(Time(at * SECOND), Role::Sender, &sa(spi), &[spi as u8; 36], DELAYS);
+            }
+            let changes = match is_deleted {
+                true => traffic.delete(&[300].into()),
+                false => traffic.due(Time(100 * SECOND)),
+            };
+            assert_eq!(told(&changes), ["send 302 46"], "{is_deleted}");
+            assert_eq!(told(&traffic.due(Time(101 * SECOND))), ["send 301 45"], "in its own time {is_deleted}");
+            assert_eq!(traffic.len(), 1);
+        }
+        // One that waits goes, and the flow stays where it is; then two at once.
+        let mut traffic = Traffic::default();
+        for spi in 300..304 {
+            traffic.install(Time(0), Role::Sender, &sa(spi), &[spi as u8; 36], DELAYS);
+        }
+        assert_eq!(told(&traffic.delete(&[301].into())), [""; 0]);
+        assert_eq!(told(&traffic.delete(&[300, 302].into())), ["send 303 47"]);
     }
 
     #[test]
@@ -284,7 +323,7 @@ mod tests {
             traffic.install(Time(SECOND + 2), role, &sa(301), &[45; 36], DELAYS);
             let expected: &[&str] = if role == Role::Sender { &["send 301 45"] } else { &["forget 300"] };
             assert_eq!(told(&traffic.due(Time(90 * SECOND))), expected);
-            traffic.delete(301);
+            traffic.delete(&[301].into());
         }
     }
 

@@ -40,5 +40,6 @@ pub use manual::ManualKey;
 pub use message::{Closed, Datagram, Event, Message, SaId, ShownChain};
 pub use refused::Refused;
 pub use responder::{Limits, Responder};
+pub(crate) use revocation::ListMark;
 pub use sa::IsakmpSa;
 pub use suite::{Authentication, Proposals, Suite};

@@ -11,9 +11,13 @@ use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::x509::{ALGORITHMS, parse};
+use crate::crypto::HashAlgorithm;
+use crate::isakmp::{Malformed, Reader};
 
 /// "CRL verifiers MUST be able to handle CRLNumber values up to 20 octets." (RFC 5280 5.2.3)
 type Number = [u8; 20];
+/// SHA-256.
+type Digest = [u8; 32];
 
 /// Why revocation lists are not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -50,6 +54,18 @@ struct List {
     number: Number,
     der: Vec<u8>,
     list: CertRevocationList<'static>,
+}
+
+/// What is remembered of a list: whether another is newer, or this one, can be said without it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListMark {
+    /// Of the authority's name and key.
+    pub(crate) issuer: Digest,
+    /// Of the key of the anchor that it leads to.
+    anchor: Digest,
+    number: Number,
+    /// Of the whole list.
+    list: Digest,
 }
 
 /// An authority: who has its name and its key.
@@ -90,13 +106,22 @@ impl Lists {
         self.0.iter().find(of_issuer).is_some_and(takes_back)
     }
 
-    /// Whether these may take the place of those before: what was taken back stays so. `is_anchor` says whose lists still count.
-    pub(super) fn follow(&self, before: &Lists, is_anchor: impl Fn(&[u8]) -> bool) -> Result<(), ListError> {
-        let is_kept = |old: &List| {
-            let new = self.0.iter().find(|new| new.issuer.is(&old.issuer));
-            new.is_some_and(|new| new.number > old.number || new.der == old.der)
+    pub(super) fn marks(&self) -> Vec<ListMark> {
+        self.0.iter().map(List::mark).collect()
+    }
+
+    /// Whether these may take the place of those before: what was taken back stays so. `anchors`: whose lists still count.
+    pub(super) fn follow<'a>(
+        &self,
+        before: impl IntoIterator<Item = &'a ListMark>,
+        anchors: &[&[u8]],
+    ) -> Result<(), ListError> {
+        let (marks, anchors) = (self.marks(), anchors.iter().map(|key| sha256(&[key])).collect::<Vec<_>>());
+        let is_kept = |old: &ListMark| {
+            let new = marks.iter().find(|new| new.issuer == old.issuer);
+            new.is_some_and(|new| new.number > old.number || new.list == old.list)
         };
-        match before.0.iter().filter(|old| is_anchor(&old.issuer.anchor)).all(is_kept) {
+        match before.into_iter().filter(|old| anchors.contains(&old.anchor)).all(is_kept) {
             true => Ok(()),
             false => Err(ListError::Older),
         }
@@ -123,6 +148,40 @@ impl List {
         number[place..].copy_from_slice(&octets);
         Ok(List { issuer, number, der: der.to_vec(), list })
     }
+
+    fn mark(&self) -> ListMark {
+        let Issuer { name, key, anchor, .. } = &self.issuer;
+        ListMark {
+            issuer: sha256(&[&sha256(&[name]), key]),
+            anchor: sha256(&[anchor]),
+            number: self.number,
+            list: sha256(&[&self.der]),
+        }
+    }
+}
+
+impl ListMark {
+    /// Octets in a store.
+    pub(crate) const BYTES: usize = 32 + 32 + 20 + 32;
+
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        [&self.issuer[..], &self.anchor, &self.number, &self.list].concat()
+    }
+
+    /// # Errors
+    /// Too few octets, or too many.
+    pub(crate) fn from_bytes(octets: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(octets);
+        let (issuer, anchor, number, list) = (reader.array()?, reader.array()?, reader.array()?, reader.array()?);
+        reader.end()?;
+        Ok(ListMark { issuer, anchor, number, list })
+    }
+}
+
+fn sha256(parts: &[&[u8]]) -> Digest {
+    let mut digest = Digest::default();
+    digest.copy_from_slice(&HashAlgorithm::Sha256.digest(parts));
+    digest
 }
 
 impl Issuer {

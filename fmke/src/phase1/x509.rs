@@ -9,7 +9,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 pub use super::revocation::ListError;
-use super::revocation::Lists;
+use super::revocation::{ListMark, Lists};
 use super::{CertificateError, Verified};
 use crate::isakmp::Identity;
 
@@ -68,7 +68,18 @@ impl Anchors {
     /// # Errors
     /// What was revoked would count again.
     pub fn follow(&self, before: &Anchors) -> Result<(), ListError> {
-        self.lists.follow(&before.lists, |key| self.anchors.iter().any(|anchor| anchor.key == key))
+        self.follow_marks(&before.marks())
+    }
+
+    /// The same of lists of which this is remembered.
+    pub(crate) fn follow_marks<'a>(&self, before: impl IntoIterator<Item = &'a ListMark>) -> Result<(), ListError> {
+        let keys: Vec<&[u8]> = self.anchors.iter().map(|anchor| anchor.key.as_slice()).collect();
+        self.lists.follow(before, &keys)
+    }
+
+    /// What is to be remembered of the lists.
+    pub(crate) fn marks(&self) -> Vec<ListMark> {
+        self.lists.marks()
     }
 
     /// Checks a chain that shall show `identity` at `now_unix` (Unix seconds): for [`Authority::check`](super::Authority::check).

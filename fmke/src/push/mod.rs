@@ -28,10 +28,6 @@ pub use spd::{MOST_SPD_ENTRIES, Spd};
 pub(crate) use unicast::{Due as UnicastDue, UnicastSender};
 pub(crate) use window::{Taken, Window};
 
-/// KEK_MANAGEMENT_ALGORITHM: a logical key hierarchy whose renewed keys are chained (private range, see `lkh`).
-pub(crate) const LKH_CHAINED: u32 = 128;
-/// Attribute of a SAK payload (private range): the version of the tree whose root its keys come from.
-pub(crate) const LKH_VERSION: u16 = 129;
 /// Groups of one client, at most: it listens for each at a socket of its own, and a key server that has gone mad is not to use up
 /// what the process may open.
 pub(crate) const MOST_GROUPS: usize = 256;

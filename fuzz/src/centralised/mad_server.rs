@@ -10,7 +10,7 @@ use muster_fmke::isakmp::{
     PreservedAddress, RekeySa, TrafficSa, exchange, flags, kek_attribute, kek_key, key_type, kind, notification,
     tek_key,
 };
-use muster_fmke::lkh::{KeyTree, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, Place};
+use muster_fmke::lkh::{KeyTree, LKH_CHAINED, LKH_COMPACT_UPDATE, LKH_DOWNLOAD_ARRAY, LKH_JOINS, LKH_VERSION, Place};
 use muster_fmke::member::{self, Member};
 use muster_fmke::phase1::{Credentials, Datagram, Limits, Liveness, Proposals, Responder, SaId, Server};
 use muster_fmke::{PushError, Refusal};
@@ -29,9 +29,6 @@ const MAX_OPERATIONS: usize = 60;
 const MAX_SAS: usize = 4096;
 /// No single input makes it send more than this.
 const MAX_ANSWERS: usize = 8;
-/// As the key server has them: a chained key hierarchy, the attribute for the version of its tree.
-const CHAINED: u32 = 128;
-const VERSION: u16 = 129;
 
 /// It is connected; then what the input says.
 pub(super) fn operations(input: &mut Input<'_>) {
@@ -132,7 +129,7 @@ impl Mad {
                 taken.expect("an honest message");
             }
             while let Some(Datagram { bytes, .. }) = self.responder.poll_transmit() {
-                self.tell(&bytes);
+                self.tell(&bytes, false);
             }
         }
         self.sa = self.responder.sas().next().map(|sa| sa.id());
@@ -165,19 +162,42 @@ impl Mad {
         changes + std::iter::from_fn(|| self.member.poll_event()).count()
     }
 
-    /// The client gets a datagram. What it refuses changes nothing, but for what is authentic and in good form and cannot be used:
-    /// all else that came with it counts.
-    fn tell(&mut self, bytes: &[u8]) {
-        let view = |member: &Member| {
-            (member.is_connected(), member.sas(), member.listens_to().collect::<Vec<(IpAddr, u16)>>())
-        };
-        let before = view(&self.member);
-        let refused = self.member.handle_datagram(self.now, address(SERVER), bytes, &()).err();
-        let outputs = self.outputs();
-        if let Some(refused) = refused.filter(|refused| !is_of_no_use(refused)) {
-            assert_eq!((view(&self.member), outputs), (before, 0), "{refused}, and it has consequences");
-            assert!(self.said().is_empty(), "{refused}, and it is answered");
+    /// The client gets a datagram. One that `is_forged` changes nothing, nor does what it refuses, but for what is authentic and in
+    /// good form and cannot be used: all else that came with that counts.
+    fn tell(&mut self, bytes: &[u8], is_forged: bool) {
+        let before = self.view();
+        let refused = self.hear(bytes);
+        let (after, outputs) = (self.view(), self.outputs());
+        // What was taken as far as it goes is not looked at again: it is refused for another reason, or not at all.
+        let is_refused = refused.as_ref().is_some_and(|refused| {
+            !is_of_no_use(refused) || is_forged || self.hear(bytes).is_some_and(|again| is_of_no_use(&again))
+        });
+        if is_refused || is_forged {
+            assert_eq!((after, outputs), (before, 0), "{refused:?}, forged: {is_forged}, and it has consequences");
         }
+        if is_refused {
+            assert!(self.said().is_empty(), "{refused:?}, and it is answered");
+        }
+    }
+
+    /// Why the client refuses it, if it does.
+    fn hear(&mut self, bytes: &[u8]) -> Option<Refusal> {
+        self.member.handle_datagram(self.now, address(SERVER), bytes, &()).err()
+    }
+
+    fn view(&self) -> (bool, usize, Vec<(IpAddr, u16)>) {
+        (self.member.is_connected(), self.member.sas(), self.member.listens_to().collect())
+    }
+
+    /// The client gets what was said, sometimes changed on its way by somebody without a key.
+    fn send(&mut self, said: Vec<u8>, input: &mut Input<'_>) {
+        let mut datagram = said.clone();
+        if input.below(16) == 0 {
+            scramble(&mut datagram, input);
+        }
+        self.tell(&datagram, datagram != said);
+        self.said();
+        self.outputs();
     }
 
     /// By phase 2, or as an informational exchange.
@@ -186,12 +206,8 @@ impl Mad {
         let message_id = self.rng.next_u32().max(1);
         let prefix = message_id.to_be_bytes();
         sa.add_hash(if is_hashed_with_id { &prefix } else { &[] }, &mut chain);
-        let mut datagram = sa.seal(exchange, message_id, &chain);
-        if input.below(16) == 0 {
-            scramble(&mut datagram, input);
-        }
-        self.tell(&datagram);
-        self.said();
+        let datagram = sa.seal(exchange, message_id, &chain);
+        self.send(datagram, input);
     }
 
     /// By phase 3, under the re-key SA that the client was told last, signed (fmke/SPEC.md, 5 and 6).
@@ -218,12 +234,7 @@ impl Mad {
         let mut iv = hash.digest(&[expand(b"muster kek iv").as_bytes(), &message_id.to_be_bytes()]);
         iv.truncate(cipher.block_len());
         cipher.encrypt(expand(b"muster kek cipher").as_bytes(), &iv, &mut text).expect("a key that fits");
-        let mut datagram = header.write(chain.first(), &text);
-        if input.below(16) == 0 {
-            scramble(&mut datagram, input);
-        }
-        self.tell(&datagram);
-        self.said();
+        self.send(header.write(chain.first(), &text), input);
     }
 
     /// The tree goes on, as the client will be told, or will not.
@@ -306,13 +317,13 @@ impl Mad {
             destination: ([239, 255, 0, input.byte() & 1].into(), 848),
             spi: self.spi,
             attributes: vec![
-                (kek_attribute::MANAGEMENT, CHAINED),
+                (kek_attribute::MANAGEMENT, LKH_CHAINED),
                 (kek_attribute::ALGORITHM, 3),
                 (kek_attribute::KEY_LENGTH, 256),
                 (kek_attribute::LIFETIME, 86_400),
                 (kek_attribute::SIGNATURE, self.signer.algorithm().number().into()),
                 (kek_attribute::NEXT_SEQUENCE, next),
-                (VERSION, self.tree.version()),
+                (LKH_VERSION, self.tree.version()),
             ],
         });
         let lkh = KeyPacket::new(key_type::LKH, &self.spi);

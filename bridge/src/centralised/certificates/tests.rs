@@ -60,7 +60,7 @@ impl Pki {
     }
 
     /// A list of this authority that takes nothing back, `NAME.pem`.
-    fn list(&self, name: &str, number: u64) {
+    pub(crate) fn list(&self, name: &str, number: u64) {
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2026, 1, 1),
             next_update: date_time_ymd(2027, 1, 1),

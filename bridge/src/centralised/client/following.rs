@@ -4,6 +4,7 @@ use super::starting::{gcks_of, one_way};
 use super::*;
 use crate::addresses::{addresses, black_address};
 use crate::daemon::own_prefixes;
+use crate::reload::told;
 use crate::settings::GcksAt;
 
 impl Client {
@@ -45,12 +46,12 @@ impl Client {
     /// What is in the files that `[gcks]` names, the log's level, the address for metrics and what may go unprotected follow; all else
     /// takes a restart, and is refused.
     pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
-        let outcome = self.read_again().await;
-        match &outcome {
-            Ok(changed) => self.tell(EventKind::Reloaded, changed.join(" ")),
-            Err(why) => self.tell(EventKind::ReloadRefused, why.clone()),
-        }
-        outcome
+        self.outside.notifier.reloading();
+        let done = self.read_again().await;
+        let (kind, detail) = told(&done);
+        self.tell(kind, detail);
+        self.outside.notifier.ready();
+        done
     }
 
     async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {

@@ -10,8 +10,8 @@ use super::Server;
 use super::starting::Working;
 use crate::centralised::flows::selector;
 use crate::centralised::misfits::Misfits;
+use crate::clock::now;
 use crate::control::Request;
-use crate::daemon::now;
 
 impl Server {
     /// An order is answered when what came of it is on the disk.

@@ -1,30 +1,21 @@
 //! The key server's configuration is read again: all of it is taken, or nothing.
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Server;
 use crate::centralised::settings::GcksSettings;
-use crate::daemon::{now, unix_seconds};
-use crate::event::EventKind;
+use crate::clock::{now, unix_seconds};
+use crate::reload::told;
 
 impl Server {
     /// Clients, groups, VPNs, certificates, the log's level and the address for metrics follow. What has changed.
     pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         self.notifier.reloading();
-        let outcome = self.read_again().await;
+        let done = self.read_again().await;
+        let (kind, detail) = told(&done);
+        self.tell(kind, detail);
         self.notifier.ready();
-        match &outcome {
-            Ok(changed) => {
-                let changed = changed.join(" ");
-                info!(changed, "the configuration was read again");
-                self.tell(EventKind::Reloaded, changed);
-            }
-            Err(why) => {
-                warn!("the configuration was read again and is not in force: {why}");
-                self.tell(EventKind::ReloadRefused, why.clone());
-            }
-        }
-        outcome
+        done
     }
 
     async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
@@ -32,7 +23,6 @@ impl Server {
         if !new.gcks.differs_in_paths_alone(&self.settings.gcks) {
             return Err("more than the paths of certificates in [gcks] has changed: that takes a restart".into());
         }
-        new.known.certificates.follow(&self.settings.known.certificates)?;
         let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
         if own {
             new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
@@ -41,6 +31,8 @@ impl Server {
         let Some(working) = &mut self.working else {
             return Err("the store cannot be written: see the log".into());
         };
+        // From here on nothing fails.
+        working.enforce(&new).map_err(|error| format!("gcks.crls: {error}"))?;
         let (was, now_wanted) = (&self.settings.profiles, &new.profiles);
         let mut changed = new.known.certificates.changes(&self.settings.known.certificates);
         for (key, differs) in [

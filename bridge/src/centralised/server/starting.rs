@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::gcks::Gcks;
 use muster_fmke::phase1::CertificateError;
+use muster_fmke::phase1::x509::ListError;
 use muster_wire::Time;
 use tokio::net::UdpSocket;
 use tokio::sync::{broadcast, mpsc};
@@ -17,13 +18,15 @@ use crate::centralised::refusals::Refusals;
 use crate::centralised::settings::GcksSettings;
 use crate::centralised::socket;
 use crate::centralised::store::{Store, StoreFault};
+use crate::clock::{now, unix_seconds};
 use crate::control;
-use crate::daemon::{Report, RunError, SetLevel, WATCHING_GENERATIONS, io_error, now, unix_seconds};
+use crate::daemon::{RunError, SetLevel, WATCHING_GENERATIONS, io_error};
 use crate::event::EventKind;
 use crate::expiry::Expiry;
 use crate::metrics::Endpoint;
 use crate::notifier::Notifier;
 use crate::privileges::keep_only;
+use crate::report::Report;
 use crate::rollback::Rollback;
 use crate::signals::Signals;
 
@@ -45,6 +48,9 @@ pub(super) enum Unusable {
     Content(#[from] muster_fmke::gcks::StoreError),
     #[error("random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    /// What the configuration names, by what is stored.
+    #[error("gcks.crls: {0}")]
+    Lists(#[from] ListError),
 }
 
 impl Server {
@@ -120,8 +126,14 @@ impl Working {
         let stored = store.load()?;
         let machine = Gcks::new(now(), unix_seconds(), settings.machine(), settings.profiles.clone(), stored, &seed)?;
         let mut working = Working { machine, store };
+        working.enforce(settings)?;
         working.review(settings);
         Ok(working)
+    }
+
+    /// The revocation lists of this configuration are in force from now on.
+    pub(super) fn enforce(&mut self, settings: &GcksSettings) -> Result<(), ListError> {
+        settings.known.certificates.anchors().map_or(Ok(()), |anchors| self.machine.enforce(anchors))
     }
 
     /// Who is in by a certificate that no longer counts goes.

@@ -13,6 +13,7 @@ use redb::backends::InMemoryBackend;
 use tokio::sync::broadcast;
 
 use super::*;
+use crate::centralised::certificates::tests::Pki;
 use crate::centralised::phase1::proposals;
 use crate::centralised::store::Store;
 use crate::control::Request;
@@ -239,4 +240,32 @@ async fn why_a_client_is_refused_is_told() {
     server.answer(Request::Clients, answer).await;
     let client = answered.try_recv().unwrap().unwrap()[0].clone();
     assert_eq!((&client["state"], &client["reason"]), (&"away".into(), &"refused: not authentic".into()));
+}
+
+/// An old copy of a list would let in again who was taken back since.
+#[test]
+fn a_start_with_an_older_revocation_list_than_was_in_force_is_refused() {
+    let pki = Pki::new();
+    pki.issue("own", "gcks.example", false);
+    let begin = |crls: &str| {
+        let text = format!(
+            "[gcks]\ninterface = \"lo\"\naddress = \"127.0.0.1\"\nstate_dir = \"state\"\nidentity = \"gcks.example\"\n\
+             certificate = \"own.pem\"\nprivate_key = \"own.key\"\ntrust_anchors = [\"ca.pem\"]\ncrls = [{crls}]\n"
+        );
+        pki.write("gcks.toml", &text);
+        let settings = GcksSettings::load(&pki.folder.path().join("gcks.toml")).unwrap();
+        let mut working = Working::open(&settings).map_err(|error| error.to_string())?;
+        let writes = working.machine.poll_writes();
+        working.store.commit(&writes).map_err(|error| error.to_string())
+    };
+    ["first", "second", "third"].into_iter().zip(1..).for_each(|(name, number)| pki.list(name, number));
+    for named in ["", "\"first.pem\"", "\"second.pem\"", "\"first.pem\", \"second.pem\""] {
+        assert_eq!(begin(named), Ok(()), "{named}");
+    }
+    for older in ["", "\"first.pem\""] {
+        let refused = begin(older);
+        assert!(refused.as_ref().is_err_and(|why| why.contains("gcks.crls: a newer list")), "{older}: {refused:?}");
+    }
+    assert_eq!(begin("\"third.pem\""), Ok(()));
+    assert!(begin("\"second.pem\"").is_err());
 }

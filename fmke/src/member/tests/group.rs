@@ -4,8 +4,9 @@ use muster_wire::Time;
 
 use super::server::{DOI, GroupServer, traffic};
 use crate::isakmp::{HEADER_LEN, Header, Malformed, Range, RekeySa, kek_attribute};
+use crate::lkh::LKH_VERSION;
 use crate::member::group::{Due, GroupView, Next};
-use crate::push::{LKH_VERSION, Push, PushError, SILENCE};
+use crate::push::{Push, PushError, SILENCE};
 
 fn view(server: &GroupServer) -> GroupView {
     GroupView::new(Time(0), &server.sa, &server.download, true).unwrap()

@@ -8,8 +8,8 @@ use crate::isakmp::{
     Chain, KeyDownload, KeyPacket, PreservedAddress, RekeySa, TrafficSa, kek_attribute, kek_key, key_type, kind,
     tek_key,
 };
-use crate::lkh::{KeyTree, LKH_DOWNLOAD_ARRAY, LKH_JOINS};
-use crate::push::{LKH_CHAINED, LKH_VERSION, Push, RekeyKeys};
+use crate::lkh::{KeyTree, LKH_CHAINED, LKH_DOWNLOAD_ARRAY, LKH_JOINS, LKH_VERSION};
+use crate::push::{Push, RekeyKeys};
 
 pub(super) const DOI: u32 = 2;
 pub(super) const SPI: [u8; 16] = *b"initiat0respond0";

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use muster_fmke::crypto::SecretBytes;
 use muster_fmke::crypto::rekey::RekeyAlgorithm;
-use muster_fmke::gcks::{self, Event, Gcks, OneWay, Profiles};
+use muster_fmke::gcks::{self, Event, Gcks, OneWay, Profiles, StoreError};
 use muster_fmke::isakmp::{Identity, TrafficSelector};
 use muster_fmke::member::{self, Change, FlowKey, Member, OneWaySettings, Spd};
 use muster_fmke::phase1::{
@@ -100,7 +100,7 @@ impl World {
         let secret = |client: &gcks::Client| (client.address, SecretBytes::from(client.address.to_string().as_bytes()));
         let secrets = Secrets(profiles.clients.values().map(secret).collect());
         let disk = BTreeMap::new();
-        let gcks = key_server(now, &profiles, BTreeMap::new(), &mut rng);
+        let gcks = key_server(now, &profiles, BTreeMap::new(), &mut rng).unwrap();
         let mut world = World {
             seed,
             now,
@@ -364,9 +364,18 @@ impl World {
     /// Dies with all that is not on the disk, and comes back with these profiles.
     pub(crate) fn kill(&mut self, profiles: Profiles) {
         self.profiles = profiles;
-        let disk = self.disk.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        self.gcks = key_server(self.now, &self.profiles, disk, &mut self.rng);
+        self.gcks = key_server(self.now, &self.profiles, self.disk.clone(), &mut self.rng).unwrap();
         self.serve();
+    }
+
+    /// What a key server makes of this disk with a change to it.
+    pub(crate) fn begin_with(
+        &mut self,
+        change: impl FnOnce(&mut BTreeMap<String, Zeroizing<Vec<u8>>>),
+    ) -> Result<(), StoreError> {
+        let mut disk = self.disk.clone();
+        change(&mut disk);
+        key_server(self.now, &self.profiles, disk, &mut self.rng).map(drop)
     }
 
     pub(crate) fn profiles(&self) -> Profiles {
@@ -395,8 +404,7 @@ impl World {
     pub(crate) fn kill_before_sending(&mut self) {
         self.gcks.rekey(self.now, None);
         self.store();
-        let disk = self.disk.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        self.gcks = key_server(self.now, &self.profiles, disk, &mut self.rng);
+        self.gcks = key_server(self.now, &self.profiles, self.disk.clone(), &mut self.rng).unwrap();
         self.serve();
     }
 
@@ -540,7 +548,7 @@ fn key_server(
     profiles: &Profiles,
     disk: BTreeMap<String, Zeroizing<Vec<u8>>>,
     rng: &mut ChaCha20Rng,
-) -> Gcks {
+) -> Result<Gcks, StoreError> {
     let settings = gcks::Settings {
         doi: DOI,
         address: server(),
@@ -552,5 +560,5 @@ fn key_server(
         one_way_period: Duration::from_secs(60),
         signature: RekeyAlgorithm::EcdsaP256,
     };
-    Gcks::new(now, unix(now), settings, profiles.clone(), disk, &SecretBytes::generate(32, rng)).unwrap()
+    Gcks::new(now, unix(now), settings, profiles.clone(), disk, &SecretBytes::generate(32, rng))
 }

@@ -1,14 +1,14 @@
 //! A key server and its clients on a network that loses, delays, repeats and reorders: one seed, one history.
 
+mod taken_away;
+mod terminals;
 mod world;
 
 use std::time::Duration;
 
-use muster_fmke::crypto::SecretBytes;
-use muster_fmke::gcks::{Credential, End, Event, OneWay, Profiles};
+use muster_fmke::gcks::{Event, Profiles};
 use muster_fmke::isakmp::TrafficSelector;
-use muster_fmke::phase1::ManualKey;
-use world::{PORT, TERMINAL, Weather, World};
+use world::{Weather, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SEEDS: std::ops::Range<u64> = 0..30;
@@ -38,23 +38,6 @@ fn in_foul_weather_and_by_satellite_every_sa_arrives() {
             world.assert_one_key_each();
         }
         assert!(world.lost.is_empty(), "seed {seed}, {weather:?}: {:?} fell out of a group", world.lost);
-    }
-}
-
-#[test]
-fn who_is_excluded_loses_the_group_and_the_others_do_not() {
-    for seed in SEEDS {
-        let mut world = World::figure_7(seed, Weather::FOUL);
-        world.settle();
-        let before = world.keys("site-1");
-        world.exclude("site-1");
-        // Should it miss the farewell, it finds the server silent.
-        world.run(60 * SECOND);
-        world.settle();
-        // What it holds is what it held, and nobody sends under any of it.
-        assert!(world.keys("site-1").is_subset(&before), "seed {seed}: an excluded client learnt a key");
-        assert!(world.sent_under().is_disjoint(&before), "seed {seed}: somebody sends under a key that it knows");
-        assert!(!world.is_connected("site-1"));
     }
 }
 
@@ -88,6 +71,25 @@ fn a_key_server_that_is_killed_later_comes_back_too() {
     }
     world.run(60 * SECOND);
     world.settle();
+}
+
+#[test]
+fn a_store_of_another_format_is_refused_as_such() {
+    let mut world = World::figure_7(0, Weather::CALM);
+    world.settle();
+    let mut begin = |format: Option<&[u8]>| {
+        let begun = world.begin_with(|disk| match format {
+            Some(octets) => drop(disk.insert("format".into(), octets.to_vec().into())),
+            None => drop(disk.remove("format")),
+        });
+        begun.map_err(|error| error.to_string())
+    };
+    begin(Some(&[0, 0, 0, 1])).unwrap();
+    for (format, names) in
+        [(None, "no format number"), (Some(&[0, 0, 0, 77][..]), "format 77"), (Some(&[1]), "damaged: format")]
+    {
+        assert!(begin(format).is_err_and(|error| error.contains(names)), "{names}");
+    }
 }
 
 #[test]
@@ -186,138 +188,6 @@ fn a_client_that_began_anew_just_before_the_key_server_died_is_not_forgotten() {
     }
 }
 
-/// The VPN between site 1 and the hub is one between site 2 and the hub from now on, and the name stays.
-#[test]
-fn a_vpn_with_another_end_has_other_keys_though_the_key_server_was_away() {
-    let mut world = World::figure_7(4, Weather::CALM);
-    world.settle();
-    let before = world.keys_between("site-1", "hub");
-    assert_eq!(before.len(), 2);
-    let mut profiles = world.profiles();
-    let old = profiles.vpns.remove("hub-site-1").unwrap();
-    let mut other = profiles.vpns["hub-site-2"].clone();
-    other.ends[0].net = "10.4.0.0/16".parse().unwrap();
-    assert_ne!(old, other);
-    profiles.vpns.insert("hub-site-1".into(), other);
-    profiles.check().unwrap();
-    world.kill(profiles);
-    world.run(60 * SECOND);
-    world.settle();
-    assert!(world.keys("site-2").is_disjoint(&before));
-    assert!(world.keys_between("site-1", "hub").is_empty(), "the old VPN is no more");
-}
-
-/// Who was not there when somebody was excluded hears of it when it is back.
-#[test]
-fn who_was_away_at_an_exclusion_does_not_go_on_with_the_excluded() {
-    let mut world = World::figure_7(5, Weather::CALM);
-    world.settle();
-    world.cut_off("site-2", true);
-    world.run(60 * SECOND);
-    let before = world.keys("site-1");
-    world.exclude("site-1");
-    world.cut_off("site-2", false);
-    world.run(60 * SECOND);
-    world.settle();
-    assert!(world.sent_under().is_disjoint(&before), "somebody sends under a key that site-1 knows");
-}
-
-/// The SA that it holds is not the last one there was: it has missed that another took its place, too, and can no longer ask.
-#[test]
-fn who_was_away_at_a_re_key_and_an_exclusion_does_not_go_on_with_the_excluded() {
-    for killed in [false, true] {
-        let mut world = World::figure_7(8, Weather::CALM);
-        world.settle();
-        world.cut_off("site-2", true);
-        world.run(60 * SECOND);
-        world.rekey();
-        world.run(120 * SECOND);
-        if killed {
-            world.kill(world.profiles());
-        }
-        world.exclude("hub");
-        world.cut_off("site-2", false);
-        world.run(120 * SECOND);
-        // Neither the VPN with the hub nor what the hub sent.
-        assert!(world.is_connected("site-2"));
-        assert_eq!(world.held("site-2").len(), 2, "{killed}: the VPN between the two sites, both ways");
-    }
-}
-
-/// Its VPN's end comes by phase 2, late, and with it all of its groups: it takes nothing of what was multicast before.
-#[test]
-fn who_is_told_of_a_group_by_phase_2_forgets_what_multicast_took_away() {
-    let mut world = World::figure_7(8, Weather::CALM);
-    world.settle();
-    world.cut_off("site-2", true);
-    world.exclude("hub");
-    world.run(SECOND);
-    world.cut_off("site-2", false);
-    world.run(10 * SECOND);
-    assert_eq!(world.held("site-2").len(), 2, "the VPN between the two sites, both ways");
-}
-
-/// It asks for what it missed, and has missed so much that it is told all of the group as it is.
-#[test]
-fn who_is_too_far_behind_forgets_what_multicast_took_away() {
-    let mut world = World::figure_7(8, Weather::CALM);
-    world.settle();
-    let before = world.held("site-2").len();
-    world.cut_off("site-2", true);
-    (0..3).for_each(|_| world.rekey_group("video-2"));
-    let mut profiles = world.profiles();
-    profiles.groups.get_mut("video-2").unwrap().flows.clear();
-    world.configure(profiles);
-    (0..3).for_each(|_| world.rekey_group("video-2"));
-    world.run(SECOND);
-    world.cut_off("site-2", false);
-    world.run(15 * SECOND);
-    assert_eq!(world.held("site-2").len(), before - 1);
-}
-
-/// A router is replaced: same name, another secret.
-#[test]
-fn who_bears_the_name_with_another_credential_is_another_client() {
-    let mut world = World::figure_7(6, Weather::FOUL);
-    world.settle();
-    let before = world.keys("site-1");
-    let mut profiles = world.profiles();
-    profiles.clients.get_mut("site-1").unwrap().credential = Credential::of(&[b"another"]);
-    world.cut_off("site-1", true);
-    world.configure(profiles);
-    world.run(60 * SECOND);
-    assert!(
-        world.sent_under_but("site-1").is_disjoint(&before),
-        "somebody sends under a key that the one before knows"
-    );
-    world.cut_off("site-1", false);
-    world.restart("site-1");
-    world.settle();
-}
-
-/// A router is replaced, and in the same edit its VPN is one of others: who was at the other end is not to go on sending to it.
-#[test]
-fn who_loses_a_vpn_with_a_replaced_router_hears_of_it() {
-    let mut world = World::figure_7(9, Weather::CALM);
-    world.settle();
-    let before = world.keys("site-1");
-    let mut profiles = world.profiles();
-    profiles.clients.get_mut("site-1").unwrap().credential = Credential::of(&[b"another"]);
-    let vpn = profiles.vpns.get_mut("hub-site-1").unwrap();
-    assert_eq!(vpn.ends[0].client, "hub");
-    vpn.ends[0] = End { client: "site-2".into(), net: "10.4.0.0/16".parse().unwrap(), port: 0 };
-    profiles.check().unwrap();
-    world.cut_off("site-1", true);
-    world.configure(profiles);
-    // Its flow's new keys are sent under after the activation delay.
-    world.run(5 * SECOND);
-    assert!(world.keys_between("hub", "site-1").is_empty());
-    assert!(world.sent_under_but("site-1").is_disjoint(&before));
-    world.cut_off("site-1", false);
-    world.restart("site-1");
-    world.settle();
-}
-
 #[test]
 fn a_client_is_in_no_more_groups_than_it_takes() {
     let mut profiles = World::figure_7(0, Weather::CALM).profiles();
@@ -404,133 +274,6 @@ fn what_is_to_be_protected_cannot_go_unprotected() {
     }
 }
 
-/// Without a return channel (draft 6.1): in foul weather, too, it gets every SA, and its clients go on though it or the key server
-/// begins anew. `World` sees to it that it sends nothing, and that no number comes twice under its key.
-#[test]
-fn who_cannot_answer_gets_every_sa_all_the_same() {
-    for (seed, weather) in SEEDS.flat_map(|seed| [(seed, Weather::FOUL), (seed, Weather::SATELLITE)]) {
-        let mut world = World::with_terminal(seed, weather);
-        world.settle();
-        // Each group's flow, and what the hub sends to it.
-        assert_eq!(world.held(TERMINAL).len(), 3 + 1);
-        for _ in 0..3 {
-            world.rekey();
-            world.run(3 * SECOND);
-            world.settle();
-            world.assert_one_key_each();
-        }
-        world.restart(TERMINAL);
-        world.settle();
-        world.rekey();
-        world.kill_before_sending();
-        world.run(3 * SECOND);
-        world.settle();
-        let others = world.lost.iter().filter(|lost| !lost.starts_with(TERMINAL)).count();
-        assert_eq!(others, 0, "seed {seed}, {weather:?}: {:?}", world.lost);
-    }
-}
-
-/// Rekeys reach it by multicast, within the activation delay: it does not wait for what is said to it alone.
-#[test]
-fn who_cannot_answer_follows_rekeys_at_once() {
-    let mut world = World::with_terminal(1, Weather::CALM);
-    world.settle();
-    world.run(10 * SECOND);
-    let (before, said) = (world.keys(TERMINAL), world.to_terminal.len());
-    world.rekey();
-    world.run(SECOND);
-    let new = world.keys(TERMINAL).difference(&before).count();
-    assert_eq!(new, 3 + 1);
-    assert_eq!(world.to_terminal.len(), said + 1, "but for its VPN, nothing is said to it alone");
-}
-
-#[test]
-fn what_was_said_to_a_terminal_is_not_taken_twice() {
-    for seed in SEEDS {
-        let mut world = World::with_terminal(seed, Weather::FOUL);
-        world.settle();
-        world.exclude("site-1");
-        world.run(120 * SECOND);
-        world.settle();
-        let (held, keys) = (world.held(TERMINAL), world.keys(TERMINAL));
-        assert_eq!(world.replay_to_terminal(), 0, "seed {seed}");
-        world.restart(TERMINAL);
-        assert_eq!(world.replay_to_terminal(), 0, "seed {seed}: after a restart");
-        world.settle();
-        assert!(world.held(TERMINAL) == held && world.keys(TERMINAL).is_subset(&keys));
-    }
-}
-
-/// The one before is out, and nothing that it was told is told to the one that has its place.
-#[test]
-fn a_terminal_with_another_key_is_told_nothing_of_before() {
-    for is_restarted in [false, true] {
-        let mut world = World::with_terminal(2, Weather::CALM);
-        world.settle();
-        let before = world.keys(TERMINAL);
-        let mut profiles = world.profiles();
-        let terminal = profiles.clients.get_mut(TERMINAL).unwrap();
-        let key = ManualKey::new(SecretBytes::from(&[8; 32][..])).unwrap();
-        (terminal.credential, terminal.one_way) = (Credential::of(&[b"another"]), Some(OneWay { key, port: PORT }));
-        match is_restarted {
-            false => world.configure(profiles),
-            true => world.kill(profiles),
-        }
-        world.replace(TERMINAL);
-        world.run(60 * SECOND);
-        world.settle();
-        assert_eq!(world.held(TERMINAL).len(), 3 + 1);
-        assert!(world.keys(TERMINAL).is_disjoint(&before) && world.sent_under().is_disjoint(&before));
-    }
-}
-
-/// Of numbers it uses one a second in the long run, however much there is to say: they are not to be ahead of the clock for long, with
-/// which they begin anew should the store be lost.
-#[test]
-fn the_numbers_of_what_a_terminal_is_told_do_not_outrun_the_clock() {
-    let mut world = World::with_terminal(4, Weather::CALM);
-    world.settle();
-    let mut profiles = world.profiles();
-    let vpn = profiles.vpns["hub-terminal"].clone();
-    for number in 0..=255 {
-        let mut vpn = vpn.clone();
-        vpn.ends[1].net = format!("10.5.{number}.0/24").parse().unwrap();
-        profiles.vpns.insert(format!("hub-terminal-{number}"), vpn);
-    }
-    profiles.check().unwrap();
-    world.configure(profiles);
-    world.run(120 * SECOND);
-    world.settle();
-    for _ in 0..10 {
-        world.rekey();
-        world.run(10 * SECOND);
-        // All of it takes less than so many messages.
-        assert!(world.numbers_ahead() <= 64 + 64, "{}", world.numbers_ahead());
-    }
-    // And it hears all of it soon.
-    world.settle_within(100 * SECOND);
-}
-
-#[test]
-fn an_excluded_terminal_is_told_nothing_and_an_admitted_one_all() {
-    for seed in SEEDS {
-        let mut world = World::with_terminal(seed, Weather::FOUL);
-        world.settle();
-        let (before, said) = (world.keys(TERMINAL), world.to_terminal.len());
-        world.exclude(TERMINAL);
-        world.run(60 * SECOND);
-        world.kill(world.profiles());
-        world.run(120 * SECOND);
-        world.settle();
-        assert_eq!(world.to_terminal.len(), said, "seed {seed}");
-        assert!(world.keys(TERMINAL).is_subset(&before), "seed {seed}: an excluded client learnt a key");
-        assert!(world.sent_under().is_disjoint(&before), "seed {seed}: somebody sends under a key that it knows");
-        world.admit(TERMINAL);
-        world.settle();
-        assert_eq!(world.held(TERMINAL).len(), 3 + 1);
-    }
-}
-
 /// Each of its beginnings takes a connection; the others take new keys now and then only.
 #[test]
 fn who_begins_anew_all_the_time_disturbs_nobody() {
@@ -611,6 +354,33 @@ fn a_vpns_keys_stay_while_one_end_cannot_be_told_others() {
     assert_eq!(world.keys_between("hub", "site-1"), now);
 }
 
+/// By command, or because a client has shown another certificate: that they are to come is not forgotten with the process.
+#[test]
+fn new_keys_that_wait_for_an_end_come_though_the_key_server_was_away() {
+    for killed in [false, true] {
+        let mut world = World::figure_7(8, Weather::CALM);
+        world.settle();
+        let before = world.keys_between("hub", "site-1");
+        world.cut_off("site-1", true);
+        world.run(60 * SECOND);
+        world.rekey();
+        assert_eq!(world.keys_between("hub", "site-1"), before, "{killed}: they wait");
+        if killed {
+            world.kill(world.profiles());
+        }
+        world.cut_off("site-1", false);
+        world.run(60 * SECOND);
+        world.settle();
+        let new = world.keys_between("hub", "site-1");
+        assert!(new.is_disjoint(&before), "{killed}");
+        // Once.
+        world.kill(world.profiles());
+        world.run(60 * SECOND);
+        world.settle();
+        assert_eq!(world.keys_between("hub", "site-1"), new, "{killed}");
+    }
+}
+
 #[test]
 fn keys_of_traffic_live_for_ten_seconds_to_seven_days() {
     let world = World::figure_7(0, Weather::CALM);
@@ -686,29 +456,4 @@ fn a_group_of_which_nothing_is_to_be_said_is_not_taken_for_silent() {
     world.run(600 * SECOND);
     assert_eq!(world.sends("hub"), sent, "the re-key SAs alone are new");
     assert!(world.lost.is_empty(), "{:?} fell out of a group", world.lost);
-}
-
-/// With another key it is another terminal: what the one before knows is not used any longer, and under the new key it is told all.
-#[test]
-fn a_terminal_with_another_key_comes_in_anew() {
-    for by_restart in [false, true] {
-        let mut world = World::with_terminal(1, Weather::CALM);
-        world.settle();
-        let mut profiles = world.profiles();
-        let terminal = profiles.clients.get_mut(TERMINAL).unwrap();
-        let key = SecretBytes::from(&[9; 32][..]);
-        terminal.credential = Credential::of(&[key.as_bytes()]);
-        terminal.one_way.as_mut().unwrap().key = ManualKey::new(key).unwrap();
-        // Under another key numbers may come again.
-        world.to_terminal.clear();
-        match by_restart {
-            true => world.kill(profiles),
-            false => world.configure(profiles),
-        }
-        world.run(90 * SECOND);
-        assert!(world.keys(TERMINAL).is_disjoint(&world.sends("hub")), "by the key before {by_restart}");
-        world.take_under(TERMINAL);
-        world.settle();
-        world.assert_one_key_each();
-    }
 }
