@@ -2,9 +2,11 @@
 //! /dev/net/tun; without, they say SKIP and why.
 
 mod block;
+mod bypass;
 mod flows;
 mod hostile;
 mod lab;
+mod net;
 mod own;
 mod tunnel;
 mod unicast;

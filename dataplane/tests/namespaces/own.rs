@@ -9,8 +9,8 @@ use muster_dataplane::Dropped;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::flows::{A, B, Net, OUTSIDE, PLACES, address, at, clear_text, selector};
 use super::lab::{self, Capture, Ns, udp, until};
+use super::net::{A, B, Net, OUTSIDE, PLACES, address, at, clear_text, selector};
 use super::tunnel::{BOB, MARKER, nets};
 
 /// Nobody listens there.
