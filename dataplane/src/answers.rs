@@ -17,7 +17,20 @@ const CHAIN: &str = "answers";
 /// SYN, ACK, of the octet of flags (RFC 9293 3.1).
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
-const TCP: [u8; 1] = [libc::IPPROTO_TCP as u8];
+/// What fragments of IPv6 may begin with that has the flags in a later one: TCP, and the extension headers that TCP may stand
+/// behind (RFC 7045 4, without ESP).
+const BEFORE_FLAGS: [i32; 9] = [
+    libc::IPPROTO_TCP,
+    libc::IPPROTO_HOPOPTS,
+    libc::IPPROTO_ROUTING,
+    libc::IPPROTO_FRAGMENT,
+    libc::IPPROTO_AH,
+    libc::IPPROTO_DSTOPTS,
+    libc::IPPROTO_MH,
+    // HIP, Shim6.
+    139,
+    140,
+];
 
 /// The table of one instance.
 pub(crate) struct Answers {
@@ -83,8 +96,10 @@ fn whole(table: &str, black: &str) -> Vec<Request> {
         .and(payload(FIRST, 6, 2))
         .and(masked([0x3f, 0xff]))
         .and(compare(Compare::Unequal, &[0, 0]));
-    let is_fragment_v6 = fragment_of().and(compare(Compare::Equal, &TCP));
-    let rules = [begins, is_fragment_v4, is_fragment_v6].map(rule);
+    // All of a packet's fragments say what its first one begins with (RFC 8200 4.5), and none is let in.
+    let are_fragments_v6 = BEFORE_FLAGS
+        .map(|header| is_family(libc::AF_INET6).and(fragment_of()).and(compare(Compare::Equal, &[header as u8])));
+    let rules = [begins, is_fragment_v4].into_iter().chain(are_fragments_v6).map(rule);
     let head = [message(NEW_TABLE, named()), message(NEW_CHAIN, chain)];
     removal(table).into_iter().chain(head).chain(rules).collect()
 }

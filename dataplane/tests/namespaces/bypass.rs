@@ -1,14 +1,15 @@
 //! What a key server's policy leaves unprotected, which crosses in clear.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use muster_dataplane::{Selector, block};
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use socket2::{Domain, Socket, Type};
 
-use super::lab::{self, DEADLINE, receive, udp, until};
+use super::forge::{self, Part};
+use super::lab::{self, Capture, DEADLINE, receive, udp, until};
 use super::net::{A, Net, OUTSIDE, PLACES, address, at, block_config, config, selector, to_port};
 use super::tunnel::{MARKER, nets};
 
@@ -143,5 +144,58 @@ fn tcp_in_clear_is_begun_from_red_alone() {
         assert_eq!(&octets, b"?!");
         assert_eq!(at_home.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
         assert!(begun.peer_addr().is_err());
+    }
+}
+
+/// What a fragment bears behind its headers, its protocol and whether it is a packet's first one; 24 octets.
+fn labelled(protocol: u8, first: bool) -> Vec<u8> {
+    // Read as an extension header: TCP is behind it. Read as TCP's it begins nothing: a blank is at the flags' place.
+    [&[6, 0, 1, 4, 0, 0, 0, 0][..], MARK, &[protocol, first.into()]].concat()
+}
+
+const MARK: &[u8; 14] = b"one's fragment";
+
+/// From a stranger to A's host.
+fn from_black(family: usize) -> [IpAddr; 2] {
+    [OUTSIDE[family], address(PLACES[A].host[family])].map(|end| end.parse().unwrap())
+}
+
+/// What A's LAN sends to anybody, and what anybody answers.
+fn everything() -> Vec<Selector> {
+    [0, 1].map(|family| selector(PLACES[A].prefixes[family], ["::/0", "0.0.0.0/0"][family])).to_vec()
+}
+
+/// In fragments TCP could begin unseen: they do not come in, nor those of IPv6 that may have it behind an extension header.
+#[test]
+fn tcp_in_clear_does_not_come_in_fragments() {
+    if lab::skip() {
+        return;
+    }
+    const UDP: u8 = 17;
+    let net = Net::new(false);
+    net.planes[A].set_bypass(everything()).unwrap();
+    for (family, before_tcp) in [(0, &[6, 0, 43, 44, 51, 60, 135, 139, 140][..]), (1, &[6])] {
+        let capture = Capture::new(&net.hosts[A], "eth0");
+        let home = at(address(PLACES[A].host[family]), 6000);
+        let (fence, at_home) = (udp(&net.outside, &at(OUTSIDE[family], 53)), udp(&net.hosts[A], &home));
+        let fragments = before_tcp.iter().copied().chain([UDP]).flat_map(|protocol| {
+            let first = Part { offset: 0, more: true };
+            [first, Part { offset: 3, more: false }]
+                .map(|part| forge::fragment(from_black(family), protocol, part, &labelled(protocol, part.more)))
+        });
+        until("the host is known", || {
+            let _ = fence.send_to(b"fence", &home);
+            receive(&at_home).is_some()
+        });
+        forge::send(&net.outside, fragments.collect());
+        // On the same way, behind them.
+        fence.send_to(b"last", &home).unwrap();
+        until("the fence arrives", || receive(&at_home).is_some_and(|payload| payload == b"last"));
+        let label = |frame: &Vec<u8>| {
+            let mark = frame.windows(MARK.len()).position(|bytes| bytes == MARK)?;
+            Some((frame[mark + MARK.len()], frame[mark + MARK.len() + 1] == 1))
+        };
+        let arrived: Vec<_> = capture.frames().iter().filter_map(label).collect();
+        assert_eq!(arrived, [(UDP, true), (UDP, false)], "of family {family}");
     }
 }

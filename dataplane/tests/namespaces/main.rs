@@ -4,6 +4,7 @@
 mod block;
 mod bypass;
 mod flows;
+mod forge;
 mod hostile;
 mod lab;
 mod net;

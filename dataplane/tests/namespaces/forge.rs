@@ -1,0 +1,62 @@
+//! Packets with headers of a test's choice.
+
+use std::net::{IpAddr, SocketAddr};
+
+use nix::libc;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::lab::Ns;
+
+/// Which part of a packet a fragment is: where it begins, in units of eight octets, and whether another follows.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) offset: u16,
+    pub(crate) more: bool,
+}
+
+/// A fragment of a packet of IPv4 or IPv6.
+pub(crate) fn fragment(ends: [IpAddr; 2], protocol: u8, Part { offset, more }: Part, payload: &[u8]) -> Vec<u8> {
+    match ends[0] {
+        IpAddr::V4(_) => ipv4(ends, protocol, offset | u16::from(more) << 13, payload),
+        IpAddr::V6(_) => {
+            let place = (offset << 3 | u16::from(more)).to_be_bytes();
+            ipv6(ends, 44, &[&[protocol, 0][..], &place, &[0, 0, 0x13, 0x37], payload].concat())
+        }
+    }
+}
+
+/// Sends packets from a namespace as they are.
+pub(crate) fn send(ns: &Ns, packets: Vec<Vec<u8>>) {
+    ns.run(move || {
+        for packet in packets {
+            let to: IpAddr = match packet[0] >> 4 {
+                4 => (*packet[16..].first_chunk::<4>().unwrap()).into(),
+                _ => (*packet[24..].first_chunk::<16>().unwrap()).into(),
+            };
+            let to = SocketAddr::new(to, 0);
+            // IPPROTO_RAW: the header is ours.
+            let raw = Some(Protocol::from(libc::IPPROTO_RAW));
+            let socket = Socket::new(Domain::for_address(to), Type::RAW, raw).unwrap();
+            assert_eq!(socket.send_to(&packet, &to.into()).unwrap(), packet.len());
+        }
+    });
+}
+
+/// Length and checksum are the kernel's.
+fn ipv4(ends: [IpAddr; 2], protocol: u8, place: u16, payload: &[u8]) -> Vec<u8> {
+    let head = [&[0x45, 0, 0, 0, 0x13, 0x37][..], &place.to_be_bytes(), &[64, protocol, 0, 0]].concat();
+    [&head[..], &octets(ends), payload].concat()
+}
+
+fn ipv6(ends: [IpAddr; 2], next: u8, payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u16).to_be_bytes();
+    [&[0x60, 0, 0, 0][..], &len, &[next, 64], &octets(ends), payload].concat()
+}
+
+fn octets(ends: [IpAddr; 2]) -> Vec<u8> {
+    let of = |end| match end {
+        IpAddr::V4(end) => std::net::Ipv4Addr::octets(&end).to_vec(),
+        IpAddr::V6(end) => end.octets().to_vec(),
+    };
+    ends.map(of).concat()
+}
