@@ -26,6 +26,7 @@ mod ledger;
 mod lost;
 mod mroute;
 mod netlink;
+mod nft;
 mod own;
 mod plane;
 mod policy;

@@ -1,6 +1,7 @@
 //! Links, addresses and routes, by netlink; `rule.rs` has the rules.
 
 pub(crate) mod batch;
+pub(crate) mod listener;
 mod rule;
 
 use std::io;

@@ -26,6 +26,7 @@ use crate::bypass::Bypass;
 use crate::config::EspConfig;
 use crate::learned::Learned;
 use crate::mroute::{Claim, Forwarding};
+use crate::nft::TableMonitor;
 use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::tunnel_mtu;
@@ -79,6 +80,10 @@ impl Userspace {
         let groups = config.group_address.into_iter().collect();
         let packets = Mutex::new(Packets::start(&config, &queues, &sad, groups)?);
         let bypass = Bypass::start(config.block())?;
+        if let Some(answers) = bypass.watched() {
+            let (monitor, mut tables) = (TableMonitor::open()?, [answers]);
+            workers.spawn("muster-filter", move |stop| monitor.run(&mut tables, stop))?;
+        }
 
         let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
         info!(device = name, black_interface, %black_address, ?group_address, "userspace ESP is running");

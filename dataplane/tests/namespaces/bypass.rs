@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::forge::{self, Part};
 use super::lab::{self, Capture, DEADLINE, receive, udp, until};
-use super::net::{A, Net, OUTSIDE, PLACES, address, at, block_config, config, selector, to_port};
+use super::net::{A, Net, OUTSIDE, PLACES, address, at, block_config, clear_text, config, selector, to_port};
 use super::tunnel::{MARKER, nets};
 
 /// The policy leaves some unicast unprotected: that crosses in clear, both ways, and nothing else does.
@@ -198,4 +198,37 @@ fn tcp_in_clear_does_not_come_in_fragments() {
         let arrived: Vec<_> = capture.frames().iter().filter_map(label).collect();
         assert_eq!(arrived, [(UDP, true), (UDP, false)], "of family {family}");
     }
+}
+
+/// Whoever loads rules of his own begins with `flush ruleset`.
+#[test]
+fn what_keeps_tcp_from_black_out_comes_back_when_somebody_has_flushed_it() {
+    if lab::skip() {
+        return;
+    }
+    const SYN: u8 = 2;
+    let net = Net::new(false);
+    net.planes[A].set_bypass(everything()).unwrap();
+    for family in [0, 1] {
+        let capture = Capture::new(&net.hosts[A], "eth0");
+        let home = at(address(PLACES[A].host[family]), 6000);
+        let (fence, at_home) = (udp(&net.outside, &at(OUTSIDE[family], 53)), udp(&net.hosts[A], &home));
+        let begins = forge::segment(from_black(family), [443, 6001], SYN, MARKER);
+        let mut number = 0_u32;
+        // What is begun is before the fence, on the same way.
+        let mut comes_in = || {
+            forge::send(&net.outside, vec![begins.clone()]);
+            number += 1;
+            until("the fence arrives", || {
+                fence.send_to(&number.to_be_bytes(), &home).unwrap();
+                receive(&at_home).is_some_and(|payload| payload == number.to_be_bytes())
+            });
+            clear_text(&capture.frames())
+        };
+        assert!(!comes_in());
+        net.routers[A].run(lab::flush_ruleset);
+        until("it is kept out again", || !comes_in());
+        assert!(!comes_in());
+    }
+    assert_eq!(net.planes[A].failure(), None);
 }

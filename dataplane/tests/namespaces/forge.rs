@@ -14,7 +14,15 @@ pub(crate) struct Part {
     pub(crate) more: bool,
 }
 
-/// A fragment of a packet of IPv4 or IPv6.
+/// A packet of IPv4 or IPv6.
+pub(crate) fn packet([from, to]: [IpAddr; 2], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    match from {
+        IpAddr::V4(_) => ipv4([from, to], protocol, 0, payload),
+        IpAddr::V6(_) => ipv6([from, to], protocol, payload),
+    }
+}
+
+/// A fragment of one.
 pub(crate) fn fragment(ends: [IpAddr; 2], protocol: u8, Part { offset, more }: Part, payload: &[u8]) -> Vec<u8> {
     match ends[0] {
         IpAddr::V4(_) => ipv4(ends, protocol, offset | u16::from(more) << 13, payload),
@@ -23,6 +31,15 @@ pub(crate) fn fragment(ends: [IpAddr; 2], protocol: u8, Part { offset, more }: P
             ipv6(ends, 44, &[&[protocol, 0][..], &place, &[0, 0, 0x13, 0x37], payload].concat())
         }
     }
+}
+
+/// A segment of TCP with these flags, between two ports.
+pub(crate) fn segment(ends: [IpAddr; 2], ports: [u16; 2], flags: u8, payload: &[u8]) -> Vec<u8> {
+    let head = [&ports.map(u16::to_be_bytes).concat()[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 4, 0, 0, 0, 0, 0]];
+    let mut segment = [&head.concat()[..], payload].concat();
+    let sum = checksum(&pseudo(ends, 6, &segment));
+    segment[16..18].copy_from_slice(&sum);
+    packet(ends, 6, &segment)
 }
 
 /// Sends packets from a namespace as they are.
@@ -59,4 +76,17 @@ fn octets(ends: [IpAddr; 2]) -> Vec<u8> {
         IpAddr::V6(end) => end.octets().to_vec(),
     };
     ends.map(of).concat()
+}
+
+/// What the checksum of a transport covers (RFC 8200 8.1, and the same of IPv4).
+fn pseudo(ends: [IpAddr; 2], protocol: u8, message: &[u8]) -> Vec<u8> {
+    let len = (message.len() as u32).to_be_bytes();
+    [&octets(ends)[..], &len, &[0, 0, 0, protocol], message].concat()
+}
+
+fn checksum(octets: &[u8]) -> [u8; 2] {
+    let words = octets.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
 }

@@ -1,4 +1,7 @@
-//! Messages of nf_tables: objects of a table, and the expressions that rules are made of.
+//! Messages of nf_tables: objects of a table, and the expressions that rules are made of. Each instance has tables of its own,
+//! and `monitor.rs` puts back what others have taken away.
+
+mod monitor;
 
 use std::net::IpAddr;
 
@@ -6,15 +9,17 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REQUEST};
 use zeroize::Zeroizing;
 
-use crate::netlink::batch::{Request, attributes};
+use crate::Error;
+use crate::netlink::batch::{BatchSocket, Message, Request, attributes};
+pub(crate) use monitor::{TableMonitor, Watched};
 
 /// NFNL_SUBSYS_NFTABLES, and messages of it.
 const SUBSYSTEM: u16 = 10;
 pub(crate) const NEW_TABLE: u16 = 0;
-pub(crate) const DEL_TABLE: u16 = 2;
+const DEL_TABLE: u16 = 2;
 pub(crate) const NEW_CHAIN: u16 = 3;
 pub(crate) const NEW_RULE: u16 = 6;
-pub(crate) const GET_RULE: u16 = 7;
+const GET_RULE: u16 = 7;
 pub(crate) const DEL_RULE: u16 = 8;
 pub(crate) const NEW_SET: u16 = 9;
 pub(crate) const NEW_ELEMENTS: u16 = 12;
@@ -181,8 +186,35 @@ pub(crate) fn expression(name: &str, data: Attributes) -> Attributes {
     Attributes::new().nest(1, Attributes::new().text(1, name).nest(2, data))
 }
 
+/// To remove one that is not there is no error if it is made first.
+pub(crate) fn removal(table: &str) -> [Request; 2] {
+    [NEW_TABLE, DEL_TABLE].map(|kind| message(kind, Attributes::new().text(1, table)))
+}
+
+/// Whether a table has as many rules as these messages make.
+pub(crate) fn has_rules_of(socket: &mut BatchSocket, table: &str, messages: &[Request]) -> bool {
+    let wanted = messages.iter().filter(|message| message.kind == kind_of(NEW_RULE)).count();
+    rules(socket, table).is_ok_and(|(found, _)| found == wanted)
+}
+
+/// How many rules a table has, and what they have counted.
+pub(crate) fn rules(socket: &mut BatchSocket, table: &str) -> Result<(usize, u64), Error> {
+    let (mut rules, mut counted) = (0, 0);
+    socket.dump(&message(GET_RULE, Attributes::new().text(1, table)), |payload| {
+        rules += 1;
+        counted += counter(payload).unwrap_or(0);
+    })?;
+    Ok((rules, counted))
+}
+
 /// The kind of an attribute without its flags.
 const KIND: u16 = 0x3fff;
+
+/// Whether something of a table is announced: the first attribute of all objects is its name.
+pub(crate) fn is_about(announced: &Message<'_>, table: &str) -> bool {
+    let first = announced.payload.get(4..).and_then(|rest| attributes(rest).find(|(kind, _)| kind & KIND == 1));
+    announced.kind >> 8 == SUBSYSTEM && first.and_then(|(_, name)| name.strip_suffix(&[0])) == Some(table.as_bytes())
+}
 
 /// Packets counted by a rule of a dump.
 pub(crate) fn counter(payload: &[u8]) -> Option<u64> {
@@ -262,6 +294,27 @@ mod tests {
         let whole = told(5);
         assert!((0..whole.len()).all(|len| counter(&whole[..len]).is_none()), "cut off");
     }
+
+    #[test]
+    fn what_is_announced_is_about_a_table() {
+        let is_ours = |kind: u16, attributes: Attributes, len: usize| {
+            let payload = [vec![INET, 0, 0, 0], attributes.0].concat();
+            let payload = &payload[..len.min(payload.len())];
+            is_about(&Message { kind, sequence: 1, port: 2, payload }, "muster1")
+        };
+        let rule = |table| Attributes::new().text(1, table).text(2, "in");
+        assert!(
+            is_ours(kind_of(DEL_RULE), rule("muster1"), 1000) && is_ours(kind_of(DEL_TABLE), rule("muster1"), 1000)
+        );
+        assert!(
+            !is_ours(kind_of(DEL_RULE), rule("muster11"), 1000) && !is_ours(kind_of(DEL_RULE), rule("muster"), 1000)
+        );
+        assert!(!is_ours(kind_of(DEL_RULE), Attributes::new().text(2, "muster1"), 1000), "another attribute");
+        assert!(!is_ours(1 << 8 | DEL_RULE, rule("muster1"), 1000), "another subsystem");
+        // The header, and the first attribute with its length.
+        assert!((0..4 + 4 + 8).all(|len| !is_ours(kind_of(DEL_RULE), rule("muster1"), len)), "cut off");
+    }
+
     #[test]
     fn elements_of_a_dump_are_counted() {
         let element = || Attributes::new().nest(1, Attributes::new().bytes(1, &[7; 8]));
