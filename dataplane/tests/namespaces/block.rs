@@ -1,6 +1,6 @@
 //! The block, against a router that forwards everything without it.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use muster_dataplane::{BlockConfig, Blocked, block, enable_forwarding, is_blocked, unblock, unblock_others};
@@ -105,7 +105,7 @@ impl Lab {
     }
 }
 
-fn from_text(address: &str) -> std::net::IpAddr {
+fn from_text(address: &str) -> IpAddr {
     address.trim_matches(['[', ']']).parse().unwrap()
 }
 
@@ -185,10 +185,42 @@ fn the_block_may_come_before_the_interfaces() {
     assert!(!lab.crosses_in(1, &red0, &black));
 }
 
+/// When red's interface goes, its hosts are not sought on black by the default route.
+#[test]
+fn what_the_router_sends_to_red_stays_off_black_when_red_is_down() {
+    if lab::skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.plug();
+    let reaches = |family: usize| {
+        let to = from_text(lab.red0().hosts[family]);
+        lab.router.run(move || {
+            let any = ["[::]:0", "0.0.0.0:0"][family];
+            UdpSocket::bind(any).and_then(|socket| socket.connect((to, 4000))).err().and_then(|e| e.raw_os_error())
+        })
+    };
+    assert_eq!(lab.router.run(|| block(&config()).unwrap()), Blocked::default());
+    assert_eq!([0, 1].map(reaches), [None; 2]);
+    lab.router.down("red0");
+    assert_eq!([0, 1].map(reaches), [Some(nix::libc::EHOSTUNREACH); 2]);
+    // As the unit does it: again, with nobody to set routes when the interface comes.
+    assert!(!lab.router.run(|| block(&config()).unwrap()).pending.is_empty());
+    assert_eq!([0, 1].map(reaches), [Some(nix::libc::EHOSTUNREACH); 2]);
+    lab.router.up("red0");
+    lab.router.address("red0", "2001:db8:a::1/64");
+    assert_eq!(lab.router.run(|| block(&config()).unwrap()), Blocked::default());
+    assert_eq!([0, 1].map(reaches), [None; 2]);
+    // What is not own any more is not kept.
+    lab.router.down("red0");
+    lab.router.run(|| block(&BlockConfig { own_prefixes: vec![], ..config() }).unwrap());
+    assert_eq!([0, 1].map(reaches), [None; 2], "by the default route");
+}
+
 fn from_octets(address: &str) -> [u8; 16] {
     match from_text(address) {
-        std::net::IpAddr::V6(address) => address.octets(),
-        std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
     }
 }
 
