@@ -21,6 +21,8 @@
 //! never black, and which forwards nothing while no daemon runs. So a multicast router beside us (PIM) sees nothing
 //! of red either.
 //!
+//! What red sends with the source of somebody on black, to the router itself, no rule of routing stops: `ingress.rs` does.
+//!
 //! The rules for the router's own packets pass over sockets that are bound to black, as the daemon's are: no prefix that another router
 //! announces can take hold of them. Before all but the first come those of what may cross in clear (`bypass.rs`).
 
@@ -33,6 +35,7 @@ use tracing::{debug, warn};
 use crate::Error;
 use crate::bypass;
 use crate::config::{check_instance, check_interface_name};
+use crate::ingress::{self, Ingress};
 use crate::mroute::{self, Claim};
 use crate::netlink::{self, Action, Owner, Packets, Route, Rule, RuleFamily};
 use crate::own::{self, LAST_TO_OWN};
@@ -102,6 +105,8 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
     if let Ok(_alone) = Claim::take(config.instance) {
         netlink::run(async |handle| bypass::remove_left_over(handle, config.instance).await)?;
         remove_left_over(config.instance)?;
+        // Where one runs it keeps it.
+        Ingress::new(config.clone()).set_or_warn();
     }
     Ok(blocked)
 }
@@ -134,6 +139,7 @@ pub fn unblock(instance: u8) -> Result<(), Error> {
     let _alone = Claim::take(instance)?;
     // With its keys.
     remove_left_over(instance)?;
+    ingress::remove(instance);
     netlink::run(async |handle| {
         bypass::remove_left_over(handle, instance).await?;
         own::pass_over(handle, instance, &[]).await?;

@@ -103,14 +103,25 @@ pub(crate) fn is_protocol(protocol: i32) -> Attributes {
 
 /// In or out of the interface of this name.
 pub(crate) fn interface(key: u32, name: &str) -> Attributes {
+    meta(key).and(compare(Compare::Equal, &padded(name)))
+}
+
+/// The name of an interface as the kernel compares it.
+pub(crate) fn padded(name: &str) -> [u8; 16] {
     let mut padded = [0; 16];
     // Checked to be shorter.
     padded[..name.len()].copy_from_slice(name.as_bytes());
-    meta(key).and(compare(Compare::Equal, &padded))
+    padded
 }
 
 pub(crate) fn meta(key: u32) -> Attributes {
     expression("meta", Attributes::new().number(2, key).number(1, FIRST))
+}
+
+/// The name of the interface by which the source of a packet is reached, all zeros if it is not; before routing
+/// (NFT_FIB_RESULT_OIFNAME, NFTA_FIB_F_SADDR).
+pub(crate) fn way_back() -> Attributes {
+    expression("fib", Attributes::new().number(1, FIRST).number(2, 2).number(3, 1))
 }
 
 /// The next header of the fragment header (RFC 8200 4.5); what has none does not match.

@@ -33,6 +33,7 @@ use crate::black_socket::{at, deafen, join, leave};
 use crate::bypass::Bypass;
 use crate::config::EspConfig;
 use crate::esp::packet::largest_inner;
+use crate::ingress::Ingress;
 use crate::learned::Learned;
 use crate::mroute::{Claim, Forwarding};
 use crate::netlink::Link;
@@ -76,6 +77,7 @@ pub(crate) struct Kernel {
     config: EspConfig,
     policies: Arc<Policies>,
     state: Arc<Mutex<State>>,
+    ingress: Ingress,
     /// Before the block alone stands.
     bypass: Bypass,
     forwarding: Forwarding,
@@ -162,8 +164,9 @@ impl Kernel {
         let state = Arc::new(Mutex::new(state));
         let (monitor, watched) = (Monitor::open()?, state.clone());
         workers.spawn("muster-xfrm", move |stop| monitor.run(&watched, stop))?;
-        let bypass = Bypass::start(config.block())?;
-        let mut watched: Vec<Watched> = bypass.watched().into_iter().collect();
+        let (ingress, bypass) = (Ingress::new(config.block()), Bypass::start(config.block())?);
+        ingress.set_or_warn();
+        let mut watched: Vec<Watched> = ingress.watched().into_iter().chain(bypass.watched()).collect();
         let (filtering, followed) = (state.clone(), policies.clone());
         let restore = move || {
             let state = &mut *filtering.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,7 +178,7 @@ impl Kernel {
         };
         watched.push(state.lock().unwrap_or_else(PoisonError::into_inner).filter.watched(restore));
         workers.spawn("muster-filter", move |stop| tables.run(&mut watched, stop))?;
-        let kernel = Kernel { config, policies, state, bypass, forwarding, learned, workers };
+        let kernel = Kernel { config, policies, state, ingress, bypass, forwarding, learned, workers };
         kernel.follow(&mut kernel.state())?;
         Ok(kernel)
     }
@@ -403,6 +406,7 @@ impl Dataplane for Kernel {
         let state = &mut *self.state();
         self.follow_or_warn(state);
         self.filter_or_warn(state);
+        self.ingress.set_own_prefixes(prefixes.clone());
         if let Err(error) = self.bypass.set_own_prefixes(prefixes) {
             warn!(%error, "nothing crosses in clear any more");
         }

@@ -33,6 +33,28 @@ pub(crate) fn fragment(ends: [IpAddr; 2], protocol: u8, Part { offset, more }: P
     }
 }
 
+/// An ICMP echo request.
+pub(crate) fn echo_request(ends: [IpAddr; 2], payload: &[u8]) -> Vec<u8> {
+    let (protocol, kind) = if ends[0].is_ipv4() { (1, 8) } else { (58, 128) };
+    let mut message = [&[kind, 0, 0, 0, 0x13, 0x37, 0, 1][..], payload].concat();
+    let sum = match ends[0] {
+        IpAddr::V4(_) => checksum(&message),
+        IpAddr::V6(_) => checksum(&pseudo(ends, protocol, &message)),
+    };
+    message[2..4].copy_from_slice(&sum);
+    packet(ends, protocol, &message)
+}
+
+/// A datagram of UDP from port 4000.
+pub(crate) fn datagram(ends: [IpAddr; 2], port: u16, payload: &[u8]) -> Vec<u8> {
+    let len = 8 + payload.len() as u16;
+    let head = [4000_u16, port, len, 0].map(u16::to_be_bytes).concat();
+    let mut datagram = [&head[..], payload].concat();
+    let sum = checksum(&pseudo(ends, 17, &datagram));
+    datagram[6..8].copy_from_slice(&sum);
+    packet(ends, 17, &datagram)
+}
+
 /// A segment of TCP with these flags, between two ports.
 pub(crate) fn segment(ends: [IpAddr; 2], ports: [u16; 2], flags: u8, payload: &[u8]) -> Vec<u8> {
     let head = [&ports.map(u16::to_be_bytes).concat()[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 4, 0, 0, 0, 0, 0]];

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::forge;
 use super::lab::{self, Capture, Ns, cable, start, udp, until};
 use super::net::{A, B, Net, OUTSIDE, PLACES, address, at, block_config, clear_text, config, selector};
 use super::tunnel::{BOB, MARKER, nets};
@@ -70,6 +71,13 @@ fn a_flow_to_everywhere_takes_no_word_of_the_router_itself() {
             let black = address(PLACES[A].black[family]);
             let stranger = connected(&net.outside, OUTSIDE[family], (black, CLOSED));
             hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
+
+            // Who on red has that one's address is not.
+            let capture = Capture::new(&net.routers[A], "black");
+            let forged = [OUTSIDE[family], black].map(|end| end.parse().unwrap());
+            forge::send(&net.hosts[A], vec![forge::echo_request(forged, MARKER)]);
+            hears(&connected(&net.hosts[A], a, (black, CLOSED)), b"behind it", Errno::ECONNREFUSED, "an own one's");
+            assert!(!clear_text(&capture.frames()));
 
             // What the router sends there by itself is red's: the flow carries it, to nobody.
             let capture = Capture::new(&net.routers[A], "black");
@@ -140,6 +148,32 @@ fn where_black_comes_to_lie_it_is_answered() {
         hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
         until("the router's own packets go where they went", || stands(&net));
     }
+}
+
+/// Whoever loads rules of his own begins with `flush ruleset`.
+#[test]
+fn what_keeps_answers_to_red_off_black_comes_back_when_somebody_has_flushed_it() {
+    if lab::skip() {
+        return;
+    }
+    let net = Net::new(false);
+    let capture = Capture::new(&net.routers[A], "black");
+    for family in [0, 1] {
+        let [host, black] = [PLACES[A].host[family], PLACES[A].black[family]].map(address);
+        let stranger = connected(&net.outside, OUTSIDE[family], (black, CLOSED));
+        hears(&stranger, b"from black", Errno::ECONNREFUSED, "who is on black is known");
+        let forged = [OUTSIDE[family], black].map(|end| end.parse().unwrap());
+        let is_answered = || {
+            forge::send(&net.hosts[A], vec![forge::echo_request(forged, MARKER)]);
+            hears(&connected(&net.hosts[A], host, (black, CLOSED)), b"behind it", Errno::ECONNREFUSED, "an own one's");
+            clear_text(&capture.frames())
+        };
+        assert!(!is_answered());
+        net.routers[A].run(lab::flush_ruleset);
+        until("it is not answered", || !is_answered());
+        assert!(!is_answered());
+    }
+    assert_eq!(net.planes[A].failure(), None);
 }
 
 /// Why nothing gets from an address of this machine to another, by ICMP or by UDP from any.
