@@ -5,9 +5,10 @@
 
 use crate::Error;
 use crate::netlink::batch::{BatchSocket, Request};
-use crate::xfrm::nft::{
-    Attributes, Compare, DEL_TABLE, FIRST, FROM_DEVICE, NEW_CHAIN, NEW_RULE, NEW_TABLE, compare, fragment_of,
-    interface, is_family, is_protocol, masked, message, payload, transaction, transport, verdict,
+use crate::nft::{
+    Attributes, Compare, FIRST, FROM_DEVICE, NEW_CHAIN, NEW_RULE, NEW_TABLE, Watched, compare, fragment_of,
+    has_rules_of, interface, is_family, is_protocol, masked, message, payload, removal, transaction, transport,
+    verdict,
 };
 
 /// NF_INET_FORWARD, NF_IP_PRI_FILTER
@@ -17,34 +18,66 @@ const CHAIN: &str = "answers";
 /// SYN, ACK, of the octet of flags (RFC 9293 3.1).
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
-const TCP: [u8; 1] = [libc::IPPROTO_TCP as u8];
+/// What fragments of IPv6 may begin with that has the flags in a later one: TCP, and the extension headers that TCP may stand
+/// behind (RFC 7045 4, without ESP).
+const BEFORE_FLAGS: [i32; 9] = [
+    libc::IPPROTO_TCP,
+    libc::IPPROTO_HOPOPTS,
+    libc::IPPROTO_ROUTING,
+    libc::IPPROTO_FRAGMENT,
+    libc::IPPROTO_AH,
+    libc::IPPROTO_DSTOPTS,
+    libc::IPPROTO_MH,
+    // HIP, Shim6.
+    139,
+    140,
+];
 
 /// The table of one instance.
 pub(crate) struct Answers {
     /// Of the network namespace that it was made in. A kernel may have no nf_tables.
     socket: Result<BatchSocket, Error>,
     instance: u8,
+    /// The black interface that it was set for.
+    standing: Option<String>,
 }
 
 impl Answers {
     /// There is no table yet.
     pub(crate) fn new(instance: u8) -> Self {
-        Answers { socket: open(), instance }
+        Answers { socket: open(), instance, standing: None }
     }
 
     /// Sets it, in place of one that is there.
     pub(crate) fn set(&mut self, black: &str) -> Result<(), Error> {
         let table = name_of(self.instance);
         match &mut self.socket {
-            Ok(socket) => socket.transact(&transaction(whole(&table, black))),
+            Ok(socket) => socket.transact(&transaction(whole(&table, black)))?,
             Err(why) => {
-                Err(Error::Config(format!("TCP cannot cross in clear without nf_tables (modprobe nf_tables): {why}")))
+                let what = "TCP cannot cross in clear without nf_tables (modprobe nf_tables)";
+                return Err(Error::Config(format!("{what}: {why}")));
             }
         }
+        self.standing = Some(black.to_owned());
+        Ok(())
+    }
+
+    /// Whether it is there, if it is to be.
+    pub(crate) fn stands(&mut self) -> bool {
+        let (Ok(socket), Some(black)) = (&mut self.socket, &self.standing) else { return true };
+        let table = name_of(self.instance);
+        has_rules_of(socket, &table, &whole(&table, black))
+    }
+
+    /// It is restored when somebody has changed it. `None`: a kernel without nf_tables, where it is never set.
+    pub(crate) fn watched(&self, restore: impl FnMut() -> Result<(), Error> + Send + 'static) -> Option<Watched> {
+        let socket = self.socket.as_ref().ok()?;
+        Some(Watched::new(name_of(self.instance), socket, restore))
     }
 
     /// Takes it away, or finds none. One that stays stops only what should not begin.
     pub(crate) fn remove(&mut self) {
+        self.standing = None;
         if let Ok(socket) = &mut self.socket {
             let _ = socket.transact(&transaction(removal(&name_of(self.instance))));
         }
@@ -57,11 +90,6 @@ fn open() -> Result<BatchSocket, Error> {
 
 fn name_of(instance: u8) -> String {
     format!("muster-answers{instance}")
-}
-
-/// To remove one that is not there is no error if it is made first.
-fn removal(table: &str) -> [Request; 2] {
-    [NEW_TABLE, DEL_TABLE].map(|kind| message(kind, Attributes::new().text(1, table)))
 }
 
 fn whole(table: &str, black: &str) -> Vec<Request> {
@@ -83,8 +111,10 @@ fn whole(table: &str, black: &str) -> Vec<Request> {
         .and(payload(FIRST, 6, 2))
         .and(masked([0x3f, 0xff]))
         .and(compare(Compare::Unequal, &[0, 0]));
-    let is_fragment_v6 = fragment_of().and(compare(Compare::Equal, &TCP));
-    let rules = [begins, is_fragment_v4, is_fragment_v6].map(rule);
+    // All of a packet's fragments say what its first one begins with (RFC 8200 4.5), and none is let in.
+    let are_fragments_v6 = BEFORE_FLAGS
+        .map(|header| is_family(libc::AF_INET6).and(fragment_of()).and(compare(Compare::Equal, &[header as u8])));
+    let rules = [begins, is_fragment_v4].into_iter().chain(are_fragments_v6).map(rule);
     let head = [message(NEW_TABLE, named()), message(NEW_CHAIN, chain)];
     removal(table).into_iter().chain(head).chain(rules).collect()
 }

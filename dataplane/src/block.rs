@@ -12,14 +12,16 @@
 //! | 30 + 2i | `iif RED lookup 0x4d00 + i` | own red prefixes, learned ones by the tunnel, `unreachable default` |
 //! | 31 + 2i | `iif RED unreachable` | the same again, should the table be empty |
 //! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: own prefixes by their interfaces, learned ones by the tunnel, or not at all |
-//! | 78 + i | ICMP `from` an address of black `goto 110 + i` | while a data plane runs, and after |
-//! | 94 + i | `not oif BLACK lookup 0x4d20 + i` | the same of learned prefixes that black's addresses lie in (`own.rs`) |
-//! | 110 + i | `nop` | |
+//! | 78 + 3i | ICMP `from` an address of black `goto 80 + 3i` | while a data plane runs, and after |
+//! | 79 + 3i | `not oif BLACK lookup 0x4d20 + i` | the same of learned prefixes that black's addresses lie in (`own.rs`) |
+//! | 80 + 3i | `nop` | |
 //!
 //! i is the instance; the tunnel's device counts as red. For multicast routing, whose rules are others:
 //! `iif BLACK` and `iif RED` both look into the table 0x4d00 + i, whose interfaces are the red ones and the tunnel,
 //! never black, and which forwards nothing while no daemon runs. So a multicast router beside us (PIM) sees nothing
 //! of red either.
+//!
+//! What red sends with the source of somebody on black, to the router itself, no rule of routing stops: `ingress.rs` does.
 //!
 //! The rules for the router's own packets pass over sockets that are bound to black, as the daemon's are: no prefix that another router
 //! announces can take hold of them. Before all but the first come those of what may cross in clear (`bypass.rs`).
@@ -33,9 +35,10 @@ use tracing::{debug, warn};
 use crate::Error;
 use crate::bypass;
 use crate::config::{check_instance, check_interface_name};
+use crate::ingress::{self, Ingress};
 use crate::mroute::{self, Claim};
 use crate::netlink::{self, Action, Owner, Packets, Route, Rule, RuleFamily};
-use crate::own;
+use crate::own::{self, LAST_TO_OWN};
 use crate::xfrm::remove_left_over;
 
 const TABLE: u32 = 0x4d00;
@@ -92,7 +95,7 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
         let (lookups, stops): (Vec<_>, Vec<_>) =
             wanted.iter().partition(|rule| RuleFamily::UNICAST.contains(&rule.family) && is_lookup(rule));
         add_rules(handle, &stops).await?;
-        let pending = set_routes(handle, config).await?;
+        let pending = set_routes(handle, config, Follows::Nobody).await?;
         warn_of(&pending);
         add_rules(handle, &lookups).await?;
         Ok(Blocked { pending })
@@ -102,6 +105,8 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
     if let Ok(_alone) = Claim::take(config.instance) {
         netlink::run(async |handle| bypass::remove_left_over(handle, config.instance).await)?;
         remove_left_over(config.instance)?;
+        // Where one runs it keeps it.
+        Ingress::new(config.clone()).set_or_warn();
     }
     Ok(blocked)
 }
@@ -134,6 +139,7 @@ pub fn unblock(instance: u8) -> Result<(), Error> {
     let _alone = Claim::take(instance)?;
     // With its keys.
     remove_left_over(instance)?;
+    ingress::remove(instance);
     netlink::run(async |handle| {
         bypass::remove_left_over(handle, instance).await?;
         own::pass_over(handle, instance, &[]).await?;
@@ -242,9 +248,16 @@ async fn present_rules(handle: &Handle, instance: u8) -> Result<Vec<Rule>, Error
     Ok(present)
 }
 
+/// Who sets the routes when an interface comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follows {
+    Nobody,
+    DataPlane,
+}
+
 /// Brings the block's own routes to the configuration; the own prefixes that have no interface yet. The router's own packets
-/// get to own prefixes as others do, though something wider is learned.
-pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<Vec<IpNet>, Error> {
+/// get to own prefixes as others do, though something wider is learned, and not by black when their interface goes.
+pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig, follows: Follows) -> Result<Vec<IpNet>, Error> {
     let (table, own_table) = (table(config.instance), own::table(config.instance));
     let route = |prefix, interface| Route::new(table, prefix, interface, Owner::Block);
     let blacks: Vec<IpAddr> = netlink::networks_of(handle, &config.black).await?.iter().map(IpNet::addr).collect();
@@ -265,15 +278,24 @@ pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<
     let is_red = |prefix: &IpNet| own::table_of(config.instance, prefix, &blacks) == own_table;
     let by_interface = wanted.iter().filter(|route| route.interface.is_some() && is_red(&route.prefix));
     let of_router: Vec<Route> = by_interface.map(|route| Route { table: own_table, ..*route }).collect();
+    let behind = |prefix| Route { metric: LAST_TO_OWN, ..Route::new(own_table, prefix, None, Owner::Block) };
+    let red: Vec<IpNet> = config.own_prefixes.iter().map(IpNet::trunc).filter(is_red).collect();
+    let is_closed = |prefix: &IpNet| follows == Follows::DataPlane || !pending.contains(prefix);
+    let closed: Vec<Route> = red.iter().copied().filter(is_closed).map(behind).collect();
 
     for old in netlink::routes(handle, table).await? {
         if old.owner == Owner::Block && !wanted.contains(&old) {
             old.remove(handle).await?;
         }
     }
-    // What is unreachable is what others lost (`learned.rs`).
-    for old in netlink::routes(handle, own_table).await?.into_iter().filter(|route| route.interface.is_some()) {
-        if old.owner == Owner::Block && !of_router.contains(&old) {
+    for old in netlink::routes(handle, own_table).await? {
+        let stays = match old.interface {
+            Some(_) => old.owner != Owner::Block || of_router.contains(&old),
+            // As long as the prefix is own, though its interface is gone. What else is unreachable is what others lost
+            // (`learned.rs`).
+            None => !is_behind_own(&old) || red.contains(&old.prefix),
+        };
+        if !stays {
             old.remove(handle).await?;
         }
     }
@@ -282,11 +304,19 @@ pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig) -> Result<
             pending.push(new.prefix);
         }
     }
+    for new in closed {
+        new.add(handle).await?;
+    }
     for new in of_router {
         // It may have been learned until now.
         new.set(handle).await?;
     }
     Ok(pending)
+}
+
+/// Whether a route is what is left of one to an own prefix when its interface goes.
+pub(crate) fn is_behind_own(route: &Route) -> bool {
+    route.interface.is_none() && route.metric == LAST_TO_OWN
 }
 
 pub(crate) fn warn_of(pending: &[IpNet]) {

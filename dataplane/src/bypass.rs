@@ -13,17 +13,19 @@
 //! a killed one has left, the next start and `muster block` take away.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use rtnetlink::Handle;
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::answers::{self, Answers};
 use crate::block::{BLACK_PRIORITY, BlockConfig, table};
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::netlink::{self, Action, Packets, Rule, RuleFamily};
+use crate::nft::Watched;
 use crate::{Error, Selector};
 
 const GUARD_PRIORITY: u32 = 7;
@@ -32,7 +34,7 @@ const _: () = assert!(GUARD_PRIORITY < ANSWERS_PRIORITY && ANSWERS_PRIORITY < BL
 const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 
 /// The rules of one instance; removed when this is dropped.
-pub(crate) struct Bypass(Mutex<State>);
+pub(crate) struct Bypass(Arc<Mutex<State>>);
 
 struct State {
     /// Of the network namespace that it was made in, whoever asks later.
@@ -50,7 +52,15 @@ impl Bypass {
         netlink::run(async |handle| remove_left_over(handle, config.instance).await)?;
         let socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
         let answers = Answers::new(config.instance);
-        Ok(Bypass(Mutex::new(State { socket, answers, config, selectors: Vec::new(), standing: Vec::new() })))
+        let state = State { socket, answers, config, selectors: Vec::new(), standing: Vec::new() };
+        Ok(Bypass(Arc::new(Mutex::new(state))))
+    }
+
+    /// The table that keeps TCP from being begun from black. `None`: a kernel without nf_tables.
+    pub(crate) fn watched(&self) -> Option<Watched> {
+        let state = self.0.clone();
+        let restore = move || state.lock().unwrap_or_else(PoisonError::into_inner).guard_again();
+        self.state().answers.watched(restore)
     }
 
     /// See [`Dataplane::set_bypass`](crate::Dataplane::set_bypass).
@@ -94,6 +104,15 @@ impl State {
         added.or_else(|error| self.remove().and(Err(error)))
     }
 
+    /// Sets the packet filter where it is to stand and does not; nothing crosses without it.
+    fn guard_again(&mut self) -> Result<(), Error> {
+        if self.answers.stands() {
+            return Ok(());
+        }
+        warn!("somebody has removed the packet filter that keeps TCP from being begun from black; it is set again");
+        self.answers.set(&self.config.black).or_else(|error| self.remove().and(Err(error)))
+    }
+
     fn remove(&mut self) -> Result<(), Error> {
         let mut standing = self.standing.clone();
         standing.sort_by_key(order_of_removal);
@@ -108,7 +127,7 @@ impl State {
 impl Drop for Bypass {
     fn drop(&mut self) {
         if let Err(error) = self.state().remove() {
-            tracing::warn!(%error, "what was to cross in clear still does, until muster block");
+            warn!(%error, "what was to cross in clear still does, until muster block");
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::Error;
-use crate::block::{BlockConfig, red_links, set_routes, table, warn_of};
+use crate::block::{BlockConfig, Follows, is_behind_own, red_links, set_routes, table, warn_of};
 use crate::config::EspConfig;
 use crate::lost::Lost;
 use crate::netlink::{self, Link, Owner, Route};
@@ -284,7 +284,7 @@ impl Keeper {
         for table in own::tables(instance) {
             for route in netlink::routes(handle, table).await? {
                 let right = own::table_of(instance, &route.prefix, &black.addresses);
-                let is_own = route.owner == Owner::Block && route.interface.is_some();
+                let is_own = route.owner == Owner::Block && (route.interface.is_some() || is_behind_own(&route));
                 if right == table || is_own {
                     continue;
                 }
@@ -302,7 +302,7 @@ impl Keeper {
 
     /// What came in by the tunnel for a red LAN gets there, whenever its interface comes up, and again after it was down.
     async fn set_own(&mut self, handle: &Handle) -> Result<(), Error> {
-        let pending = set_routes(handle, &self.block).await?;
+        let pending = set_routes(handle, &self.block, Follows::DataPlane).await?;
         if pending != self.pending {
             warn_of(&pending);
             self.pending = pending;
@@ -393,7 +393,8 @@ impl Keeper {
             let mut lost = BTreeSet::new();
             for table in tables {
                 let routes = netlink::routes(handle, table).await?.into_iter();
-                lost.extend(routes.filter(|route| route.interface.is_none()).map(|route| route.prefix));
+                let is_lost = |route: &Route| route.interface.is_none() && !is_behind_own(route);
+                lost.extend(routes.filter(is_lost).map(|route| route.prefix));
             }
             self.lost = Some(Lost::left(lost));
         }

@@ -6,7 +6,7 @@
 //!
 //! Read in this order: `plane` (the trait), `policy` and `selector` (what may cross), `userspace` (security associations, the way of a
 //! packet, threads) with the formats of `esp`, `xfrm` (the kernel's ESP), `mroute` (red multicast), `learned` (routes to red
-//! unicast), `block`, `bypass` and `answers` (what may cross in clear); `backend` says which of the two runs.
+//! unicast), `block` and `ingress`, `bypass` and `answers` (what may cross in clear), `nft`; `backend` says which of the two runs.
 
 mod answers;
 mod backend;
@@ -20,12 +20,14 @@ mod esp;
 mod forwarding;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod ingress;
 mod inner;
 mod learned;
 mod ledger;
 mod lost;
 mod mroute;
 mod netlink;
+mod nft;
 mod own;
 mod plane;
 mod policy;

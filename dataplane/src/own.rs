@@ -6,6 +6,10 @@
 //! be led into the tunnel, and dropped there for its source. It does not pass over the first: what is red does not go
 //! to black in clear, whatever its source. Nor does anything else pass over: the kernel chooses the source of a socket, and
 //! asks again with it, in IPv6 after an `unreachable` as well (ip6_dst_lookup_tail).
+//!
+//! Behind each route there is an `unreachable` one. To an own prefix it comes as soon as that is known to be by an interface, and
+//! with a data plane, which sets the route when the interface comes, at once. Before there is neither the router reaches its
+//! LAN by what else leads there: nobody would set the route when it is time.
 
 use std::net::IpAddr;
 
@@ -19,12 +23,14 @@ const TABLE: u32 = 0x4d10;
 const WIDE_TABLE: u32 = 0x4d20;
 
 const PRIORITY: u32 = 62;
-const FROM_BLACK_PRIORITY: u32 = 78;
-const WIDE_PRIORITY: u32 = 94;
-const BEHIND_PRIORITY: u32 = 110;
+/// Of the first of the three rules of an instance that are about its second table. They lie together: what passes over one
+/// instance's table does not pass over another's.
+const WIDE_PRIORITY: u32 = 78;
 
 /// Metric of the routes that stay, `unreachable`: worse than any by an interface.
 pub(crate) const LAST: u32 = 0xffff;
+/// The same behind own prefixes.
+pub(crate) const LAST_TO_OWN: u32 = 0xfffe;
 
 /// The table of what is red.
 pub(crate) fn table(instance: u8) -> u32 {
@@ -44,12 +50,18 @@ pub(crate) fn table_of(instance: u8, prefix: &IpNet, blacks: &[IpAddr]) -> u32 {
 
 /// The rules that are part of the block. Sockets that are bound to black are passed over.
 pub(crate) fn rules(family: RuleFamily, instance: u8, black: &str) -> [Rule; 3] {
-    let i = u32::from(instance);
+    let [_, lookup, behind] = wide_priorities(instance);
     let [red, wide] = tables(instance).map(Action::Lookup);
-    [(PRIORITY, red), (WIDE_PRIORITY, wide), (BEHIND_PRIORITY, Action::Nothing)].map(|(priority, action)| {
+    let rules = [(PRIORITY + u32::from(instance), red), (lookup, wide), (behind, Action::Nothing)];
+    rules.map(|(priority, action)| {
         let packets = Packets::NotBoundTo(black.to_owned());
-        Rule { family, priority: priority + i, packets, action }
+        Rule { family, priority, packets, action }
     })
+}
+
+/// Of what passes over the second table, of the lookup in it, and of what is behind that.
+fn wide_priorities(instance: u8) -> [u32; 3] {
+    [0, 1, 2].map(|nth| WIDE_PRIORITY + 3 * u32::from(instance) + nth)
 }
 
 /// Whether a rule is one of [`rules`], of whatever interface.
@@ -59,8 +71,8 @@ pub(crate) fn is_rule(rule: &Rule, instance: u8) -> bool {
 
 /// Has ICMP from these addresses, and from no others, pass over the second table.
 pub(crate) async fn pass_over(handle: &Handle, instance: u8, blacks: &[IpAddr]) -> Result<(), Error> {
-    let i = u32::from(instance);
-    let (priority, action) = (FROM_BLACK_PRIORITY + i, Action::Goto(BEHIND_PRIORITY + i));
+    let [priority, _, behind] = wide_priorities(instance);
+    let action = Action::Goto(behind);
     for family in RuleFamily::UNICAST {
         let of_family = |address: &&IpAddr| address.is_ipv4() == (family == RuleFamily::Ipv4);
         let rule = |address: &IpAddr| Rule { family, priority, packets: Packets::Icmp(*address), action };
@@ -95,7 +107,7 @@ mod tests {
         for family in RuleFamily::UNICAST {
             let icmp = |address: &str| Packets::Icmp(address.parse().unwrap());
             let packets = if family == RuleFamily::Ipv4 { icmp("192.0.2.1") } else { icmp("fd00::a") };
-            let pass_over = Rule { family, priority: 81, packets, action: Action::Goto(113) };
+            let pass_over = Rule { family, priority: 87, packets, action: Action::Goto(89) };
             for rule in rules(family, 3, "black").into_iter().chain([pass_over]) {
                 assert_eq!(Rule::of(family, &rule.message()).as_ref(), Some(&rule));
             }

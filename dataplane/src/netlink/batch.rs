@@ -65,6 +65,8 @@ impl From<String> for What {
 /// Of one thread at a time.
 pub(crate) struct BatchSocket {
     socket: Socket,
+    /// What it is known by in announcements of what it has changed.
+    port: u32,
     sequence: u32,
 }
 
@@ -82,16 +84,20 @@ impl BatchSocket {
     pub(crate) fn open(protocol: isize, what: &str) -> Result<Self, Error> {
         let open = || {
             let mut socket = Socket::new(protocol)?;
-            socket.bind_auto()?;
+            let port = socket.bind_auto()?.port_number();
             socket.connect(&SocketAddr::new(0, 0))?;
             socket.set_ext_ack(true)?;
             socket.set_cap_ack(true)?;
             // A transaction goes in one send. Without the right to more the default has to do.
             let _ = setsockopt(&socket, sockopt::SndBufForce, &SENT);
-            Ok(socket)
+            Ok((socket, port))
         };
-        let socket = open().map_err(Error::io::<io::Error>(|| what.to_owned()))?;
-        Ok(BatchSocket { socket, sequence: 0 })
+        let (socket, port) = open().map_err(Error::io::<io::Error>(|| what.to_owned()))?;
+        Ok(BatchSocket { socket, port, sequence: 0 })
+    }
+
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Carries out `requests` in order; those that the kernel refuses keep none of the others from it.
@@ -210,7 +216,7 @@ impl BatchSocket {
                 Err(error) => return Err(error),
             }
             let mut going = true;
-            for (sequence, kind, payload) in messages(buffer) {
+            for Message { sequence, kind, payload, .. } in messages(buffer) {
                 going &= each(sequence, kind, payload)?;
             }
             if !going {
@@ -228,15 +234,25 @@ impl Refused {
     }
 }
 
-/// The messages of one datagram: sequence number, kind, payload.
-pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u32, u16, &[u8])> {
+/// One of a datagram.
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) sequence: u32,
+    /// Of the socket that asked for what is answered, or announced.
+    pub(crate) port: u32,
+    pub(crate) payload: &'a [u8],
+}
+
+/// The messages of one datagram.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let header = bytes.first_chunk::<HEADER>()?;
-        let [a, b, c, d, kind, kind_high, _, _, s, t, u, v, ..] = *header;
+        let [a, b, c, d, kind, kind_high, _, _, s, t, u, v, p, q, r, o] = *header;
         let len = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let message = bytes.get(HEADER..len)?;
+        let payload = bytes.get(HEADER..len)?;
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((u32::from_ne_bytes([s, t, u, v]), u16::from_ne_bytes([kind, kind_high]), message))
+        let (sequence, port) = (u32::from_ne_bytes([s, t, u, v]), u32::from_ne_bytes([p, q, r, o]));
+        Some(Message { kind: u16::from_ne_bytes([kind, kind_high]), sequence, port, payload })
     })
 }
 

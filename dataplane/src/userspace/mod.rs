@@ -24,8 +24,10 @@ use tun_rs::SyncDevice;
 
 use crate::bypass::Bypass;
 use crate::config::EspConfig;
+use crate::ingress::Ingress;
 use crate::learned::Learned;
 use crate::mroute::{Claim, Forwarding};
+use crate::nft::{TableMonitor, Watched};
 use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::tunnel_mtu;
@@ -47,6 +49,7 @@ pub(crate) struct Userspace {
     queues: Vec<Arc<SyncDevice>>,
     /// Others take their place when the black address changes.
     packets: Mutex<Packets>,
+    ingress: Ingress,
     /// Before the block alone stands.
     bypass: Bypass,
     forwarding: Forwarding,
@@ -78,11 +81,17 @@ impl Userspace {
         let forwarding = Forwarding::start(&config, claim, &policies, &mut workers)?;
         let groups = config.group_address.into_iter().collect();
         let packets = Mutex::new(Packets::start(&config, &queues, &sad, groups)?);
-        let bypass = Bypass::start(config.block())?;
+        let (ingress, bypass) = (Ingress::new(config.block()), Bypass::start(config.block())?);
+        let mut tables: Vec<Watched> = ingress.watched().into_iter().chain(bypass.watched()).collect();
+        if !tables.is_empty() {
+            let monitor = TableMonitor::open()?;
+            workers.spawn("muster-filter", move |stop| monitor.run(&mut tables, stop))?;
+        }
+        ingress.set_or_warn();
 
         let EspConfig { device: name, black_interface, black_address, group_address, .. } = &config;
         info!(device = name, black_interface, %black_address, ?group_address, "userspace ESP is running");
-        Ok(Userspace { sad, policies, config, queues, packets, bypass, forwarding, learned, workers })
+        Ok(Userspace { sad, policies, config, queues, packets, ingress, bypass, forwarding, learned, workers })
     }
 
     fn packets(&self) -> MutexGuard<'_, Packets> {
@@ -226,6 +235,7 @@ impl Dataplane for Userspace {
         self.policies.set_own_prefixes(prefixes.clone());
         self.learned.set_own(prefixes.clone());
         self.forwarding.forget();
+        self.ingress.set_own_prefixes(prefixes.clone());
         if let Err(error) = self.bypass.set_own_prefixes(prefixes) {
             warn!(%error, "nothing crosses in clear any more");
         }

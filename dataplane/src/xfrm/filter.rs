@@ -44,16 +44,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tracing::debug;
 
-use super::nft::{
-    Attributes, Compare, DEL_ELEMENTS, DEL_RULE, DEL_TABLE, FIRST, FROM_DEVICE, GET_ELEMENTS, GET_RULE, MARK,
-    NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, PAIR, PAIR_SECOND, TO_DEVICE, clear_df, clear_flow_label,
-    compare, counter, destination_in, elements_in, expression, family, fragment_of, interface, is_family,
-    is_multicast_v4, is_protocol, kind_of, masked, message, meta, octets, payload, source_in, transaction, transport,
-    verdict,
-};
 use super::spd::Carries;
 use crate::config::EspConfig;
 use crate::netlink::batch::{BatchSocket, Request};
+use crate::nft::{
+    Attributes, Compare, DEL_ELEMENTS, DEL_RULE, FIRST, FROM_DEVICE, GET_ELEMENTS, MARK, NEW_CHAIN, NEW_ELEMENTS,
+    NEW_RULE, NEW_SET, NEW_TABLE, PAIR, PAIR_SECOND, TO_DEVICE, Watched, clear_df, clear_flow_label, compare,
+    destination_in, elements_in, expression, family, fragment_of, has_rules_of, interface, is_family, is_multicast_v4,
+    is_protocol, masked, message, meta, octets, payload, removal, rules, source_in, transaction, transport, verdict,
+};
 use crate::policy::Policy;
 use crate::{Error, SaKind, Selector};
 
@@ -262,29 +261,23 @@ impl Filter {
         all.map(|rule| self.rule(CHAIN, rule, "a rule for what comes in")).collect()
     }
 
+    /// It is restored when somebody has changed it; until then the SAs let through what it stops.
+    pub(super) fn watched(&self, restore: impl FnMut() -> Result<(), Error> + Send + 'static) -> Watched {
+        Watched::new(self.table.clone(), &self.socket, restore)
+    }
+
     /// Whether all rules and elements are there.
     pub(super) fn stands(&mut self) -> bool {
         let Some(content) = &self.content else { return false };
-        let rules = self.all(content).iter().filter(|message| message.kind == kind_of(NEW_RULE)).count();
-        let pairs = content.pairs.each_ref().map(BTreeSet::len);
-        self.read().is_ok_and(|(found, _)| found == rules)
+        let (all, pairs) = (self.all(content), content.pairs.each_ref().map(BTreeSet::len));
+        has_rules_of(&mut self.socket, &self.table, &all)
             && SETS.iter().zip(pairs).all(|(set, pairs)| self.count(set).is_ok_and(|found| found == pairs))
     }
 
     /// What came from a source that its sender may not use.
     pub(super) fn dropped(&mut self) -> u64 {
         // There is no such table yet.
-        self.read().map_or(self.dropped, |(_, counted)| self.dropped + counted)
-    }
-
-    /// How many rules there are, and what they have counted.
-    fn read(&mut self) -> Result<(usize, u64), Error> {
-        let (mut rules, mut counted) = (0, 0);
-        self.socket.dump(&message(GET_RULE, self.named()), |payload| {
-            rules += 1;
-            counted += counter(payload).unwrap_or(0);
-        })?;
-        Ok((rules, counted))
+        rules(&mut self.socket, &self.table).map_or(self.dropped, |(_, counted)| self.dropped + counted)
     }
 
     /// How many elements a set has.
@@ -398,11 +391,6 @@ fn name_of(instance: u8) -> String {
 /// What stays stops only what comes out of our device, or what nobody needs; and the next start removes it.
 fn remove(socket: &mut BatchSocket, table: &str) {
     let _ = socket.transact(&transaction(removal(table)));
-}
-
-/// To remove one that is not there is no error if it is made first.
-fn removal(table: &str) -> [Request; 2] {
-    [NEW_TABLE, DEL_TABLE].map(|kind| message(kind, Attributes::new().text(1, table)))
 }
 
 impl Set {

@@ -11,7 +11,6 @@ mod dump;
 mod filter;
 mod left_over;
 mod monitor;
-pub(crate) mod nft;
 mod probe;
 mod request;
 mod spd;
@@ -34,10 +33,12 @@ use crate::black_socket::{at, deafen, join, leave};
 use crate::bypass::Bypass;
 use crate::config::EspConfig;
 use crate::esp::packet::largest_inner;
+use crate::ingress::Ingress;
 use crate::learned::Learned;
 use crate::mroute::{Claim, Forwarding};
 use crate::netlink::Link;
 use crate::netlink::batch::{BatchSocket, Request};
+use crate::nft::{TableMonitor, Watched};
 use crate::policy::Policies;
 use crate::stop::Workers;
 use crate::tunnel::MIN_MTU;
@@ -49,7 +50,7 @@ use device::Device;
 use dump::{clear, statuses};
 use filter::Filter;
 pub(crate) use left_over::remove_left_over;
-use monitor::{FilterMonitor, Monitor};
+use monitor::Monitor;
 pub(crate) use probe::check as probe;
 use probe::try_algorithm;
 use request::{Place, Progress};
@@ -76,6 +77,7 @@ pub(crate) struct Kernel {
     config: EspConfig,
     policies: Arc<Policies>,
     state: Arc<Mutex<State>>,
+    ingress: Ingress,
     /// Before the block alone stands.
     bypass: Bypass,
     forwarding: Forwarding,
@@ -121,6 +123,7 @@ impl Kernel {
         let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
         let member = Member::new(&config, link.index, config.group_address.into_iter().collect())?;
         let device = Device::create(&config.device, if_id, config.group_address)?;
+        let tables = TableMonitor::open()?;
         // Before the first packet.
         let filter = Filter::start(&config, if_id)?;
         let policies = Arc::new(Policies::new(config.red_multicast.clone(), config.own_prefixes.clone()));
@@ -161,10 +164,21 @@ impl Kernel {
         let state = Arc::new(Mutex::new(state));
         let (monitor, watched) = (Monitor::open()?, state.clone());
         workers.spawn("muster-xfrm", move |stop| monitor.run(&watched, stop))?;
-        let (monitor, watched, followed) = (FilterMonitor::open()?, state.clone(), policies.clone());
-        workers.spawn("muster-filter", move |stop| monitor.run(&watched, &followed, stop))?;
-        let bypass = Bypass::start(config.block())?;
-        let kernel = Kernel { config, policies, state, bypass, forwarding, learned, workers };
+        let (ingress, bypass) = (Ingress::new(config.block()), Bypass::start(config.block())?);
+        ingress.set_or_warn();
+        let mut watched: Vec<Watched> = ingress.watched().into_iter().chain(bypass.watched()).collect();
+        let (filtering, followed) = (state.clone(), policies.clone());
+        let restore = move || {
+            let state = &mut *filtering.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.filter.stands() {
+                return Ok(());
+            }
+            warn!("somebody has removed the packet filter that checks inner sources; it is set again");
+            state.filter.set_again(&followed.load(), &state.reqids)
+        };
+        watched.push(state.lock().unwrap_or_else(PoisonError::into_inner).filter.watched(restore));
+        workers.spawn("muster-filter", move |stop| tables.run(&mut watched, stop))?;
+        let kernel = Kernel { config, policies, state, ingress, bypass, forwarding, learned, workers };
         kernel.follow(&mut kernel.state())?;
         Ok(kernel)
     }
@@ -392,6 +406,7 @@ impl Dataplane for Kernel {
         let state = &mut *self.state();
         self.follow_or_warn(state);
         self.filter_or_warn(state);
+        self.ingress.set_own_prefixes(prefixes.clone());
         if let Err(error) = self.bypass.set_own_prefixes(prefixes) {
             warn!(%error, "nothing crosses in clear any more");
         }
@@ -585,9 +600,12 @@ impl Member {
 /// Reads a netlink datagram as an answer, a dump and an announcement.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn read(bytes: &[u8]) {
-    use crate::netlink::batch;
-    for (_, _, payload) in batch::messages(bytes) {
+    use crate::netlink::batch::{self, Message};
+    use crate::nft;
+    for message in batch::messages(bytes) {
+        let Message { payload, .. } = message;
         let _ = (batch::error_of(payload), (nft::counter(payload), nft::elements_in(payload)));
+        let _ = nft::is_about(&message, "muster0");
         let _ = (dump::id_of_worn(payload), dump::id_of_gone(payload));
         let number = dump::number_of(payload);
         if let Some(found) = number.and_then(|number| dump::Found::parse(payload, number)) {

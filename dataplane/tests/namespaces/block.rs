@@ -1,11 +1,13 @@
 //! The block, against a router that forwards everything without it.
 
-use std::net::UdpSocket;
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use muster_dataplane::{BlockConfig, Blocked, block, enable_forwarding, is_blocked, unblock, unblock_others};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::forge;
 use super::lab::{self, Capture, Ns, cable, multicast_from, receive, udp, until};
 
 const MARKER: &[u8; 16] = b"clear text 4711!";
@@ -105,7 +107,7 @@ impl Lab {
     }
 }
 
-fn from_text(address: &str) -> std::net::IpAddr {
+fn from_text(address: &str) -> IpAddr {
     address.trim_matches(['[', ']']).parse().unwrap()
 }
 
@@ -185,10 +187,91 @@ fn the_block_may_come_before_the_interfaces() {
     assert!(!lab.crosses_in(1, &red0, &black));
 }
 
+/// When red's interface goes, its hosts are not sought on black by the default route.
+#[test]
+fn what_the_router_sends_to_red_stays_off_black_when_red_is_down() {
+    if lab::skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.plug();
+    let reaches = |family: usize| {
+        let to = from_text(lab.red0().hosts[family]);
+        lab.router.run(move || {
+            let any = ["[::]:0", "0.0.0.0:0"][family];
+            UdpSocket::bind(any).and_then(|socket| socket.connect((to, 4000))).err().and_then(|e| e.raw_os_error())
+        })
+    };
+    assert_eq!(lab.router.run(|| block(&config()).unwrap()), Blocked::default());
+    assert_eq!([0, 1].map(reaches), [None; 2]);
+    lab.router.down("red0");
+    assert_eq!([0, 1].map(reaches), [Some(nix::libc::EHOSTUNREACH); 2]);
+    // As the unit does it: again, with nobody to set routes when the interface comes.
+    assert!(!lab.router.run(|| block(&config()).unwrap()).pending.is_empty());
+    assert_eq!([0, 1].map(reaches), [Some(nix::libc::EHOSTUNREACH); 2]);
+    lab.router.up("red0");
+    lab.router.address("red0", "2001:db8:a::1/64");
+    assert_eq!(lab.router.run(|| block(&config()).unwrap()), Blocked::default());
+    assert_eq!([0, 1].map(reaches), [None; 2]);
+    // What is not own any more is not kept.
+    lab.router.down("red0");
+    lab.router.run(|| block(&BlockConfig { own_prefixes: vec![], ..config() }).unwrap());
+    assert_eq!([0, 1].map(reaches), [None; 2], "by the default route");
+}
+
+/// Who on red has the address of somebody on black is not answered: that would be by black, in clear.
+#[test]
+fn nobody_on_red_speaks_to_black_by_the_routers_answers() {
+    if lab::skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.plug();
+    lab.router.run(|| {
+        for (setting, value) in [
+            ("ipv4/icmp_ratelimit", "0"),
+            ("ipv6/icmp/ratelimit", "0"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/red0/rp_filter", "0"),
+        ] {
+            fs::write(format!("/proc/sys/net/{setting}"), value).unwrap();
+        }
+    });
+    let capture = Capture::new(&lab.router, "black");
+    for family in [0, 1] {
+        let stranger = from_text(lab.black().hosts[family]);
+        let [red, black] = [&lab.red0(), &lab.black()].map(|place| from_text(place.routers[family]));
+        let nowhere: IpAddr = ["2001:db8:dead::1", "198.51.100.1"][family].parse().unwrap();
+        let probes = [
+            ("an echo, to black's address", forge::echo_request([stranger, black], MARKER)),
+            ("an echo, to red's address", forge::echo_request([stranger, red], MARKER)),
+            ("to a closed port", forge::datagram([stranger, red], 9, MARKER)),
+            ("to nowhere", forge::datagram([stranger, nowhere], 9, MARKER)),
+        ];
+        let sender = udp(&lab.red0, &format!("{}:4000", lab.red0().hosts[family]));
+        let entry = udp(&lab.router, &format!("{}:4000", lab.red0().routers[family]));
+        let leaks = |probe: &[u8]| {
+            capture.frames();
+            forge::send(&lab.red0, vec![probe.to_vec()]);
+            lab.fence(&sender, lab.red0().routers[family], &entry);
+            capture.frames().iter().any(|frame| frame.windows(16).any(|bytes| bytes == MARKER))
+        };
+        for (what, probe) in &probes {
+            until(&format!("without the block {what} leaks"), || leaks(probe));
+        }
+        lab.router.run(|| block(&config()).unwrap());
+        for (what, probe) in &probes {
+            assert!(!leaks(probe), "{what}, of family {family}");
+        }
+        lab.router.run(|| unblock(2).unwrap());
+        until("unblocked, it leaks again", || leaks(&probes[0].1));
+    }
+}
+
 fn from_octets(address: &str) -> [u8; 16] {
     match from_text(address) {
-        std::net::IpAddr::V6(address) => address.octets(),
-        std::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
     }
 }
 

@@ -221,7 +221,7 @@ fn the_packet_filter_comes_back_when_somebody_has_flushed_it() {
     let pair = Pair::new(config, false);
     pair.b.set_senders(HashMap::from([(ALICE, nets(&["2001:db8:c::/64"]))]));
     let before = pair.b.counters().dropped.spoofed;
-    pair.net.router_b.run(flush_ruleset);
+    pair.net.router_b.run(lab::flush_ruleset);
     let (from, to) = pair.sockets(0);
     until("what the sender may not send from is dropped again", || {
         from.send(MARKER).unwrap();
@@ -233,27 +233,6 @@ fn the_packet_filter_comes_back_when_somebody_has_flushed_it() {
     }
     assert_eq!(receive(&to), None);
     assert_eq!(pair.b.failure(), None);
-}
-
-/// As `nft flush ruleset` does.
-fn flush_ruleset() {
-    const BATCH_BEGIN: u16 = 16;
-    const BATCH_END: u16 = 17;
-    const NFTABLES: u16 = 10;
-    const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
-    let message = |kind: u16, flags: u16, number: u32, body: [u8; 4]| {
-        let header = [&20_u32.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &number.to_ne_bytes()];
-        [&header.concat()[..], &[0; 4], &body].concat()
-    };
-    let begin = [0, 0, 0, NFTABLES as u8];
-    // NLM_F_REQUEST, and NLM_F_ACK.
-    let bytes =
-        [message(BATCH_BEGIN, 1, 1, begin), message(DELETE_TABLE, 5, 2, [0; 4]), message(BATCH_END, 1, 3, begin)];
-    let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_NETFILTER).unwrap();
-    socket.bind_auto().unwrap();
-    socket.send_to(&bytes.concat(), &netlink_sys::SocketAddr::new(0, 0), 0).unwrap();
-    let (answer, _) = socket.recv_from_full().unwrap();
-    assert_eq!(answer[16..20], [0; 4], "flushed");
 }
 
 /// A device of several queues could be joined by others: a user without rights, or a daemon of another instance.

@@ -346,3 +346,24 @@ pub(crate) fn protocol(frame: &[u8]) -> Option<u8> {
         _ => None,
     }
 }
+
+/// As `nft flush ruleset` does.
+pub(crate) fn flush_ruleset() {
+    const BATCH_BEGIN: u16 = 16;
+    const BATCH_END: u16 = 17;
+    const NFTABLES: u16 = 10;
+    const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
+    let message = |kind: u16, flags: u16, number: u32, body: [u8; 4]| {
+        let header = [&20_u32.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &number.to_ne_bytes()];
+        [&header.concat()[..], &[0; 4], &body].concat()
+    };
+    let begin = [0, 0, 0, NFTABLES as u8];
+    // NLM_F_REQUEST, and NLM_F_ACK.
+    let bytes =
+        [message(BATCH_BEGIN, 1, 1, begin), message(DELETE_TABLE, 5, 2, [0; 4]), message(BATCH_END, 1, 3, begin)];
+    let mut socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_NETFILTER).unwrap();
+    socket.bind_auto().unwrap();
+    socket.send_to(&bytes.concat(), &netlink_sys::SocketAddr::new(0, 0), 0).unwrap();
+    let (answer, _) = socket.recv_from_full().unwrap();
+    assert_eq!(answer[16..20], [0; 4], "flushed");
+}

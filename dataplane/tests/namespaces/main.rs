@@ -2,9 +2,12 @@
 //! /dev/net/tun; without, they say SKIP and why.
 
 mod block;
+mod bypass;
 mod flows;
+mod forge;
 mod hostile;
 mod lab;
+mod net;
 mod own;
 mod tunnel;
 mod unicast;

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use muster_dataplane::Dropped;
+use muster_dataplane::{Dropped, EspConfig, block};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::flows::{A, B, Net, OUTSIDE, PLACES, address, at, clear_text, selector};
-use super::lab::{self, Capture, Ns, udp, until};
+use super::forge;
+use super::lab::{self, Capture, Ns, cable, start, udp, until};
+use super::net::{A, B, Net, OUTSIDE, PLACES, address, at, block_config, clear_text, config, selector};
 use super::tunnel::{BOB, MARKER, nets};
 
 /// Nobody listens there.
@@ -69,6 +72,13 @@ fn a_flow_to_everywhere_takes_no_word_of_the_router_itself() {
             let stranger = connected(&net.outside, OUTSIDE[family], (black, CLOSED));
             hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
 
+            // Who on red has that one's address is not.
+            let capture = Capture::new(&net.routers[A], "black");
+            let forged = [OUTSIDE[family], black].map(|end| end.parse().unwrap());
+            forge::send(&net.hosts[A], vec![forge::echo_request(forged, MARKER)]);
+            hears(&connected(&net.hosts[A], a, (black, CLOSED)), b"behind it", Errno::ECONNREFUSED, "an own one's");
+            assert!(!clear_text(&capture.frames()));
+
             // What the router sends there by itself is red's: the flow carries it, to nobody.
             let capture = Capture::new(&net.routers[A], "black");
             let own = udp(&net.routers[A], ["[::]:0", "0.0.0.0:0"][family]);
@@ -88,6 +98,23 @@ fn a_flow_to_everywhere_takes_no_word_of_the_router_itself() {
     }
 }
 
+/// The address that A uses towards somebody on black.
+fn source(net: &Net, family: usize) -> io::Result<IpAddr> {
+    let own = udp(&net.routers[A], ["[::]:0", "0.0.0.0:0"][family]);
+    own.connect(at(OUTSIDE[family], CLOSED)).and_then(|()| own.local_addr()).map(|address| address.ip())
+}
+
+/// Whether A has learned everything: it is then by the tunnel.
+fn has_learned_everything(net: &Net, family: usize) -> bool {
+    // In IPv6 red's address is the source without the route, too.
+    let by_tunnel = || {
+        let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap();
+        routes.lines().any(|route| route.starts_with(&format!("{:032} 00 ", 0)) && route.ends_with("muster0"))
+    };
+    let red: IpAddr = address(PLACES[A].red[family]).parse().unwrap();
+    (family == 1 || net.routers[A].run(by_tunnel)) && source(net, family).is_ok_and(|source| source == red)
+}
+
 /// Black gets an address in what is learned, or was and is lost, while the data plane runs or before it starts again: who is
 /// there is answered, and what the router sends by itself does not go there.
 #[test]
@@ -101,24 +128,13 @@ fn where_black_comes_to_lie_it_is_answered() {
         let mut net = Net::new(family == 0);
         let [black, red] = [PLACES[A].black[family], PLACES[A].red[family]];
         net.restart(A, |router| router.without_address("black", black));
-        let source = |net: &Net| {
-            let own = udp(&net.routers[A], ["[::]:0", "0.0.0.0:0"][family]);
-            own.connect(at(OUTSIDE[family], CLOSED)).and_then(|()| own.local_addr()).map(|address| address.ip())
-        };
         let red: IpAddr = address(red).parse().unwrap();
-        let stands = |net: &Net| match source(net) {
+        let stands = |net: &Net| match source(net, family) {
             Ok(source) => !lost && source == red,
             Err(error) => lost && error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32),
         };
         net.planes[A].set_routes(BTreeMap::from([(BOB, nets(&[["::/0", "0.0.0.0/0"][family]]))]));
-        // In IPv6 red's address is the source without the route, too.
-        let by_tunnel = || {
-            fs::read_to_string("/proc/thread-self/net/ipv6_route").is_ok_and(|routes| {
-                routes.lines().any(|route| route.starts_with(&format!("{:032} 00 ", 0)) && route.ends_with("muster0"))
-            })
-        };
-        let is_learned = |net: &Net| family == 1 || net.routers[A].run(by_tunnel);
-        until("it is learned", || is_learned(&net) && source(&net).is_ok_and(|source| source == red));
+        until("it is learned", || has_learned_everything(&net, family));
         if lost {
             net.planes[A].set_routes(BTreeMap::new());
             until("it is lost", || stands(&net));
@@ -132,4 +148,108 @@ fn where_black_comes_to_lie_it_is_answered() {
         hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
         until("the router's own packets go where they went", || stands(&net));
     }
+}
+
+/// Whoever loads rules of his own begins with `flush ruleset`.
+#[test]
+fn what_keeps_answers_to_red_off_black_comes_back_when_somebody_has_flushed_it() {
+    if lab::skip() {
+        return;
+    }
+    let net = Net::new(false);
+    let capture = Capture::new(&net.routers[A], "black");
+    for family in [0, 1] {
+        let [host, black] = [PLACES[A].host[family], PLACES[A].black[family]].map(address);
+        let stranger = connected(&net.outside, OUTSIDE[family], (black, CLOSED));
+        hears(&stranger, b"from black", Errno::ECONNREFUSED, "who is on black is known");
+        let forged = [OUTSIDE[family], black].map(|end| end.parse().unwrap());
+        let is_answered = || {
+            forge::send(&net.hosts[A], vec![forge::echo_request(forged, MARKER)]);
+            hears(&connected(&net.hosts[A], host, (black, CLOSED)), b"behind it", Errno::ECONNREFUSED, "an own one's");
+            clear_text(&capture.frames())
+        };
+        assert!(!is_answered());
+        net.routers[A].run(lab::flush_ruleset);
+        until("it is not answered", || !is_answered());
+        assert!(!is_answered());
+    }
+    assert_eq!(net.planes[A].failure(), None);
+}
+
+/// Why nothing gets from an address of this machine to another, by ICMP or by UDP from any.
+fn unreached(ns: &Ns, from: Option<IpAddr>, to: IpAddr) -> Option<i32> {
+    ns.run(move || {
+        let domain = Domain::for_address(SocketAddr::new(to, 0));
+        let icmp = if to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
+        let socket = match from {
+            Some(_) => Socket::new(domain, Type::RAW, Some(icmp)).unwrap(),
+            None => Socket::new(domain, Type::DGRAM, None).unwrap(),
+        };
+        if let Some(from) = from {
+            socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+        }
+        socket.connect(&SocketAddr::new(to, CLOSED).into()).err().and_then(|error| error.raw_os_error())
+    })
+}
+
+/// ICMP of one instance's black passes over the wide prefixes of that one, not over those of another.
+#[test]
+fn each_instance_leads_past_its_own_wide_prefixes_alone() {
+    if lab::skip() {
+        return;
+    }
+    const UNREACHABLE: Option<i32> = Some(Errno::EHOSTUNREACH as i32);
+    for family in [0, 1] {
+        let (net, elsewhere) = (Net::new(family == 0), Ns::new());
+        let router = &net.routers[A];
+        cable((router, "black1", &["fd01::a/64", "198.18.0.1/24"]), (&elsewhere, "eth0", &[]));
+        let second = EspConfig {
+            instance: 1,
+            device: "muster1".into(),
+            black_interface: "black1".into(),
+            black_address: ["198.18.0.1", "fd01::a"][family].parse().unwrap(),
+            reds: vec![],
+            own_prefixes: vec![],
+            ..config(A, family == 0)
+        };
+        let second = router.run(move || {
+            block(&block_config(&second)).unwrap();
+            start(second).unwrap()
+        });
+        let black = address(PLACES[A].black[family]).parse().unwrap();
+        let to = OUTSIDE[family].parse().unwrap();
+        let everything = || BTreeMap::from([(BOB, nets(&[["::/0", "0.0.0.0/0"][family]]))]);
+        assert_eq!(unreached(router, None, to), None, "by black");
+        net.planes[A].set_routes(everything());
+        until("it is learned", || has_learned_everything(&net, family));
+        net.planes[A].set_routes(BTreeMap::new());
+        until("it is lost", || unreached(router, None, to) == UNREACHABLE);
+        until("it is passed over", || unreached(router, Some(black), to).is_none());
+        second.set_routes(everything());
+        until("the other one learns it", || unreached(router, None, to).is_none());
+        second.set_routes(BTreeMap::new());
+        until("what it has lost is not passed over", || unreached(router, Some(black), to) == UNREACHABLE);
+    }
+}
+
+/// With a data plane own prefixes stay off black, though there is no interface for them yet.
+#[test]
+fn own_prefixes_without_an_interface_are_not_sought_on_black() {
+    if lab::skip() {
+        return;
+    }
+    let net = Net::new(false);
+    let router = &net.routers[A];
+    let [host, other] = [["2001:db8:a::2", "10.1.0.2"], ["2001:db8:77::2", "10.77.0.2"]];
+    let reached = |to: [&str; 2]| to.map(|to| unreached(router, None, to.parse().unwrap()).is_none());
+    assert_eq!((reached(host), reached(other)), ([true; 2], [true; 2]));
+    router.down("red0");
+    assert_eq!((reached(host), reached(other)), ([false; 2], [true; 2]));
+    let prefixes = [&PLACES[A].prefixes[..], &["2001:db8:77::/64", "10.77.0.0/16"]].concat();
+    net.planes[A].set_own_prefixes(nets(&prefixes));
+    until("the other prefixes are closed", || reached(other) == [false; 2]);
+    assert_eq!(reached(host), [false; 2]);
+    router.up("red0");
+    router.address("red0", PLACES[A].red[0]);
+    until("they are reached", || (reached(host), reached(other)) == ([true; 2], [true; 2]));
 }
