@@ -37,6 +37,9 @@ pub(crate) const FIRST: u32 = 1;
 pub(crate) const PAIR: u32 = 8;
 pub(crate) const PAIR_SECOND: u32 = 9;
 
+/// NFT_JUMP
+const JUMP: i32 = -3;
+
 /// NFT_META_MARK, NFT_META_IIFNAME, NFT_META_OIFNAME, NFT_META_NFPROTO, NFT_META_L4PROTO
 pub(crate) const MARK: u32 = 3;
 pub(crate) const FROM_DEVICE: u32 = 6;
@@ -104,6 +107,10 @@ pub(crate) fn is_protocol(protocol: i32) -> Attributes {
 /// In or out of the interface of this name.
 pub(crate) fn interface(key: u32, name: &str) -> Attributes {
     meta(key).and(compare(Compare::Equal, &padded(name)))
+}
+
+pub(crate) fn interface_other_than(key: u32, name: &str) -> Attributes {
+    meta(key).and(compare(Compare::Unequal, &padded(name)))
 }
 
 /// The name of an interface as the kernel compares it.
@@ -188,7 +195,16 @@ pub(crate) fn compare(how: Compare, with: &[u8]) -> Attributes {
 }
 
 pub(crate) fn verdict(accept: bool) -> Attributes {
-    let code = Attributes::new().nest(2, Attributes::new().number(1, accept.into()));
+    ends_with(Attributes::new().number(1, accept.into()))
+}
+
+/// Goes on in that chain; what it does not decide comes back.
+pub(crate) fn jump(chain: &str) -> Attributes {
+    ends_with(Attributes::new().number(1, JUMP as u32).text(2, chain))
+}
+
+fn ends_with(verdict: Attributes) -> Attributes {
+    let code = Attributes::new().nest(2, verdict);
     expression("immediate", Attributes::new().number(1, VERDICT).nest(2, code))
 }
 

@@ -10,14 +10,20 @@
 //!   set group4 { type <reqid> . ipv4_addr; flags interval; }      # and unicast4, group6, unicast6
 //!   chain in {
 //!     type filter hook prerouting priority raw; policy accept;
-//!     iifname "muster0" ip saddr OWN drop                          # for each own prefix
-//!     iifname "muster0" ip daddr 224.0.0.0/4 ipsec in reqid . ip saddr @group4 accept
+//!     iifname BLACK jump black
+//!     iifname != "muster0" accept
+//!     ip saddr OWN drop                                            # for each own prefix
+//!     ip daddr 224.0.0.0/4 ipsec in reqid . ip saddr @group4 accept
 //!     …
-//!     iifname "muster0" ipsec in reqid FLOW ip saddr … ip daddr … udp sport … udp dport … accept      # for each selector
-//!     iifname "muster0" counter drop
-//!     iifname BLACK icmpv6 type packet-too-big, about neither TCP, UDP nor ICMP drop
-//!     iifname BLACK icmp frag-needed, about ESP drop
-//!     iifname BLACK frag nexthdr != { tcp, udp, esp } drop
+//!     ipsec in reqid FLOW ip saddr … ip daddr … udp sport … udp dport … accept      # for each selector
+//!     counter drop
+//!   }
+//!   chain black {
+//!     meta l4proto esp accept
+//!     icmpv6 type packet-too-big, about neither TCP, UDP nor ICMP drop
+//!     icmp frag-needed, about ESP drop
+//!     frag nexthdr != { tcp, udp, esp } drop
+//!     icmp in a fragment drop
 //!   }
 //!   chain out {                                                    # clear_df
 //!     type filter hook forward priority mangle; policy accept;
@@ -30,9 +36,10 @@
 //! }
 //! ```
 //!
-//! The last ones of `in`: the kernel would believe anybody who says that ESP of ours was too big somewhere, if only the SPI
-//! is right, which black shows, and in a fragment nobody sees what an ICMP message is about. `encrypted`: the kernel copies
-//! the inner flow label, which hosts choose, to the outer header.
+//! `black`: the kernel would believe anybody who says that ESP of ours was too big somewhere, if only the SPI is right, which
+//! black shows, and in a fragment nobody sees what an ICMP message is about. `encrypted`: the kernel copies the inner flow
+//! label, which hosts choose, to the outer header. Each packet passes `in`, many of them twice: what comes from red leaves it at
+//! the second rule, and what is still encrypted at the first of `black`.
 //!
 //! Changes are made in place, each in one transaction: elements come and go, and the rules of `in` are replaced where an own
 //! prefix or a selector does. A table that is replaced as a whole drops what comes meanwhile, for a set made in a transaction shows its
@@ -50,8 +57,9 @@ use crate::netlink::batch::{BatchSocket, Request};
 use crate::nft::{
     Attributes, Compare, DEL_ELEMENTS, DEL_RULE, FIRST, FROM_DEVICE, GET_ELEMENTS, MARK, NEW_CHAIN, NEW_ELEMENTS,
     NEW_RULE, NEW_SET, NEW_TABLE, PAIR, PAIR_SECOND, TO_DEVICE, Watched, clear_df, clear_flow_label, compare,
-    destination_in, elements_in, expression, family, fragment_of, has_rules_of, interface, is_family, is_multicast_v4,
-    is_protocol, masked, message, meta, octets, payload, removal, rules, source_in, transaction, transport, verdict,
+    destination_in, elements_in, expression, family, fragment_of, has_rules_of, interface, interface_other_than,
+    is_family, is_multicast_v4, is_protocol, jump, masked, message, meta, octets, payload, removal, rules, source_in,
+    transaction, transport, verdict,
 };
 use crate::policy::Policy;
 use crate::{Error, SaKind, Selector};
@@ -70,6 +78,7 @@ const MANGLE: i32 = -150;
 const RANGES: u32 = 0x4;
 const CONCATENATED: u32 = 0x80;
 const CHAIN: &str = "in";
+const FROM_BLACK: &str = "black";
 const OUTWARD: &str = "out";
 const ENCRYPTED: &str = "encrypted";
 
@@ -184,6 +193,8 @@ impl Filter {
     fn all(&self, content: &Content) -> Vec<Request> {
         let mut messages: Vec<Request> = removal(&self.table).into();
         messages.push(message(NEW_TABLE, self.named()));
+        messages.push(message(NEW_CHAIN, self.named().text(3, FROM_BLACK)));
+        messages.extend(self.rules_of_black());
         messages.push(self.chain(CHAIN, PRE_ROUTING, BEFORE_DEFRAGMENTATION));
         for (id, (set, pairs)) in (1..).zip(SETS.iter().zip(&content.pairs)) {
             messages.push(self.set_of(id, set));
@@ -223,42 +234,44 @@ impl Filter {
 
     /// Of the chain `in`.
     fn rules(&self, content: &Content) -> Vec<Request> {
-        let from_device = || interface(FROM_DEVICE, &self.device);
-        let from_black = || interface(FROM_DEVICE, &self.black);
-        let own = content.own.iter().map(|own| from_device().and(family(own)).and(source_in(own)).and(verdict(false)));
-        let admitted = SETS.iter().map(|set| from_device().and(self.admitted(set)).and(verdict(true)));
-        let flows =
-            content.flows.iter().map(|(reqid, flow)| from_device().and(of_flow(*reqid, flow)).and(verdict(true)));
-        let rest = from_device().and(expression("counter", Attributes::new())).and(verdict(false));
+        let black = interface(FROM_DEVICE, &self.black).and(jump(FROM_BLACK));
+        let others = interface_other_than(FROM_DEVICE, &self.device).and(verdict(true));
+        let own = content.own.iter().map(|own| family(own).and(source_in(own)).and(verdict(false)));
+        let admitted = SETS.iter().map(|set| self.admitted(set).and(verdict(true)));
+        let flows = content.flows.iter().map(|(reqid, flow)| of_flow(*reqid, flow).and(verdict(true)));
+        let rest = expression("counter", Attributes::new()).and(verdict(false));
+        let all = [black, others].into_iter().chain(own).chain(admitted).chain(flows).chain([rest]);
+        all.map(|rule| self.rule(CHAIN, rule, "a rule for what comes in")).collect()
+    }
+
+    /// Of the chain `black`.
+    fn rules_of_black(&self) -> Vec<Request> {
+        let encrypted = is_protocol(libc::IPPROTO_ESP).and(verdict(true));
         let none_of = |protocols: [i32; 3]| {
             let unequal = protocols.map(|protocol| compare(Compare::Unequal, &[protocol as u8]));
             unequal.into_iter().fold(Attributes::new(), Attributes::and)
         };
         // The IPv6 header that a message is about begins after 8 octets; its next header is the seventh.
-        let too_big_v6 = from_black()
-            .and(is_protocol(libc::IPPROTO_ICMPV6))
+        let too_big_v6 = is_protocol(libc::IPPROTO_ICMPV6)
             .and(transport(0, 1))
             .and(compare(Compare::Equal, &[2]))
             .and(transport(8 + 6, 1))
             .and(none_of([libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMPV6]));
-        let too_big_v4 = from_black()
-            .and(is_protocol(libc::IPPROTO_ICMP))
+        let too_big_v4 = is_protocol(libc::IPPROTO_ICMP)
             .and(transport(0, 2))
             .and(compare(Compare::Equal, &[3, 4]))
             .and(transport(8 + 9, 1))
             .and(compare(Compare::Equal, &[libc::IPPROTO_ESP as u8]));
-        let fragment =
-            from_black().and(fragment_of()).and(none_of([libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ESP]));
+        let fragment = fragment_of().and(none_of([libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ESP]));
         // Of those only the first has a header to look at. Any bit but DF: more to come, or an offset.
-        let fragment_v4 = from_black()
-            .and(is_family(libc::AF_INET))
+        let fragment_v4 = is_family(libc::AF_INET)
             .and(is_protocol(libc::IPPROTO_ICMP))
             .and(payload(FIRST, 6, 2))
             .and(masked([0x3f, 0xff]))
             .and(compare(Compare::Unequal, &[0, 0]));
         let refused = [too_big_v6, too_big_v4, fragment, fragment_v4].map(|rule| rule.and(verdict(false)));
-        let all = own.chain(admitted).chain(flows).chain([rest]).chain(refused);
-        all.map(|rule| self.rule(CHAIN, rule, "a rule for what comes in")).collect()
+        let all = [encrypted].into_iter().chain(refused);
+        all.map(|rule| self.rule(FROM_BLACK, rule, "a rule for what comes from black")).collect()
     }
 
     /// It is restored when somebody has changed it; until then the SAs let through what it stops.
