@@ -259,21 +259,20 @@ impl GroupState {
         filling.finish()
     }
 
-    /// Takes the group out of the store: what tells its members that it is no more.
-    pub(super) fn dissolve(&mut self, until: Time, name: &str, ctx: &mut Context<'_>) -> Vec<Delete> {
-        let teks: Vec<u32> = self.teks.values().map(|tek| tek.spi).collect();
-        self.teks.values().for_each(|tek| tek.bury(until, ctx));
-        self.teks.values().for_each(|tek| tek.forget(name, ctx));
+    /// Takes the group out of the store: what tells its members that its re-key SAs are no more. Its SAs of ESP are buried, with all
+    /// that they took the place of: a member may still be under one of those, for it listens to no new keys any longer.
+    pub(super) fn dissolve(&mut self, until: Time, name: &str, ctx: &mut Context<'_>) -> Option<Delete> {
+        for tek in self.teks.values() {
+            tek.bury(until, ctx);
+            tek.forget(name, ctx);
+        }
         ctx.writes.extend(self.tree.nodes().map(|(id, _)| Write::node(name, id, None)));
         ctx.writes.extend(self.places.keys().map(|client| Write::no_place(name, client)));
         ctx.writes.push(Write::no_group(name));
         self.stored().for_each(|rekey| rekey.forget(name, ctx));
-        let rekeys: Vec<Vec<u8>> = self.stored().map(|rekey| rekey.keys.spi().to_vec()).collect();
+        let spis: Vec<Vec<u8>> = self.stored().map(|rekey| rekey.keys.spi().to_vec()).collect();
         // "To delete a KEK SA, the value of zero MUST be used as the protocol id." (draft 5.0)
-        let of_rekeys = Delete { doi: ctx.doi, protocol: 0, spis: rekeys };
-        let mut deletes = delete_teks(ctx.doi, &teks);
-        deletes.extend(Some(of_rekeys).filter(|delete| !delete.spis.is_empty()));
-        deletes
+        (!spis.is_empty()).then_some(Delete { doi: ctx.doi, protocol: 0, spis })
     }
 
     /// Makes all changes that are wished for, in one step.

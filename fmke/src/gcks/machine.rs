@@ -588,9 +588,13 @@ impl Gcks {
     fn dissolve(&mut self, now: Time, name: &str) {
         let Some(mut state) = self.groups.remove(name) else { return };
         let members: Vec<String> = state.places.keys().cloned().collect();
-        let deletes = self.context(|_, ctx| state.dissolve(now + MOST_LIFETIME, name, ctx));
-        let push = [Push { deletes, ..Push::default() }];
-        members.iter().for_each(|client| self.push(now, client, &push));
+        let delete = self.context(|_, ctx| state.dissolve(now + MOST_LIFETIME, name, ctx));
+        let push = [Push { deletes: delete.into_iter().collect(), ..Push::default() }];
+        for client in &members {
+            // First: what is multicast and late would bring back an SA that is taken away.
+            self.push(now, client, &push);
+            self.tell_gone(now, client);
+        }
     }
 
     /// Lends out what the parts share.

@@ -13,8 +13,7 @@ use super::profile::Vpn;
 use super::restarts::Restarts;
 use super::session::Subject;
 use super::store::{Write, vpn_owner};
-use super::tek::{Tek, delete_teks};
-use crate::isakmp::Delete;
+use super::tek::Tek;
 use crate::push::{Filling, Push};
 
 /// Which of its two ends.
@@ -147,16 +146,16 @@ impl VpnState {
         }
     }
 
-    /// Takes its SAs away: what tells the two ends so.
-    pub(super) fn forget(&mut self, now: Time, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Vec<Delete> {
+    /// Takes its SAs away.
+    pub(super) fn forget(&mut self, now: Time, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) {
         let owner = vpn_owner(name);
-        self.sas.iter().for_each(|(_, tek)| tek.forget(&owner, ctx));
         let held = self.life.take().map_or(Duration::ZERO, |life| life.lifetime);
-        self.sas.iter().for_each(|(_, tek)| tek.bury(now + held, ctx));
-        let spis: Vec<u32> = self.sas.drain(..).map(|(_, tek)| tek.spi).collect();
+        for (_, tek) in self.sas.drain(..) {
+            tek.bury(now + held, ctx);
+            tek.forget(&owner, ctx);
+        }
         ctx.writes.extend([Write::no_vpn(name), Write::wanted(name, false)]);
         ctx.writes.extend(vpn.ends.iter().map(|end| Write::restarted(&owner, &end.client, false)));
-        delete_teks(ctx.doi, &spis)
     }
 
     /// What both ends are told.
@@ -247,8 +246,8 @@ impl Gcks {
 
     pub(super) fn drop_vpn_of(&mut self, now: Time, name: &str, vpn: &Vpn) {
         let Some(mut state) = self.vpns.remove(name) else { return };
-        let deletes = self.context(|_, ctx| state.forget(now, name, vpn, ctx));
-        let push = [Push { deletes, ..Push::default() }];
-        vpn.ends.iter().for_each(|end| self.push(now, &end.client, &push));
+        self.context(|_, ctx| state.forget(now, name, vpn, ctx));
+        // Of keys that came after each other an end may have been told the first, and the others not any more.
+        vpn.ends.iter().for_each(|end| self.tell_gone(now, &end.client));
     }
 }

@@ -132,6 +132,25 @@ fn who_is_too_far_behind_forgets_what_multicast_took_away() {
     assert_eq!(world.held("site-2").len(), before - 1);
 }
 
+/// It holds an SA from before the last ones, of which it can learn no more when the group has gone.
+#[test]
+fn who_missed_new_keys_of_what_is_dissolved_forgets_those_it_has() {
+    let mut world = World::figure_7(8, Weather::CALM);
+    world.settle();
+    world.cut_off("site-2", true);
+    (0..2).for_each(|_| world.rekey());
+    let mut profiles = world.profiles();
+    profiles.groups.clear();
+    profiles.vpns.clear();
+    world.configure(profiles);
+    world.cut_off("site-2", false);
+    world.run(15 * SECOND);
+    assert!(world.is_connected("site-2"));
+    for client in ["hub", "site-1", "site-2"] {
+        assert_eq!(world.held(client).len(), 0, "{client}");
+    }
+}
+
 /// A router is replaced: same name, another secret.
 #[test]
 fn who_bears_the_name_with_another_credential_is_another_client() {
