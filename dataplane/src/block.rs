@@ -106,7 +106,8 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
         netlink::run(async |handle| bypass::remove_left_over(handle, config.instance).await)?;
         remove_left_over(config.instance)?;
         // Where one runs it keeps it.
-        Ingress::new(config.clone()).set_or_warn();
+        let reds = netlink::run(async |handle| red_until_now(handle, config).await)?;
+        Ingress::new(BlockConfig { reds, ..config.clone() }).set_or_warn();
     }
     Ok(blocked)
 }
@@ -155,7 +156,7 @@ pub fn unblock(instance: u8) -> Result<(), Error> {
     })
 }
 
-/// Whether all rules of this configuration stand.
+/// Whether all rules of routing of this configuration stand.
 ///
 /// # Errors
 /// What the kernel refuses.
@@ -192,6 +193,21 @@ fn check(config: &BlockConfig) -> Result<(), Error> {
 
 fn reds(config: &BlockConfig) -> impl Iterator<Item = &str> {
     config.reds.iter().chain([&config.device]).map(String::as_str)
+}
+
+/// The red interfaces, and those that an older configuration has blocked.
+async fn red_until_now(handle: &Handle, config: &BlockConfig) -> Result<Vec<String>, Error> {
+    let mut reds = config.reds.clone();
+    for rule in present_rules(handle, config.instance).await? {
+        if let Packets::From(name) = rule.packets
+            && rule.priority == RED_PRIORITY + 2 * u32::from(config.instance)
+            && name != config.device
+            && !reds.contains(&name)
+        {
+            reds.push(name);
+        }
+    }
+    Ok(reds)
 }
 
 fn wanted_rules(config: &BlockConfig) -> Vec<Rule> {

@@ -9,16 +9,18 @@
 //!   chain red {
 //!     type filter hook prerouting priority raw; policy accept;
 //!     iifname != { RED, … } accept
-//!     ip saddr OWN accept                          # for each own prefix, and for what has no address yet
-//!     fib saddr oifname BLACK drop
+//!     ip saddr 0.0.0.0 accept                      # who has no address yet
+//!     fib saddr oifname != { RED, …, "muster0", none } drop
+//!     ip saddr OWN accept                          # for each own prefix
 //!     ip daddr OWN accept                          # for each own prefix, and for multicast
 //!     fib saddr oifname != { RED, … } drop
 //!   }
 //! }
 //! ```
 //!
-//! The last one is for what looks as if it came from where a wide flow goes, and is for an address of black: its answer would
-//! pass over that (`own.rs`). To its red addresses the router is spoken to from there by another router of its LAN.
+//! The first `drop` asks before it looks for an own prefix: one may be so wide that black lies in it. It names what is red, not
+//! black: there may be several instances, each with its own, and other interfaces. The last one is for what looks as if it came
+//! from where a wide flow goes, and is for an address of black: its answer would pass over that (`own.rs`). To its red addresses the router is spoken to from there by another router of its LAN.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -147,13 +149,16 @@ fn whole(config: &BlockConfig) -> Vec<Request> {
         let names = config.reds.iter().map(|red| compare(Compare::Unequal, &padded(red)));
         names.fold(name, Attributes::and)
     };
-    let by_black = way_back().and(compare(Compare::Equal, &padded(&config.black)));
-    let sources = own.iter().chain(&unspecified).map(|net| (family(net).and(source_in(net)), true));
+    let nowhere_red = [&config.device, ""]
+        .into_iter()
+        .fold(no_red(way_back()), |rule, name| rule.and(compare(Compare::Unequal, &padded(name))));
+    let from = |net: &IpNet| (family(net).and(source_in(net)), true);
     let destinations = own.iter().chain(&multicast).map(|net| (family(net).and(destination_in(net)), true));
     let rules = [(no_red(meta(FROM_DEVICE)), true)]
         .into_iter()
-        .chain(sources)
-        .chain([(by_black, false)])
+        .chain(unspecified.iter().map(from))
+        .chain([(nowhere_red, false)])
+        .chain(own.iter().map(from))
         .chain(destinations)
         .chain([(no_red(way_back()), false)])
         .map(rule);

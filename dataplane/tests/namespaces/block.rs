@@ -259,9 +259,19 @@ fn nobody_on_red_speaks_to_black_by_the_routers_answers() {
         for (what, probe) in &probes {
             until(&format!("without the block {what} leaks"), || leaks(probe));
         }
-        lab.router.run(|| block(&config()).unwrap());
-        for (what, probe) in &probes {
-            assert!(!leaks(probe), "{what}, of family {family}");
+        // Also where black lies in an own prefix, and with slips of the pen in a later configuration.
+        let wide = ["::/0", "0.0.0.0/0"].map(|net| net.parse().unwrap()).to_vec();
+        let configs = [
+            ("as it is", config()),
+            ("own prefixes for all", BlockConfig { own_prefixes: wide, ..config() }),
+            ("another black", BlockConfig { black: "blakc".into(), ..config() }),
+            ("another red", BlockConfig { reds: vec!["rde0".into()], ..config() }),
+        ];
+        for (way, config) in configs {
+            lab.router.run(move || block(&config).unwrap());
+            for (what, probe) in &probes {
+                assert!(!leaks(probe), "{what}, of family {family}, {way}");
+            }
         }
         lab.router.run(|| unblock(2).unwrap());
         until("unblocked, it leaks again", || leaks(&probes[0].1));

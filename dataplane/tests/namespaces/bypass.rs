@@ -207,17 +207,18 @@ fn what_keeps_tcp_from_black_out_comes_back_when_somebody_has_flushed_it() {
         return;
     }
     const SYN: u8 = 2;
+    const ACK: u8 = 0x10;
     let net = Net::new(false);
     net.planes[A].set_bypass(everything()).unwrap();
     for family in [0, 1] {
         let capture = Capture::new(&net.hosts[A], "eth0");
         let home = at(address(PLACES[A].host[family]), 6000);
         let (fence, at_home) = (udp(&net.outside, &at(OUTSIDE[family], 53)), udp(&net.hosts[A], &home));
-        let begins = forge::segment(from_black(family), [443, 6001], SYN, MARKER);
+        let [begins, goes_on] = [SYN, ACK].map(|flags| forge::segment(from_black(family), [443, 6001], flags, MARKER));
         let mut number = 0_u32;
         // What is begun is before the fence, on the same way.
-        let mut comes_in = || {
-            forge::send(&net.outside, vec![begins.clone()]);
+        let mut comes_in = |segment: &[u8]| {
+            forge::send(&net.outside, vec![segment.to_vec()]);
             number += 1;
             until("the fence arrives", || {
                 fence.send_to(&number.to_be_bytes(), &home).unwrap();
@@ -225,10 +226,11 @@ fn what_keeps_tcp_from_black_out_comes_back_when_somebody_has_flushed_it() {
             });
             clear_text(&capture.frames())
         };
-        assert!(!comes_in());
+        assert!(!comes_in(&begins));
         net.routers[A].run(lab::flush_ruleset);
-        until("it is kept out again", || !comes_in());
-        assert!(!comes_in());
+        until("it is kept out again", || !comes_in(&begins));
+        assert!(!comes_in(&begins));
+        assert!(comes_in(&goes_on), "an answer is not kept out");
     }
     assert_eq!(net.planes[A].failure(), None);
 }
