@@ -259,9 +259,10 @@ impl GroupState {
         filling.finish()
     }
 
-    /// Takes the group out of the store: what tells its members that its re-key SAs are no more. Its SAs of ESP are buried, with all
-    /// that they took the place of: a member may still be under one of those, for it listens to no new keys any longer.
-    pub(super) fn dissolve(&mut self, until: Time, name: &str, ctx: &mut Context<'_>) -> Option<Delete> {
+    /// Takes the group out of the store: what tells its members that it is no more. A member may still be under an SA from before
+    /// the last one, and it listens to no new keys any longer.
+    pub(super) fn dissolve(&mut self, until: Time, name: &str, ctx: &mut Context<'_>) -> Vec<Push> {
+        let teks: Vec<u32> = self.teks.values().flat_map(Tek::spis).collect();
         for tek in self.teks.values() {
             tek.bury(until, ctx);
             tek.forget(name, ctx);
@@ -270,9 +271,13 @@ impl GroupState {
         ctx.writes.extend(self.places.keys().map(|client| Write::no_place(name, client)));
         ctx.writes.push(Write::no_group(name));
         self.stored().for_each(|rekey| rekey.forget(name, ctx));
-        let spis: Vec<Vec<u8>> = self.stored().map(|rekey| rekey.keys.spi().to_vec()).collect();
+        let rekeys: Vec<Vec<u8>> = self.stored().map(|rekey| rekey.keys.spi().to_vec()).collect();
         // "To delete a KEK SA, the value of zero MUST be used as the protocol id." (draft 5.0)
-        (!spis.is_empty()).then_some(Delete { doi: ctx.doi, protocol: 0, spis })
+        let of_rekeys = Delete { doi: ctx.doi, protocol: 0, spis: rekeys };
+        // They go first: what is multicast and late would bring back an SA of ESP that is taken away.
+        let deletes =
+            [of_rekeys].into_iter().filter(|delete| !delete.spis.is_empty()).chain(delete_teks(ctx.doi, &teks));
+        deletes.map(|delete| Push { deletes: vec![delete], ..Push::default() }).collect()
     }
 
     /// Makes all changes that are wished for, in one step.

@@ -29,7 +29,6 @@ use crate::phase1::{
     self, CertificateError, Clients, Datagram, Limits, Liveness, Message, Proposals, Refused, Responder, SaId,
     ShownChain,
 };
-use crate::push::Push;
 
 /// What the key server is started with.
 pub struct Settings {
@@ -503,7 +502,7 @@ impl Gcks {
         let Some(client) = self.by_sa.remove(&sa) else { return };
         self.sessions.remove(&client);
         self.behind.remove(&client);
-        self.events.push_back(Event::Closed { client, why: format!("{why:?}").to_lowercase() });
+        self.events.push_back(Event::Closed { client, why: why.to_string() });
     }
 
     pub(super) fn disconnect(&mut self, client: &str) {
@@ -588,13 +587,8 @@ impl Gcks {
     fn dissolve(&mut self, now: Time, name: &str) {
         let Some(mut state) = self.groups.remove(name) else { return };
         let members: Vec<String> = state.places.keys().cloned().collect();
-        let delete = self.context(|_, ctx| state.dissolve(now + MOST_LIFETIME, name, ctx));
-        let push = [Push { deletes: delete.into_iter().collect(), ..Push::default() }];
-        for client in &members {
-            // First: what is multicast and late would bring back an SA that is taken away.
-            self.push(now, client, &push);
-            self.tell_gone(now, client);
-        }
+        let pushes = self.context(|_, ctx| state.dissolve(now + MOST_LIFETIME, name, ctx));
+        members.iter().for_each(|client| self.push(now, client, &pushes));
     }
 
     /// Lends out what the parts share.

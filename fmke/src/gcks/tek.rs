@@ -51,6 +51,11 @@ impl Tek {
         ctx.bury(self.spi, until);
     }
 
+    /// It, and all that it took the place of.
+    pub(super) fn spis(&self) -> impl Iterator<Item = u32> {
+        self.before.iter().map(|(spi, _)| *spi).chain([self.spi])
+    }
+
     /// Under which a member at `sender` sends a multicast flow.
     pub(super) fn of_flow(&self, flow: &FlowSelector, sender: IpAddr, life: Life) -> (TrafficSa, KeyPacket) {
         let preserved = match flow.outer == flow.destination.0 {

@@ -13,7 +13,8 @@ use super::profile::Vpn;
 use super::restarts::Restarts;
 use super::session::Subject;
 use super::store::{Write, vpn_owner};
-use super::tek::Tek;
+use super::tek::{Tek, delete_teks};
+use crate::isakmp::Delete;
 use crate::push::{Filling, Push};
 
 /// Which of its two ends.
@@ -146,16 +147,19 @@ impl VpnState {
         }
     }
 
-    /// Takes its SAs away.
-    pub(super) fn forget(&mut self, now: Time, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) {
+    /// Takes its SAs away: what tells the two ends so. Of keys that came after each other one may have been told the first, and the
+    /// others not any more.
+    pub(super) fn forget(&mut self, now: Time, name: &str, vpn: &Vpn, ctx: &mut Context<'_>) -> Vec<Delete> {
         let owner = vpn_owner(name);
         let held = self.life.take().map_or(Duration::ZERO, |life| life.lifetime);
+        let spis: Vec<u32> = self.sas.iter().flat_map(|(_, tek)| tek.spis()).collect();
         for (_, tek) in self.sas.drain(..) {
             tek.bury(now + held, ctx);
             tek.forget(&owner, ctx);
         }
         ctx.writes.extend([Write::no_vpn(name), Write::wanted(name, false)]);
         ctx.writes.extend(vpn.ends.iter().map(|end| Write::restarted(&owner, &end.client, false)));
+        delete_teks(ctx.doi, &spis)
     }
 
     /// What both ends are told.
@@ -246,8 +250,8 @@ impl Gcks {
 
     pub(super) fn drop_vpn_of(&mut self, now: Time, name: &str, vpn: &Vpn) {
         let Some(mut state) = self.vpns.remove(name) else { return };
-        self.context(|_, ctx| state.forget(now, name, vpn, ctx));
-        // Of keys that came after each other an end may have been told the first, and the others not any more.
-        vpn.ends.iter().for_each(|end| self.tell_gone(now, &end.client));
+        let deletes = self.context(|_, ctx| state.forget(now, name, vpn, ctx));
+        let push = [Push { deletes, ..Push::default() }];
+        vpn.ends.iter().for_each(|end| self.push(now, &end.client, &push));
     }
 }

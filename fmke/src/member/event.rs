@@ -44,7 +44,7 @@ impl fmt::Display for Event {
         match self {
             Event::Connected => f.write_str("connected with the key server"),
             Event::Disconnected { why } => {
-                write!(f, "no longer connected with the key server: {}", format!("{why:?}").to_lowercase())
+                write!(f, "no longer connected with the key server: {why}")
             }
             Event::Refused(failed) => failed.fmt(f),
             Event::Joined { group: (address, port) } => write!(f, "in the group of {address} port {port}"),

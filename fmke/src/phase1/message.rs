@@ -79,21 +79,28 @@ pub enum Event {
 }
 
 /// Why an SA ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
     /// Its lifetime is over.
+    #[error("expired")]
     Expired,
     /// The peer said so.
+    #[error("deleted")]
     Deleted,
     /// The peer is silent.
+    #[error("dead")]
     Dead,
     /// A later one with the same peer took its place.
+    #[error("replaced")]
     Replaced,
     /// The peer began anew: of what was before it knows nothing.
+    #[error("restarted")]
     Restarted,
     /// By command.
+    #[error("commanded")]
     Commanded,
     /// The peer's certificate no longer counts.
+    #[error("distrusted")]
     Distrusted,
 }
 
