@@ -102,7 +102,10 @@ impl Attempt {
 
     /// Why it comes to nothing, if it does.
     pub(super) fn failed(&self) -> Failed {
-        match (self.refused, &self.state) {
+        // What anybody can have said does not hide how far we came.
+        let is_told =
+            |refused: &Refused| !matches!(refused, Refused::Notified(_)) || matches!(self.state, State::Offer(_));
+        match (self.refused.filter(is_told), &self.state) {
             (Some(refused), _) => Failed::Refused(refused),
             (None, State::Offer(_)) => Failed::Silent,
             (None, State::Share(_)) => Failed::Broken,

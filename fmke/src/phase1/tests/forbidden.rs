@@ -10,7 +10,7 @@ use crate::crypto::dh::Group;
 use crate::isakmp::{
     Chain, Cookie, Delete, HEADER_LEN, Header, Malformed, Notify, exchange, flags, kind, notification, payloads,
 };
-use crate::phase1::{Initiator, Limits, Proposals, Refused, Responder, SaId};
+use crate::phase1::{Event, Failed, Initiator, Limits, Proposals, Refused, Responder, SaId};
 
 /// Both ends in the middle of an exchange.
 struct Scene {
@@ -231,6 +231,30 @@ fn what_is_said_in_clear_ends_nothing() {
             }
         }
         assert_eq!(scene.deliver(number, &datagram), None);
+    }
+}
+
+/// Which end an attempt comes to is told by how far it came; only where nobody answers it may be what anybody can have said.
+#[test]
+fn what_is_said_in_clear_hides_no_reason() {
+    let said = Refused::Notified(notification::AUTHENTICATION_FAILED);
+    for (number, expected) in [(2, Failed::Refused(said)), (4, Failed::Broken), (6, Failed::NotTaken)] {
+        let (mut scene, datagram) = Scene::before(number, Proposals::default());
+        let (header, ..) = Header::parse(&datagram).unwrap();
+        let spi = SaId::of(&header).octets();
+        let notify = Notify { doi: DOI, protocol: 1, spi: &spi, kind: notification::AUTHENTICATION_FAILED, data: &[] };
+        let mut chain = Chain::new();
+        chain.add(kind::NOTIFY, &notify.to_body());
+        let header = Header { exchange: exchange::INFORMATIONAL, flags: 0, message_id: 9, ..header };
+        assert_eq!(scene.refuses(2, &header.write(chain.first(), chain.bytes()), "a notice"), said);
+        let failed = loop {
+            let at = scene.member.poll_timeout().unwrap();
+            scene.member.handle_timeout(at, &mut scene.rng);
+            if let Some(event) = scene.member.poll_event() {
+                break event;
+            }
+        };
+        assert_eq!(failed, Event::Failed(expected), "instead of message {number}");
     }
 }
 
