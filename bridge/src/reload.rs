@@ -2,7 +2,6 @@
 
 use muster_certs::{CertError, TrustStore};
 use thiserror::Error;
-use tracing::{info, warn};
 
 use crate::event::EventKind;
 use crate::lists;
@@ -65,18 +64,14 @@ pub(crate) fn prepare(current: &Settings, unix: u64) -> Result<Reload, ReloadErr
     Ok(Reload { settings, trust, changed, renewed })
 }
 
-/// What has come of it, in either mode: in the log, and as the event that says so.
+/// What has come of it, in either mode: the event that says so.
 pub(crate) fn told(done: &Result<Vec<&'static str>, String>) -> (EventKind, String) {
     match done {
         Ok(changed) => {
             let changed = if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join(", ") };
-            info!(changed, "the configuration was read again");
             (EventKind::Reloaded, changed)
         }
-        Err(why) => {
-            warn!("the configuration was read again and is not taken, nothing has changed: {why}");
-            (EventKind::ReloadRefused, why.clone())
-        }
+        Err(why) => (EventKind::ReloadRefused, why.clone()),
     }
 }
 

@@ -28,7 +28,7 @@ impl Report {
         // `?`: a detail may hold what others have said, and stays one line.
         match record.kind {
             // What an operator has to do something about, or to know.
-            EventKind::Refused | EventKind::Bypass => {
+            EventKind::Refused | EventKind::ReloadRefused | EventKind::Bypass => {
                 warn!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail);
             }
             _ => info!(event = record.kind.name(), member = short, epoch = record.epoch, detail = ?record.detail),
