@@ -203,6 +203,10 @@ pub(crate) fn sas(sas: &Value, show_keys: bool) -> String {
 }
 
 pub(crate) fn routes(routes: &Value) -> String {
+    // Which mode it is in shows in the first.
+    if lines(routes).next().is_none() {
+        return "no routes".to_owned();
+    }
     if routes[0]["selector"].is_string() {
         return client::routes(routes);
     }

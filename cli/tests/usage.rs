@@ -135,9 +135,17 @@ fn ikes_port_is_taken_and_told_of() {
     write("muster.toml", &format!("{client}local_port = 500"));
     let check = run(["check", "--config", &path("muster.toml")]).out;
     assert!(check.contains("gcks.local_port: port 500 is IKE's"), "{check}");
-    // Nor does what is of the mesh stand in the way of a key server's client.
-    write("muster.toml", &format!("{client}[trust.\"Bravo\"]\nprefixes = []\n"));
-    let check = run(["check", "--config", &path("muster.toml")]).out;
+}
+
+/// It is of the mesh, and does not stand in the way of a key server's client.
+#[test]
+fn a_client_is_told_that_trust_bounds_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("muster.toml");
+    let client = "[device]\n[black]\ninterface = \"no-such\"\n[group]\nmode = \"centralised\"\n[gcks]\n\
+                  address = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n[trust.\"Bravo\"]\nprefixes = []\n";
+    std::fs::write(&path, client).unwrap();
+    let check = run(["check", "--config", path.to_str().unwrap()]).out;
     assert!(check.contains("[trust.\"Bravo\"] bounds nobody"), "{check}");
 }
 

@@ -59,14 +59,17 @@ fn count(seen: &Value) -> Counted {
     counted
 }
 
+/// With its organisation, if certificates say one.
+fn device(status: &Value) -> String {
+    let name = text(&status["device"]);
+    status["organisation"].as_str().map_or(name.clone(), |organisation| format!("{name} ({organisation})"))
+}
+
 fn head(status: &Value, [received, sent]: &[String; 2]) -> Vec<(&'static str, String)> {
     let (group, plane) = (&status["group"], &status["dataplane"]);
     let dropped: u64 = plane["dropped"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
-    let own = [
-        ("device", format!("{} ({})", text(&status["device"]), text(&status["organisation"]))),
-        ("state", text(&status["state"])),
-        ("up", milliseconds(&status["uptime_ms"])),
-    ];
+    let own =
+        [("device", device(status)), ("state", text(&status["state"])), ("up", milliseconds(&status["uptime_ms"]))];
     let of_group = match group["mode"] == "centralised" {
         true => vec![
             ("key server", text(&status["gcks"])),

@@ -29,7 +29,8 @@ use crate::push::RekeyKeys;
 pub enum StoreError {
     /// Another program of this name has stored it, an earlier or a later one.
     #[error(
-        "the store has {}, this program's is {FORMAT}: it goes on with the program that wrote it; without it all begins anew, and          nobody is excluded",
+        "the store has {}, this program's is {FORMAT}: it goes on with the program that wrote it; without it all begins anew, and \
+         nobody is excluded",
         format_name(*.0)
     )]
     Format(Option<u32>),

@@ -36,7 +36,7 @@ use crate::lkh::{Node, NodeId, Place};
 use crate::phase1::ListMark;
 use crate::push::RekeyKeys;
 
-/// Of the table above: another one has another number.
+/// Of the table above. Another one, of which a program with this number would make something else, has another number.
 pub(super) const FORMAT: u32 = 1;
 
 /// Octets of what is stored of an SA of ESP, at most: with its key, what it took the place of, three addresses and a name.

@@ -66,7 +66,7 @@ impl Refused {
         }
     }
 
-    /// In one word, for counters.
+    /// In one word, of counters and of what operators' programs read.
     pub fn reason(&self) -> &'static str {
         match self {
             Refused::Malformed(_) => "malformed",

@@ -31,8 +31,8 @@ impl Server {
         let Some(working) = &mut self.working else {
             return Err("the store cannot be written: see the log".into());
         };
-        // From here on nothing fails.
         working.enforce(&new).map_err(|error| format!("gcks.crls: {error}"))?;
+        // From here on nothing fails.
         let (was, now_wanted) = (&self.settings.profiles, &new.profiles);
         let mut changed = new.known.certificates.changes(&self.settings.known.certificates);
         for (key, differs) in [

@@ -70,7 +70,7 @@ impl Server {
         // Ports below 1024 are bound; what comes now takes nothing that any user could not do.
         keep_only(&[]).map_err(|error| RunError::Io { what: "capabilities".into(), error: io::Error::other(error) })?;
         let working = Working::open(&settings)
-            .map_err(|error| RunError::Io { what: "gcks.state_dir".into(), error: io::Error::other(error) })?;
+            .map_err(|error| RunError::Io { what: "the key server's state".into(), error: io::Error::other(error) })?;
         let address = settings.machine().address;
         info!(%address, clients = settings.profiles.clients.len(), "the key server has started");
         let mut server = Server {
