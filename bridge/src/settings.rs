@@ -524,7 +524,13 @@ pub(crate) fn in_one_line(text: &str, error: &toml::de::Error, message: &str) ->
     let before = error.span().map_or(0, |span| text.bytes().take(span.start).filter(|octet| *octet == b'\n').count());
     let message = message.trim_end().replace('\n', ", ");
     let message = message.replace("expected a duration", "expected a time such as \"250ms\", \"30s\" or \"1h\"");
-    format!("line {}: {message}", before + 1)
+    // Its key: some of the parser's messages do not say which. What stands after it may be nobody's business.
+    let key = text.lines().nth(before).and_then(|line| line.split_once('=')).map_or("", |(key, _)| key.trim());
+    let is_plain = |key: &str| key.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.".contains(letter));
+    match !key.is_empty() && is_plain(key) && !message.contains(key) {
+        true => format!("line {}: {message} ({key})", before + 1),
+        false => format!("line {}: {message}", before + 1),
+    }
 }
 
 pub(crate) fn read(path: &Path) -> Result<String, SettingsError> {

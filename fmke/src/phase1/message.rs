@@ -82,25 +82,25 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
     /// Its lifetime is over.
-    #[error("expired")]
+    #[error("its lifetime is over")]
     Expired,
     /// The peer said so.
-    #[error("deleted")]
+    #[error("the other end has ended it")]
     Deleted,
     /// The peer is silent.
-    #[error("dead")]
+    #[error("the other end does not answer any more")]
     Dead,
     /// A later one with the same peer took its place.
-    #[error("replaced")]
+    #[error("another one took its place")]
     Replaced,
     /// The peer began anew: of what was before it knows nothing.
-    #[error("restarted")]
+    #[error("the other end began anew")]
     Restarted,
     /// By command.
-    #[error("commanded")]
+    #[error("by command")]
     Commanded,
     /// The peer's certificate no longer counts.
-    #[error("distrusted")]
+    #[error("the other end's certificate no longer counts")]
     Distrusted,
 }
 
