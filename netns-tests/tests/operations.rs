@@ -114,7 +114,7 @@ fn what_is_wrong_is_refused_whole() {
 
     assert!(scrape(&lab, 0).is_none(), "no part of it was taken");
     assert!(!lab.log(0).contains("DEBUG") && !lab.log(0).contains("TRACE"), "{}", lab.log(0));
-    assert!(lab.log(0).contains("is not taken, nothing has changed"), "{}", lab.log(0));
+    assert!(lab.log(0).contains("WARN muster_bridge::report: event=\"reload_refused\""), "{}", lab.log(0));
     assert_eq!(lab.state(0).unwrap(), before);
     assert!(lab.is_group(&[0, 1]));
 }
