@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! table inet muster0 {
-//!   set group4 { type <reqid> . ipv4_addr; flags interval; }      # and unicast4, group6, unicast6
+//!   set group4 { type mark . ipv4_addr;   flags interval; }      # and unicast4, group6, unicast6
 //!   chain in {
 //!     type filter hook prerouting priority raw; policy accept;
 //!     iifname BLACK jump black
@@ -321,8 +321,7 @@ impl Filter {
             .text(1, &self.table)
             .text(2, set.name)
             .number(3, RANGES | CONCATENATED)
-            // A type that is nft's own business.
-            .number(4, 0)
+            .number(4, set.key_type())
             .number(5, 4 + set.address_len())
             .nest(9, Attributes::new().nest(2, fields))
             .number(10, id);
@@ -409,6 +408,14 @@ fn remove(socket: &mut BatchSocket, table: &str) {
 impl Set {
     fn address_len(&self) -> u32 {
         if self.ipv4 { 4 } else { 16 }
+    }
+
+    /// What nft lists elements by: `mark . ipv4_addr`, or `ipv6_addr`; it has no other name for a number of 32 bits. To the
+    /// kernel it says nothing, but without it nft 1.0.6 crashes, whatever it is asked.
+    fn key_type(&self) -> u32 {
+        const MARK: u32 = 19;
+        const BITS: u32 = 6;
+        MARK << BITS | if self.ipv4 { 7 } else { 8 }
     }
 }
 
