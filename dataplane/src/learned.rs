@@ -84,6 +84,7 @@ impl Learned {
             pending: Vec::new(),
             reds: BTreeSet::new(),
             black: None,
+            passing: None,
         };
         // Before the first packet.
         netlink::run(async |handle| keeper.follow_mtu(handle).await)?;
@@ -142,6 +143,8 @@ struct Keeper {
     reds: BTreeSet<u32>,
     /// The black interface, as it was last seen.
     black: Option<Black>,
+    /// What passes over the second table, once that is set.
+    passing: Option<Vec<IpAddr>>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -221,6 +224,7 @@ impl Keeper {
     /// Brings the kernel to what is wanted, and the MTU to what black has.
     async fn follow(&mut self, handle: &Handle) -> Result<(), Error> {
         self.follow_mtu(handle).await?;
+        self.read_lost(handle).await?;
         self.follow_addresses(handle).await?;
         while let Some((prefix, owner)) = self.leaving.first_key_value().map(|(prefix, owner)| (*prefix, *owner)) {
             self.forget(handle, prefix, owner).await?;
@@ -275,12 +279,12 @@ impl Keeper {
         let mut addresses: Vec<IpAddr> = netlink::networks(handle, link.index).await?.iter().map(IpNet::addr).collect();
         addresses.sort();
         let black = Black { index: link.index, addresses };
+        // First: as long as a rule is missing less goes to black.
+        self.pass_over(handle, &black.addresses).await?;
         if self.black.as_ref() == Some(&black) {
             return Ok(());
         }
         let instance = self.block.instance;
-        // First: as long as a rule is missing less goes to black.
-        own::pass_over(handle, instance, &black.addresses).await?;
         for table in own::tables(instance) {
             for route in netlink::routes(handle, table).await? {
                 let right = own::table_of(instance, &route.prefix, &black.addresses);
@@ -297,6 +301,21 @@ impl Keeper {
         }
         self.black = Some(black);
         self.own_stand = false;
+        Ok(())
+    }
+
+    /// ICMP from black's addresses passes over the second table where something stands in that. Elsewhere there is no such rule:
+    /// it has the kernel look for the protocol of every packet that it routes, whosever that is.
+    async fn pass_over(&mut self, handle: &Handle, blacks: &[IpAddr]) -> Result<(), Error> {
+        let [red, _] = own::tables(self.block.instance);
+        let is_wide = |prefix: &IpNet| own::table_of(self.block.instance, prefix, blacks) != red;
+        let lost = self.lost.iter().flat_map(Lost::prefixes);
+        let wide = lost.chain(self.routes.keys()).chain(self.leaving.keys()).any(is_wide);
+        let passing = if wide { blacks } else { &[] };
+        if self.passing.as_deref() != Some(passing) {
+            own::pass_over(handle, self.block.instance, passing).await?;
+            self.passing = Some(passing.to_vec());
+        }
         Ok(())
     }
 
@@ -389,15 +408,6 @@ impl Keeper {
     /// What was lost and lies in what is learned now is not in its way; nor is there ever too much of it.
     async fn forget_lost(&mut self, handle: &Handle) -> Result<(), Error> {
         let tables = own::tables(self.block.instance);
-        if self.lost.is_none() {
-            let mut lost = BTreeSet::new();
-            for table in tables {
-                let routes = netlink::routes(handle, table).await?.into_iter();
-                let is_lost = |route: &Route| route.interface.is_none() && !is_behind_own(route);
-                lost.extend(routes.filter(is_lost).map(|route| route.prefix));
-            }
-            self.lost = Some(Lost::left(lost));
-        }
         let blacks = self.black.as_ref().map_or(&[][..], |black| &black.addresses);
         let stands_in = |prefix: &IpNet| own::table_of(self.block.instance, prefix, blacks);
         let Some(lost) = &mut self.lost else { return Ok(()) };
@@ -406,6 +416,21 @@ impl Keeper {
                 last(table, prefix).remove(handle).await?;
             }
         }
+        Ok(())
+    }
+
+    /// What an earlier daemon has left.
+    async fn read_lost(&mut self, handle: &Handle) -> Result<(), Error> {
+        if self.lost.is_some() {
+            return Ok(());
+        }
+        let mut lost = BTreeSet::new();
+        for table in own::tables(self.block.instance) {
+            let routes = netlink::routes(handle, table).await?.into_iter();
+            let is_lost = |route: &Route| route.interface.is_none() && !is_behind_own(route);
+            lost.extend(routes.filter(is_lost).map(|route| route.prefix));
+        }
+        self.lost = Some(Lost::left(lost));
         Ok(())
     }
 

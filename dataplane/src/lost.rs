@@ -20,6 +20,11 @@ impl Lost {
         Self(prefixes.into_iter().map(|prefix| (prefix, None)).collect())
     }
 
+    /// All, with those that are learned again.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter().map(|(lost, _)| lost)
+    }
+
     /// One more.
     pub(crate) fn add(&mut self, prefix: IpNet, owner: MemberId) {
         if !self.0.iter().any(|(lost, _)| *lost == prefix) {

@@ -2,10 +2,10 @@
 //!
 //! What is red stands in the first: own prefixes, by their interfaces, and what is learned, by the tunnel. A flow, or a prefix
 //! that a router announces, may be for more, for everything say, so that black's own addresses lie in it. Such a prefix stands
-//! in the second, which ICMP from black's addresses passes over: what answers somebody on black (an error, say) would
-//! be led into the tunnel, and dropped there for its source. It does not pass over the first: what is red does not go
-//! to black in clear, whatever its source. Nor does anything else pass over: the kernel chooses the source of a socket, and
-//! asks again with it, in IPv6 after an `unreachable` as well (ip6_dst_lookup_tail).
+//! in the second, which ICMP from black's addresses passes over while there is such a prefix: what answers somebody on black
+//! (an error, say) would be led into the tunnel, and dropped there for its source. It does not pass over the first: what is red
+//! does not go to black in clear, whatever its source. Nor does anything else pass over: the kernel chooses the source of a
+//! socket, and asks again with it, in IPv6 after an `unreachable` as well (ip6_dst_lookup_tail).
 //!
 //! Behind each route there is an `unreachable` one. To an own prefix it comes as soon as that is known to be by an interface, and
 //! with a data plane, which sets the route when the interface comes, at once. Before there is neither the router reaches its

@@ -7,12 +7,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use muster_dataplane::{Dataplane, Error, EspConfig};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::route::RouteMessage;
-use rtnetlink::packet_route::rule::RuleMessage;
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -134,6 +135,17 @@ impl Ns {
             say(request.message_mut());
             request.execute().await.unwrap();
         });
+    }
+
+    /// Whether a rule asks for the protocol, so that the kernel looks for it in each packet that it routes.
+    pub(crate) fn looks_for_protocols(&self) -> bool {
+        self.netlink(async move |handle| {
+            let of =
+                async |version| handle.rule().get(version).execute().try_collect::<Vec<RuleMessage>>().await.unwrap();
+            let rules = [of(IpVersion::V4).await, of(IpVersion::V6).await].concat();
+            let mut attributes = rules.iter().flat_map(|rule| &rule.attributes);
+            attributes.any(|attribute| matches!(attribute, RuleAttribute::IpProtocol(_)))
+        })
     }
 
     pub(crate) fn delete(&self, name: &'static str) {

@@ -133,12 +133,15 @@ fn where_black_comes_to_lie_it_is_answered() {
             Ok(source) => !lost && source == red,
             Err(error) => lost && error.raw_os_error() == Some(Errno::EHOSTUNREACH as i32),
         };
+        assert!(!net.routers[A].looks_for_protocols(), "black lies in nothing");
         net.planes[A].set_routes(BTreeMap::from([(BOB, nets(&[["::/0", "0.0.0.0/0"][family]]))]));
         until("it is learned", || has_learned_everything(&net, family));
         if lost {
             net.planes[A].set_routes(BTreeMap::new());
             until("it is lost", || stands(&net));
         }
+        // Of IPv6 black has a link-local address.
+        assert_eq!(net.routers[A].looks_for_protocols(), family == 0);
         let back = |router: &Ns| router.address("black", black);
         match restarted {
             true => net.restart(A, back),
@@ -146,6 +149,7 @@ fn where_black_comes_to_lie_it_is_answered() {
         }
         let stranger = connected(&net.outside, OUTSIDE[family], (address(black), CLOSED));
         hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
+        assert!(net.routers[A].looks_for_protocols());
         until("the router's own packets go where they went", || stands(&net));
     }
 }
