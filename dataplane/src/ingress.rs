@@ -1,5 +1,6 @@
-//! What red sends with a source that is not red's (RFC 2827): the router itself would answer it, an echo request say, or what it
-//! cannot forward, and what answers somebody on black leaves by black, in clear and with red's octets in it.
+//! What the router itself would answer by black, in clear, though it is red's (RFC 2827): what red sends with a source that is not
+//! red's (an echo request say, or what cannot be forwarded), with red's octets in the answer; and what somebody on black
+//! sends to the router's red addresses.
 //!
 //! Part of the block, but a table of nf_tables: to what is for the router itself local delivery comes before all rules of routing.
 //! In nft's words:
@@ -15,12 +16,21 @@
 //!     ip daddr OWN accept                          # for each own prefix, and for multicast
 //!     fib saddr oifname != { RED, … } drop
 //!   }
+//!   chain black {
+//!     type filter hook input priority raw; policy accept;
+//!     iifname != BLACK accept
+//!     meta l4proto esp accept
+//!     fib daddr . iif type local accept
+//!     ip daddr OWN drop                            # for each own prefix
+//!   }
 //! }
 //! ```
 //!
 //! The first `drop` asks before it looks for an own prefix: one may be so wide that black lies in it. It names what is red, not
-//! black: there may be several instances, each with its own, and other interfaces. The last one is for what looks as if it came
-//! from where a wide flow goes, and is for an address of black: its answer would pass over that (`own.rs`). To its red addresses the router is spoken to from there by another router of its LAN.
+//! black: there may be several instances, each with its own, and other interfaces. The last one of `red` is for what looks as if
+//! it came from where a wide flow goes, and is for an address of black: its answer would pass over that (`own.rs`). To its red
+//! addresses the router is spoken to from there by another router of its LAN. What comes out of the tunnel does not come from
+//! black, and what crosses in clear by policy (`bypass.rs`) is not for the router.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,13 +42,14 @@ use crate::block::BlockConfig;
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::nft::{
     Attributes, Compare, FROM_DEVICE, NEW_CHAIN, NEW_RULE, NEW_TABLE, Watched, compare, destination_in, family,
-    has_rules_of, message, meta, padded, removal, source_in, transaction, verdict, way_back,
+    has_rules_of, interface_other_than, is_of_interface, is_protocol, message, meta, padded, removal, source_in,
+    transaction, verdict, way_back,
 };
 
-/// NF_INET_PRE_ROUTING, NF_IP_PRI_RAW
+/// NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN, NF_IP_PRI_RAW
 const PRE_ROUTING: u32 = 0;
+const LOCAL_IN: u32 = 1;
 const RAW: i32 = -300;
-const CHAIN: &str = "red";
 
 /// The table of one instance, which stays when this is dropped, as the block does.
 pub(crate) struct Ingress(Arc<Mutex<State>>);
@@ -76,7 +87,7 @@ impl Ingress {
             let state = &mut *lock(&state);
             if !state.stands() {
                 warn!(
-                    "somebody has removed the packet filter for what red sends with foreign sources; it is set again"
+                    "somebody has removed the packet filter for what the router would answer in clear; it is set again"
                 );
                 state.set_or_warn();
             }
@@ -106,7 +117,7 @@ impl State {
         if let Err(error) = set {
             warn!(
                 error,
-                "the router answers who on red pretends to be on black, in clear (modprobe nf_tables nft_fib_inet)"
+                "the router answers in clear who on red pretends to be on black, and who on black asks for its red addresses (modprobe nf_tables nft_fib_inet)"
             );
         }
     }
@@ -135,16 +146,26 @@ fn name_of(instance: u8) -> String {
 fn whole(config: &BlockConfig) -> Vec<Request> {
     let table = name_of(config.instance);
     let named = || Attributes::new().text(1, &table);
-    let hook = Attributes::new().number(1, PRE_ROUTING).number(2, RAW as u32);
-    let chain = named().text(3, CHAIN).nest(4, hook).number(5, 1).text(7, "filter");
-    let rule = |(expressions, accept): (Attributes, bool)| {
-        let attributes = named().text(2, CHAIN).nest(4, expressions.and(verdict(accept)));
-        Request { what: format!("the packet filter {table}").into(), ..message(NEW_RULE, attributes) }
+    let chain = |(name, hook, rules): (&str, u32, Vec<(Attributes, bool)>)| {
+        let hook = Attributes::new().number(1, hook).number(2, RAW as u32);
+        let chain = named().text(3, name).nest(4, hook).number(5, 1).text(7, "filter");
+        let rule = |(expressions, accept): (Attributes, bool)| {
+            let attributes = named().text(2, name).nest(4, expressions.and(verdict(accept)));
+            Request { what: format!("the packet filter {table}").into(), ..message(NEW_RULE, attributes) }
+        };
+        [message(NEW_CHAIN, chain)].into_iter().chain(rules.into_iter().map(rule)).collect::<Vec<_>>()
     };
+    let chains = [("red", PRE_ROUTING, rules_of_red(config)), ("black", LOCAL_IN, rules_of_black(config))];
+    let head = [message(NEW_TABLE, named())];
+    removal(&table).into_iter().chain(head).chain(chains.into_iter().flat_map(chain)).collect()
+}
+
+/// And whether it is accepted.
+fn rules_of_red(config: &BlockConfig) -> Vec<(Attributes, bool)> {
     let nets = |nets: [&str; 2]| nets.map(|net| net.parse::<IpNet>().expect("a prefix"));
     // Who asks for an address (RFC 2131 4.1, RFC 4862 5.4.2).
     let (unspecified, multicast) = (nets(["::/128", "0.0.0.0/32"]), nets(["ff00::/8", "224.0.0.0/4"]));
-    let own: Vec<IpNet> = config.own_prefixes.iter().map(IpNet::trunc).collect();
+    let own: Vec<IpNet> = own(config).collect();
     let no_red = |name: Attributes| {
         let names = config.reds.iter().map(|red| compare(Compare::Unequal, &padded(red)));
         names.fold(name, Attributes::and)
@@ -153,15 +174,27 @@ fn whole(config: &BlockConfig) -> Vec<Request> {
         .into_iter()
         .fold(no_red(way_back()), |rule, name| rule.and(compare(Compare::Unequal, &padded(name))));
     let from = |net: &IpNet| (family(net).and(source_in(net)), true);
-    let destinations = own.iter().chain(&multicast).map(|net| (family(net).and(destination_in(net)), true));
-    let rules = [(no_red(meta(FROM_DEVICE)), true)]
+    [(no_red(meta(FROM_DEVICE)), true)]
         .into_iter()
         .chain(unspecified.iter().map(from))
         .chain([(nowhere_red, false)])
         .chain(own.iter().map(from))
-        .chain(destinations)
+        .chain(own.iter().chain(&multicast).map(|net| (to(net), true)))
         .chain([(no_red(way_back()), false)])
-        .map(rule);
-    let head = [message(NEW_TABLE, named()), message(NEW_CHAIN, chain)];
-    removal(&table).into_iter().chain(head).chain(rules).collect()
+        .collect()
+}
+
+fn rules_of_black(config: &BlockConfig) -> Vec<(Attributes, bool)> {
+    let accepted =
+        [interface_other_than(FROM_DEVICE, &config.black), is_protocol(libc::IPPROTO_ESP), is_of_interface()];
+    let refused = own(config).map(|net| (to(&net), false));
+    accepted.map(|rule| (rule, true)).into_iter().chain(refused).collect()
+}
+
+fn own(config: &BlockConfig) -> impl Iterator<Item = IpNet> {
+    config.own_prefixes.iter().map(IpNet::trunc)
+}
+
+fn to(net: &IpNet) -> Attributes {
+    family(net).and(destination_in(net))
 }
