@@ -12,7 +12,7 @@
 //! | 30 + 2i | `iif RED lookup 0x4d00 + i` | own red prefixes, learned ones by the tunnel, `unreachable default` |
 //! | 31 + 2i | `iif RED unreachable` | the same again, should the table be empty |
 //! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: own prefixes by their interfaces, learned ones by the tunnel, or not at all |
-//! | 78 + 3i | ICMP `from` an address of black `goto 80 + 3i` | while a data plane runs, and after |
+//! | 78 + 3i | ICMP `from` an address of black `goto 80 + 3i` | while there is something in 0x4d20 + i |
 //! | 79 + 3i | `not oif BLACK lookup 0x4d20 + i` | the same of learned prefixes that black's addresses lie in (`own.rs`) |
 //! | 80 + 3i | `nop` | |
 //!
@@ -21,11 +21,13 @@
 //! never black, and which forwards nothing while no daemon runs. So a multicast router beside us (PIM) sees nothing
 //! of red either.
 //!
-//! What red sends with the source of somebody on black, to the router itself, no rule of routing stops: `ingress.rs` does.
+//! What red sends to the router itself with the source of somebody on black, and what black sends to its red addresses, no rule of
+//! routing stops: `ingress.rs` does.
 //!
 //! The rules for the router's own packets pass over sockets that are bound to black, as the daemon's are: no prefix that another router
 //! announces can take hold of them. Before all but the first come those of what may cross in clear (`bypass.rs`).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -106,8 +108,9 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
         netlink::run(async |handle| bypass::remove_left_over(handle, config.instance).await)?;
         remove_left_over(config.instance)?;
         // Where one runs it keeps it.
-        let reds = netlink::run(async |handle| red_until_now(handle, config).await)?;
-        Ingress::new(BlockConfig { reds, ..config.clone() }).set_or_warn();
+        let Older { reds, blacks } = netlink::run(async |handle| older(handle, config).await)?;
+        let reds = [&config.reds[..], &reds].concat();
+        Ingress::new(BlockConfig { reds, ..config.clone() }, blacks).set_or_warn();
     }
     Ok(blocked)
 }
@@ -195,19 +198,25 @@ fn reds(config: &BlockConfig) -> impl Iterator<Item = &str> {
     config.reds.iter().chain([&config.device]).map(String::as_str)
 }
 
-/// The red interfaces, and those that an older configuration has blocked.
-async fn red_until_now(handle: &Handle, config: &BlockConfig) -> Result<Vec<String>, Error> {
-    let mut reds = config.reds.clone();
-    for rule in present_rules(handle, config.instance).await? {
-        if let Packets::From(name) = rule.packets
-            && rule.priority == RED_PRIORITY + 2 * u32::from(config.instance)
-            && name != config.device
-            && !reds.contains(&name)
-        {
-            reds.push(name);
-        }
+/// What an older configuration has blocked, and this one does not.
+struct Older {
+    reds: Vec<String>,
+    blacks: Vec<String>,
+}
+
+async fn older(handle: &Handle, config: &BlockConfig) -> Result<Older, Error> {
+    let (mut reds, mut blacks) = (BTreeSet::new(), BTreeSet::new());
+    for Rule { priority, packets, .. } in present_rules(handle, config.instance).await? {
+        let i = u32::from(config.instance);
+        match packets {
+            Packets::From(name) if priority == RED_PRIORITY + 2 * i => reds.insert(name),
+            Packets::From(name) if priority == BLACK_PRIORITY + i => blacks.insert(name),
+            _ => false,
+        };
     }
-    Ok(reds)
+    reds.retain(|name| *name != config.device && !config.reds.contains(name));
+    blacks.remove(&config.black);
+    Ok(Older { reds: reds.into_iter().collect(), blacks: blacks.into_iter().collect() })
 }
 
 fn wanted_rules(config: &BlockConfig) -> Vec<Rule> {

@@ -8,7 +8,8 @@ use crate::{Error, sysctl};
 /// Turns forwarding on, in both families. Set the block first: from here on what no rule stops is forwarded.
 ///
 /// A host that becomes a router no longer listens to router advertisements, and the kernel drops the default route
-/// it had from them; `accept_ra` 2 on `black` keeps it, so it goes first if it was 1.
+/// it had from them; `accept_ra` 2 on `black` keeps it, so it goes first if it was 1. `arp_ignore` 1 there: who asks on black for
+/// a red address of IPv4 hears nothing (of IPv6 the kernel does so by itself).
 ///
 /// # Errors
 /// A setting that cannot be written, by name.
@@ -18,6 +19,10 @@ pub fn enable_forwarding(black: &str) -> Result<(), Error> {
     if sysctl::read(&accept_ra)?.as_deref() == Some("1") {
         sysctl::write(&accept_ra, "2")?;
         info!(interface = black, "accept_ra raised to 2, so that forwarding does not cost the default route");
+    }
+    let arp_ignore = format!("ipv4/conf/{black}/arp_ignore");
+    if sysctl::read(&arp_ignore)?.as_deref() == Some("0") {
+        sysctl::write(&arp_ignore, "1")?;
     }
     sysctl::write("ipv4/ip_forward", "1")?;
     sysctl::write("ipv6/conf/all/forwarding", "1")?;

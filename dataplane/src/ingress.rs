@@ -18,10 +18,8 @@
 //!   }
 //!   chain black {
 //!     type filter hook input priority raw; policy accept;
-//!     iifname != BLACK accept
-//!     meta l4proto esp accept
-//!     fib daddr . iif type local accept
-//!     ip daddr OWN drop                            # for each own prefix
+//!     iifname != { BLACK, … } accept
+//!     ip daddr OWN fib daddr . iif type != local drop        # for each own prefix
 //!   }
 //! }
 //! ```
@@ -29,8 +27,9 @@
 //! The first `drop` asks before it looks for an own prefix: one may be so wide that black lies in it. It names what is red, not
 //! black: there may be several instances, each with its own, and other interfaces. The last one of `red` is for what looks as if
 //! it came from where a wide flow goes, and is for an address of black: its answer would pass over that (`own.rs`). To its red
-//! addresses the router is spoken to from there by another router of its LAN. What comes out of the tunnel does not come from
-//! black, and what crosses in clear by policy (`bypass.rs`) is not for the router.
+//! addresses the router is spoken to from there by another router of its LAN. Nothing for a red address is let through by `black`,
+//! not even ESP, which the router would answer if it had no use for it; what comes out of the tunnel does not come
+//! from black, and what crosses in clear by policy (`bypass.rs`) is not for the router.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,8 +41,7 @@ use crate::block::BlockConfig;
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::nft::{
     Attributes, Compare, FROM_DEVICE, NEW_CHAIN, NEW_RULE, NEW_TABLE, Watched, compare, destination_in, family,
-    has_rules_of, interface_other_than, is_of_interface, is_protocol, message, meta, padded, removal, source_in,
-    transaction, verdict, way_back,
+    has_rules_of, is_elsewhere, message, meta, padded, removal, source_in, transaction, verdict, way_back,
 };
 
 /// NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN, NF_IP_PRI_RAW
@@ -58,12 +56,14 @@ struct State {
     /// Of the network namespace that it was made in. A kernel may have no nf_tables.
     socket: Result<BatchSocket, Error>,
     config: BlockConfig,
+    /// Black interfaces that an older configuration has blocked.
+    older: Vec<String>,
 }
 
 impl Ingress {
     /// There is none by this yet.
-    pub(crate) fn new(config: BlockConfig) -> Self {
-        Ingress(Arc::new(Mutex::new(State { socket: open(), config })))
+    pub(crate) fn new(config: BlockConfig, older_blacks: Vec<String>) -> Self {
+        Ingress(Arc::new(Mutex::new(State { socket: open(), config, older: older_blacks })))
     }
 
     /// Sets it, in the place of one that is there. Without it less is kept from black.
@@ -110,8 +110,9 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl State {
     fn set_or_warn(&mut self) {
+        let whole = self.whole();
         let set = match &mut self.socket {
-            Ok(socket) => socket.transact(&transaction(whole(&self.config))).map_err(|error| error.to_string()),
+            Ok(socket) => socket.transact(&transaction(whole)).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = set {
@@ -123,8 +124,27 @@ impl State {
     }
 
     fn stands(&mut self) -> bool {
+        let whole = self.whole();
         let Ok(socket) = &mut self.socket else { return true };
-        has_rules_of(socket, &name_of(self.config.instance), &whole(&self.config))
+        has_rules_of(socket, &name_of(self.config.instance), &whole)
+    }
+
+    fn whole(&self) -> Vec<Request> {
+        let table = name_of(self.config.instance);
+        let named = || Attributes::new().text(1, &table);
+        let chain = |(name, hook, rules): (&str, u32, Vec<(Attributes, bool)>)| {
+            let hook = Attributes::new().number(1, hook).number(2, RAW as u32);
+            let chain = named().text(3, name).nest(4, hook).number(5, 1).text(7, "filter");
+            let rule = |(expressions, accept): (Attributes, bool)| {
+                let attributes = named().text(2, name).nest(4, expressions.and(verdict(accept)));
+                Request { what: format!("the packet filter {table}").into(), ..message(NEW_RULE, attributes) }
+            };
+            [message(NEW_CHAIN, chain)].into_iter().chain(rules.into_iter().map(rule)).collect::<Vec<_>>()
+        };
+        let black = rules_of_black(&self.config, &self.older);
+        let chains = [("red", PRE_ROUTING, rules_of_red(&self.config)), ("black", LOCAL_IN, black)];
+        let head = [message(NEW_TABLE, named())];
+        removal(&table).into_iter().chain(head).chain(chains.into_iter().flat_map(chain)).collect()
     }
 }
 
@@ -143,33 +163,13 @@ fn name_of(instance: u8) -> String {
     format!("muster-ingress{instance}")
 }
 
-fn whole(config: &BlockConfig) -> Vec<Request> {
-    let table = name_of(config.instance);
-    let named = || Attributes::new().text(1, &table);
-    let chain = |(name, hook, rules): (&str, u32, Vec<(Attributes, bool)>)| {
-        let hook = Attributes::new().number(1, hook).number(2, RAW as u32);
-        let chain = named().text(3, name).nest(4, hook).number(5, 1).text(7, "filter");
-        let rule = |(expressions, accept): (Attributes, bool)| {
-            let attributes = named().text(2, name).nest(4, expressions.and(verdict(accept)));
-            Request { what: format!("the packet filter {table}").into(), ..message(NEW_RULE, attributes) }
-        };
-        [message(NEW_CHAIN, chain)].into_iter().chain(rules.into_iter().map(rule)).collect::<Vec<_>>()
-    };
-    let chains = [("red", PRE_ROUTING, rules_of_red(config)), ("black", LOCAL_IN, rules_of_black(config))];
-    let head = [message(NEW_TABLE, named())];
-    removal(&table).into_iter().chain(head).chain(chains.into_iter().flat_map(chain)).collect()
-}
-
 /// And whether it is accepted.
 fn rules_of_red(config: &BlockConfig) -> Vec<(Attributes, bool)> {
     let nets = |nets: [&str; 2]| nets.map(|net| net.parse::<IpNet>().expect("a prefix"));
     // Who asks for an address (RFC 2131 4.1, RFC 4862 5.4.2).
     let (unspecified, multicast) = (nets(["::/128", "0.0.0.0/32"]), nets(["ff00::/8", "224.0.0.0/4"]));
     let own: Vec<IpNet> = own(config).collect();
-    let no_red = |name: Attributes| {
-        let names = config.reds.iter().map(|red| compare(Compare::Unequal, &padded(red)));
-        names.fold(name, Attributes::and)
-    };
+    let no_red = |name: Attributes| none_of(name, &config.reds);
     let nowhere_red = [&config.device, ""]
         .into_iter()
         .fold(no_red(way_back()), |rule, name| rule.and(compare(Compare::Unequal, &padded(name))));
@@ -184,11 +184,16 @@ fn rules_of_red(config: &BlockConfig) -> Vec<(Attributes, bool)> {
         .collect()
 }
 
-fn rules_of_black(config: &BlockConfig) -> Vec<(Attributes, bool)> {
-    let accepted =
-        [interface_other_than(FROM_DEVICE, &config.black), is_protocol(libc::IPPROTO_ESP), is_of_interface()];
-    let refused = own(config).map(|net| (to(&net), false));
-    accepted.map(|rule| (rule, true)).into_iter().chain(refused).collect()
+fn rules_of_black(config: &BlockConfig, older: &[String]) -> Vec<(Attributes, bool)> {
+    let blacks = none_of(meta(FROM_DEVICE), [&config.black].into_iter().chain(older));
+    let refused = own(config).map(|net| (to(&net).and(is_elsewhere()), false));
+    [(blacks, true)].into_iter().chain(refused).collect()
+}
+
+/// The name of an interface that was read is none of these.
+fn none_of<'a>(name: Attributes, interfaces: impl IntoIterator<Item = &'a String>) -> Attributes {
+    let names = interfaces.into_iter().map(|other| compare(Compare::Unequal, &padded(other)));
+    names.fold(name, Attributes::and)
 }
 
 fn own(config: &BlockConfig) -> impl Iterator<Item = IpNet> {

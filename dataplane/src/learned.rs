@@ -304,17 +304,20 @@ impl Keeper {
         Ok(())
     }
 
-    /// ICMP from black's addresses passes over the second table where something stands in that. Elsewhere there is no such rule:
-    /// it has the kernel look for the protocol of every packet that it routes, whosever that is.
+    /// ICMP from black's addresses passes over the second table where something stands in that, of their family. Else there
+    /// is no such rule: it has the kernel look for the protocol of every packet that it routes, whosever that is.
     async fn pass_over(&mut self, handle: &Handle, blacks: &[IpAddr]) -> Result<(), Error> {
         let [red, _] = own::tables(self.block.instance);
-        let is_wide = |prefix: &IpNet| own::table_of(self.block.instance, prefix, blacks) != red;
-        let lost = self.lost.iter().flat_map(Lost::prefixes);
-        let wide = lost.chain(self.routes.keys()).chain(self.leaving.keys()).any(is_wide);
-        let passing = if wide { blacks } else { &[] };
-        if self.passing.as_deref() != Some(passing) {
-            own::pass_over(handle, self.block.instance, passing).await?;
-            self.passing = Some(passing.to_vec());
+        let is_wide = |prefix: &&IpNet| own::table_of(self.block.instance, prefix, blacks) != red;
+        let all = || self.lost.iter().flat_map(Lost::prefixes).chain(self.routes.keys()).chain(self.leaving.keys());
+        let [ipv4, ipv6] = [true, false].map(|ipv4| all().filter(is_wide).any(|net| net.addr().is_ipv4() == ipv4));
+        let is_passing = |address: &&IpAddr| if address.is_ipv4() { ipv4 } else { ipv6 };
+        let passing: Vec<IpAddr> = blacks.iter().filter(is_passing).copied().collect();
+        if self.passing.as_ref() != Some(&passing) {
+            // Until all rules are as they should be, which they are is not known.
+            self.passing = None;
+            own::pass_over(handle, self.block.instance, &passing).await?;
+            self.passing = Some(passing);
         }
         Ok(())
     }

@@ -131,11 +131,11 @@ pub(crate) fn way_back() -> Attributes {
     expression("fib", Attributes::new().number(1, FIRST).number(2, 2).number(3, 1))
 }
 
-/// The destination is an address of the interface that the packet came in by (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR,
+/// The destination is no address of the interface that the packet came in by (NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR,
 /// NFTA_FIB_F_IIF; RTN_LOCAL).
-pub(crate) fn is_of_interface() -> Attributes {
+pub(crate) fn is_elsewhere() -> Attributes {
     let address_type = Attributes::new().number(1, FIRST).number(2, 3).number(3, 2 | 8);
-    expression("fib", address_type).and(compare(Compare::Equal, &u32::from(libc::RTN_LOCAL).to_ne_bytes()))
+    expression("fib", address_type).and(compare(Compare::Unequal, &u32::from(libc::RTN_LOCAL).to_ne_bytes()))
 }
 
 /// The next header of the fragment header (RFC 8200 4.5); what has none does not match.

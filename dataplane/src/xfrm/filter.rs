@@ -413,9 +413,9 @@ impl Set {
     /// What nft lists elements by: `mark . ipv4_addr`, or `ipv6_addr`; it has no other name for a number of 32 bits. To the
     /// kernel it says nothing, but without it nft 1.0.6 crashes, whatever it is asked.
     fn key_type(&self) -> u32 {
-        const MARK: u32 = 19;
-        const BITS: u32 = 6;
-        MARK << BITS | if self.ipv4 { 7 } else { 8 }
+        const TYPE_MARK: u32 = 19;
+        const TYPE_BITS: u32 = 6;
+        TYPE_MARK << TYPE_BITS | if self.ipv4 { 7 } else { 8 }
     }
 }
 

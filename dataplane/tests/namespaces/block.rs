@@ -57,6 +57,20 @@ impl Lab {
         self.router.run(|| enable_forwarding("black").unwrap());
     }
 
+    /// Lets the router answer as much as it is asked, whoever asks.
+    fn be_open(&self) {
+        self.router.run(|| {
+            for (setting, value) in [
+                ("ipv4/icmp_ratelimit", "0"),
+                ("ipv6/icmp/ratelimit", "0"),
+                ("ipv4/conf/all/rp_filter", "0"),
+                ("ipv4/conf/red0/rp_filter", "0"),
+            ] {
+                fs::write(format!("/proc/sys/net/{setting}"), value).unwrap();
+            }
+        });
+    }
+
     fn red0(&self) -> Place<'_> {
         Place { ns: &self.red0, hosts: ["[2001:db8:a::2]", "10.1.0.2"], routers: ["[2001:db8:a::1]", "10.1.0.1"] }
     }
@@ -219,6 +233,17 @@ fn what_the_router_sends_to_red_stays_off_black_when_red_is_down() {
     assert_eq!([0, 1].map(reaches), [None; 2], "by the default route");
 }
 
+/// Also where black lies in an own prefix, and with slips of the pen in a later configuration.
+fn configs() -> [(&'static str, BlockConfig); 4] {
+    let wide = ["::/0", "0.0.0.0/0"].map(|net| net.parse().unwrap()).to_vec();
+    [
+        ("as it is", config()),
+        ("own prefixes for all", BlockConfig { own_prefixes: wide, ..config() }),
+        ("another black", BlockConfig { black: "blakc".into(), ..config() }),
+        ("another red", BlockConfig { reds: vec!["rde0".into()], ..config() }),
+    ]
+}
+
 /// Who on red has the address of somebody on black is not answered: that would be by black, in clear.
 #[test]
 fn nobody_on_red_speaks_to_black_by_the_routers_answers() {
@@ -227,16 +252,7 @@ fn nobody_on_red_speaks_to_black_by_the_routers_answers() {
     }
     let lab = Lab::new();
     lab.plug();
-    lab.router.run(|| {
-        for (setting, value) in [
-            ("ipv4/icmp_ratelimit", "0"),
-            ("ipv6/icmp/ratelimit", "0"),
-            ("ipv4/conf/all/rp_filter", "0"),
-            ("ipv4/conf/red0/rp_filter", "0"),
-        ] {
-            fs::write(format!("/proc/sys/net/{setting}"), value).unwrap();
-        }
-    });
+    lab.be_open();
     let capture = Capture::new(&lab.router, "black");
     for family in [0, 1] {
         let stranger = from_text(lab.black().hosts[family]);
@@ -259,15 +275,7 @@ fn nobody_on_red_speaks_to_black_by_the_routers_answers() {
         for (what, probe) in &probes {
             until(&format!("without the block {what} leaks"), || leaks(probe));
         }
-        // Also where black lies in an own prefix, and with slips of the pen in a later configuration.
-        let wide = ["::/0", "0.0.0.0/0"].map(|net| net.parse().unwrap()).to_vec();
-        let configs = [
-            ("as it is", config()),
-            ("own prefixes for all", BlockConfig { own_prefixes: wide, ..config() }),
-            ("another black", BlockConfig { black: "blakc".into(), ..config() }),
-            ("another red", BlockConfig { reds: vec!["rde0".into()], ..config() }),
-        ];
-        for (way, config) in configs {
+        for (way, config) in configs() {
             lab.router.run(move || block(&config).unwrap());
             for (what, probe) in &probes {
                 assert!(!leaks(probe), "{what}, of family {family}, {way}");
@@ -275,6 +283,69 @@ fn nobody_on_red_speaks_to_black_by_the_routers_answers() {
         }
         lab.router.run(|| unblock(2).unwrap());
         until("unblocked, it leaks again", || leaks(&probes[0].1));
+    }
+}
+
+/// Nor is who on black asks for a red address of the router's, by whatever protocol.
+#[test]
+fn nobody_on_black_hears_of_red_addresses() {
+    if lab::skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.plug();
+    lab.be_open();
+    let capture = Capture::new(&lab.router, "black");
+    for family in [0, 1] {
+        let ends = [lab.black().hosts[family], lab.red0().routers[family]].map(from_text);
+        // The kernel has nobody for what is left of it: ESP without SAs, or without ESP.
+        let probes = [
+            ("an echo", forge::echo_request(ends, MARKER)),
+            ("to a closed port", forge::datagram(ends, 9, MARKER)),
+            ("of no protocol that is known", forge::packet(ends, 253, MARKER)),
+        ];
+        let esp = forge::packet(ends, 50, &[&[0, 0, 0x13, 0x37, 0, 0, 0, 1][..], MARKER, MARKER].concat());
+        let sender = udp(&lab.black, &format!("{}:4000", lab.black().hosts[family]));
+        let entry = udp(&lab.router, &format!("{}:4000", lab.black().routers[family]));
+        let is_answered = |probe: &[u8]| {
+            capture.frames();
+            forge::send(&lab.black, vec![probe.to_vec()]);
+            lab.fence(&sender, lab.black().routers[family], &entry);
+            capture.frames().iter().any(|frame| source(frame) == Some(ends[1]))
+        };
+        for (what, probe) in &probes {
+            until(&format!("without the block {what} is answered"), || is_answered(probe));
+        }
+        for (way, config) in configs() {
+            lab.router.run(move || block(&config).unwrap());
+            for (what, probe) in probes.iter().chain([&("ESP", esp.clone())]) {
+                assert!(!is_answered(probe), "{what}, of family {family}, {way}");
+            }
+        }
+        lab.router.run(|| unblock(2).unwrap());
+        until("unblocked, it is answered again", || is_answered(&probes[0].1));
+    }
+    // By ARP neither; of IPv6 an interface has its own addresses alone.
+    lab.black.address("eth0", "10.1.0.99/24");
+    let near = udp(&lab.black, "10.1.0.99:4000");
+    let (mut asked, mut answered) = (0, 0);
+    until("who has a red address is asked, and asked again", || {
+        let _ = near.send_to(MARKER, "10.1.0.1:9");
+        let frames = capture.frames();
+        let of =
+            |operation: u8| frames.iter().filter(|frame| frame[12..14] == [8, 6] && frame[21] == operation).count();
+        (asked, answered) = (asked + of(1), answered + of(2));
+        asked >= 2
+    });
+    assert_eq!(answered, 0);
+}
+
+/// Of the IP packet in an Ethernet frame.
+fn source(frame: &[u8]) -> Option<IpAddr> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => frame[26..].first_chunk::<4>().map(|octets| (*octets).into()),
+        [0x86, 0xdd] => frame[22..].first_chunk::<16>().map(|octets| (*octets).into()),
+        _ => None,
     }
 }
 

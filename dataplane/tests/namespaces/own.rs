@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use muster_dataplane::{Dropped, EspConfig, block, unblock};
+use muster_dataplane::{Dropped, EspConfig, block};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -151,34 +151,6 @@ fn where_black_comes_to_lie_it_is_answered() {
         hears(&stranger, b"from black", Errno::ECONNREFUSED, "port unreachable, on black");
         assert!(net.routers[A].looks_for_protocols());
         until("the router's own packets go where they went", || stands(&net));
-    }
-}
-
-/// Somebody on black who knows a red address, and routes to it by the router.
-#[test]
-fn who_is_on_black_does_not_reach_red_addresses_of_the_router() {
-    if lab::skip() {
-        return;
-    }
-    let mut net = Net::new(false);
-    let ends = |family: usize| [PLACES[A].red[family], PLACES[A].black[family]].map(address);
-    for family in [0, 1] {
-        let [red, black] = ends(family);
-        let stranger = |to| connected(&net.outside, OUTSIDE[family], (to, CLOSED));
-        let silent = stranger(red);
-        silent.send(b"from black").unwrap();
-        // Both go the same way.
-        hears(&stranger(black), b"behind it", Errno::ECONNREFUSED, "of black's own address");
-        assert_eq!(silent.recv(&mut [0; 16]).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
-        let host = connected(&net.hosts[A], address(PLACES[A].host[family]), (red, CLOSED));
-        hears(&host, b"from red", Errno::ECONNREFUSED, "of red's address, on red");
-    }
-    net.planes.clear();
-    net.routers[A].run(|| unblock(config(A, false).instance).unwrap());
-    for family in [0, 1] {
-        let [red, _] = ends(family);
-        let stranger = connected(&net.outside, OUTSIDE[family], (red, CLOSED));
-        hears(&stranger, b"from black", Errno::ECONNREFUSED, "what is not blocked");
     }
 }
 
