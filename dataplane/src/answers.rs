@@ -103,13 +103,13 @@ fn whole(table: &str, black: &str) -> Vec<Request> {
     };
     let begins = is_protocol(libc::IPPROTO_TCP)
         .and(transport(13, 1))
-        .and(masked([SYN | ACK]))
+        .and(masked(&[SYN | ACK]))
         .and(compare(Compare::Equal, &[SYN]));
     // A fragment may hold back the flags for the next one (RFC 1858 3.2); TCP is not sent in fragments.
     let is_fragment_v4 = is_family(libc::AF_INET)
         .and(is_protocol(libc::IPPROTO_TCP))
         .and(payload(FIRST, 6, 2))
-        .and(masked([0x3f, 0xff]))
+        .and(masked(&[0x3f, 0xff]))
         .and(compare(Compare::Unequal, &[0, 0]));
     // All of a packet's fragments say what its first one begins with (RFC 8200 4.5), and none is let in.
     let are_fragments_v6 = BEFORE_FLAGS

@@ -37,7 +37,7 @@ use tracing::{debug, warn};
 use crate::Error;
 use crate::bypass;
 use crate::config::{check_instance, check_interface_name};
-use crate::ingress::{self, Ingress};
+use crate::ingress::{self, Esp, Ingress};
 use crate::mroute::{self, Claim};
 use crate::netlink::{self, Action, Owner, Packets, Route, Rule, RuleFamily};
 use crate::own::{self, LAST_TO_OWN};
@@ -110,7 +110,7 @@ pub fn block(config: &BlockConfig) -> Result<Blocked, Error> {
         // Where one runs it keeps it.
         let Older { reds, blacks } = netlink::run(async |handle| older(handle, config).await)?;
         let reds = [&config.reds[..], &reds].concat();
-        Ingress::new(BlockConfig { reds, ..config.clone() }, blacks).set_or_warn();
+        Ingress::new(BlockConfig { reds, ..config.clone() }, blacks, Esp::Other).set_or_warn();
     }
     Ok(blocked)
 }

@@ -18,6 +18,7 @@
 //!   }
 //!   chain black {
 //!     type filter hook input priority raw; policy accept;
+//!     meta l4proto esp accept                      # where the kernel takes it
 //!     iifname != { BLACK, … } accept
 //!     ip daddr OWN fib daddr . iif type != local drop        # for each own prefix
 //!   }
@@ -27,9 +28,9 @@
 //! The first `drop` asks before it looks for an own prefix: one may be so wide that black lies in it. It names what is red, not
 //! black: there may be several instances, each with its own, and other interfaces. The last one of `red` is for what looks as if
 //! it came from where a wide flow goes, and is for an address of black: its answer would pass over that (`own.rs`). To its red
-//! addresses the router is spoken to from there by another router of its LAN. Nothing for a red address is let through by `black`,
-//! not even ESP, which the router would answer if it had no use for it; what comes out of the tunnel does not come
-//! from black, and what crosses in clear by policy (`bypass.rs`) is not for the router.
+//! addresses the router is spoken to from there by another router of its LAN. Nothing that would be answered is let through by
+//! `black`, not even ESP where the kernel has no use for it; what comes out of the tunnel does not come from black, and what
+//! crosses in clear by policy (`bypass.rs`) is not for the router.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -41,7 +42,7 @@ use crate::block::BlockConfig;
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::nft::{
     Attributes, Compare, FROM_DEVICE, NEW_CHAIN, NEW_RULE, NEW_TABLE, Watched, compare, destination_in, family,
-    has_rules_of, is_elsewhere, message, meta, padded, removal, source_in, transaction, verdict, way_back,
+    has_rules_of, is_elsewhere, is_protocol, message, meta, padded, removal, source_in, transaction, verdict, way_back,
 };
 
 /// NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN, NF_IP_PRI_RAW
@@ -58,12 +59,21 @@ struct State {
     config: BlockConfig,
     /// Black interfaces that an older configuration has blocked.
     older: Vec<String>,
+    esp: Esp,
+}
+
+/// Who takes ESP. The kernel answers none that it takes, whomever that is for; what has no SA it drops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Esp {
+    Kernel,
+    /// User space, of black's family, or nobody.
+    Other,
 }
 
 impl Ingress {
     /// There is none by this yet.
-    pub(crate) fn new(config: BlockConfig, older_blacks: Vec<String>) -> Self {
-        Ingress(Arc::new(Mutex::new(State { socket: open(), config, older: older_blacks })))
+    pub(crate) fn new(config: BlockConfig, older_blacks: Vec<String>, esp: Esp) -> Self {
+        Ingress(Arc::new(Mutex::new(State { socket: open(), config, older: older_blacks, esp })))
     }
 
     /// Sets it, in the place of one that is there. Without it less is kept from black.
@@ -141,7 +151,7 @@ impl State {
             };
             [message(NEW_CHAIN, chain)].into_iter().chain(rules.into_iter().map(rule)).collect::<Vec<_>>()
         };
-        let black = rules_of_black(&self.config, &self.older);
+        let black = rules_of_black(&self.config, &self.older, self.esp);
         let chains = [("red", PRE_ROUTING, rules_of_red(&self.config)), ("black", LOCAL_IN, black)];
         let head = [message(NEW_TABLE, named())];
         removal(&table).into_iter().chain(head).chain(chains.into_iter().flat_map(chain)).collect()
@@ -184,10 +194,12 @@ fn rules_of_red(config: &BlockConfig) -> Vec<(Attributes, bool)> {
         .collect()
 }
 
-fn rules_of_black(config: &BlockConfig, older: &[String]) -> Vec<(Attributes, bool)> {
+fn rules_of_black(config: &BlockConfig, older: &[String], esp: Esp) -> Vec<(Attributes, bool)> {
+    // Each packet of the tunnel comes by here.
+    let encrypted = (esp == Esp::Kernel).then(|| (is_protocol(libc::IPPROTO_ESP), true));
     let blacks = none_of(meta(FROM_DEVICE), [&config.black].into_iter().chain(older));
     let refused = own(config).map(|net| (to(&net).and(is_elsewhere()), false));
-    [(blacks, true)].into_iter().chain(refused).collect()
+    encrypted.into_iter().chain([(blacks, true)]).chain(refused).collect()
 }
 
 /// The name of an interface that was read is none of these.

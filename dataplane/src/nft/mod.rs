@@ -152,21 +152,21 @@ pub(crate) fn is_multicast_v4() -> Attributes {
 /// The lower 20 bits of the first word (RFC 8200 3); no checksum covers it.
 pub(crate) fn clear_flow_label() -> Attributes {
     let write = Attributes::new().number(5, FIRST).number(2, 1).number(3, 0).number(4, 4).number(6, 0).number(7, 0);
-    payload(FIRST, 0, 4).and(masked([0xff, 0xf0, 0, 0])).and(expression("payload", write))
+    payload(FIRST, 0, 4).and(masked(&[0xff, 0xf0, 0, 0])).and(expression("payload", write))
 }
 
 /// DF, of the flags and the offset, and the header's checksum with it.
 pub(crate) fn clear_df() -> Attributes {
     // NFT_PAYLOAD_CSUM_INET at offset 10.
     let write = Attributes::new().number(5, FIRST).number(2, 1).number(3, 6).number(4, 2).number(6, 1).number(7, 10);
-    payload(FIRST, 6, 2).and(masked([0xbf, 0xff])).and(expression("payload", write))
+    payload(FIRST, 6, 2).and(masked(&[0xbf, 0xff])).and(expression("payload", write))
 }
 
 /// The first register, of which these bits stay.
-pub(crate) fn masked<const N: usize>(bits: [u8; N]) -> Attributes {
-    let data = |value: [u8; N]| Attributes::new().bytes(1, &value);
-    let mask = Attributes::new().number(1, FIRST).number(2, FIRST).number(3, N as u32);
-    expression("bitwise", mask.nest(4, data(bits)).nest(5, data([0; N])))
+pub(crate) fn masked(bits: &[u8]) -> Attributes {
+    let data = |value: &[u8]| Attributes::new().bytes(1, value);
+    let mask = Attributes::new().number(1, FIRST).number(2, FIRST).number(3, bits.len() as u32);
+    expression("bitwise", mask.nest(4, data(bits)).nest(5, data(&vec![0; bits.len()])))
 }
 
 pub(crate) fn source_in(net: &IpNet) -> Attributes {
@@ -177,13 +177,17 @@ pub(crate) fn destination_in(net: &IpNet) -> Attributes {
     address_in(net, if net.addr().is_ipv4() { 16 } else { 24 })
 }
 
-/// The address at this octet of the header.
+/// The address at this octet of the header. As nft writes a prefix: compared octets cost the kernel less than a range.
 fn address_in(net: &IpNet, at: u32) -> Attributes {
-    let len = if net.addr().is_ipv4() { 4 } else { 16 };
-    let value = |address| Attributes::new().bytes(1, &octets(address));
-    let range =
-        Attributes::new().number(1, FIRST).number(2, 0).nest(3, value(net.network())).nest(4, value(net.broadcast()));
-    payload(FIRST, at, len).and(expression("range", range))
+    let (network, len) = (octets(net.network()), usize::from(net.prefix_len()));
+    match len % 8 {
+        _ if len == 0 => Attributes::new(),
+        0 => payload(FIRST, at, len as u32 / 8).and(compare(Compare::Equal, &network[..len / 8])),
+        _ => {
+            let bits = masked(&octets(net.netmask()));
+            payload(FIRST, at, network.len() as u32).and(bits).and(compare(Compare::Equal, &network))
+        }
+    }
 }
 
 /// Octets of the network header.

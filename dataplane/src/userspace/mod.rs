@@ -24,7 +24,7 @@ use tun_rs::SyncDevice;
 
 use crate::bypass::Bypass;
 use crate::config::EspConfig;
-use crate::ingress::Ingress;
+use crate::ingress::{Esp, Ingress};
 use crate::learned::Learned;
 use crate::mroute::{Claim, Forwarding};
 use crate::nft::{TableMonitor, Watched};
@@ -81,7 +81,7 @@ impl Userspace {
         let forwarding = Forwarding::start(&config, claim, &policies, &mut workers)?;
         let groups = config.group_address.into_iter().collect();
         let packets = Mutex::new(Packets::start(&config, &queues, &sad, groups)?);
-        let (ingress, bypass) = (Ingress::new(config.block(), vec![]), Bypass::start(config.block())?);
+        let (ingress, bypass) = (Ingress::new(config.block(), vec![], Esp::Other), Bypass::start(config.block())?);
         let mut tables: Vec<Watched> = ingress.watched().into_iter().chain(bypass.watched()).collect();
         if !tables.is_empty() {
             let monitor = TableMonitor::open()?;

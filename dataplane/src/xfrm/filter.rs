@@ -267,7 +267,7 @@ impl Filter {
         let fragment_v4 = is_family(libc::AF_INET)
             .and(is_protocol(libc::IPPROTO_ICMP))
             .and(payload(FIRST, 6, 2))
-            .and(masked([0x3f, 0xff]))
+            .and(masked(&[0x3f, 0xff]))
             .and(compare(Compare::Unequal, &[0, 0]));
         let refused = [too_big_v6, too_big_v4, fragment, fragment_v4].map(|rule| rule.and(verdict(false)));
         let all = [encrypted].into_iter().chain(refused);

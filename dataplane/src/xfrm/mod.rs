@@ -33,7 +33,7 @@ use crate::black_socket::{at, deafen, join, leave};
 use crate::bypass::Bypass;
 use crate::config::EspConfig;
 use crate::esp::packet::largest_inner;
-use crate::ingress::Ingress;
+use crate::ingress::{Esp, Ingress};
 use crate::learned::Learned;
 use crate::mroute::{Claim, Forwarding};
 use crate::netlink::Link;
@@ -164,7 +164,7 @@ impl Kernel {
         let state = Arc::new(Mutex::new(state));
         let (monitor, watched) = (Monitor::open()?, state.clone());
         workers.spawn("muster-xfrm", move |stop| monitor.run(&watched, stop))?;
-        let (ingress, bypass) = (Ingress::new(config.block(), vec![]), Bypass::start(config.block())?);
+        let (ingress, bypass) = (Ingress::new(config.block(), vec![], Esp::Kernel), Bypass::start(config.block())?);
         ingress.set_or_warn();
         let mut watched: Vec<Watched> = ingress.watched().into_iter().chain(bypass.watched()).collect();
         let (filtering, followed) = (state.clone(), policies.clone());

@@ -311,7 +311,7 @@ fn nobody_on_black_hears_of_red_addresses() {
             capture.frames();
             forge::send(&lab.black, vec![probe.to_vec()]);
             lab.fence(&sender, lab.black().routers[family], &entry);
-            capture.frames().iter().any(|frame| source(frame) == Some(ends[1]))
+            capture.frames().iter().any(|frame| lab::source(frame) == Some(ends[1]))
         };
         for (what, probe) in &probes {
             until(&format!("without the block {what} is answered"), || is_answered(probe));
@@ -338,15 +338,6 @@ fn nobody_on_black_hears_of_red_addresses() {
         asked >= 2
     });
     assert_eq!(answered, 0);
-}
-
-/// Of the IP packet in an Ethernet frame.
-fn source(frame: &[u8]) -> Option<IpAddr> {
-    match frame.get(12..14)? {
-        [0x08, 0x00] => frame[26..].first_chunk::<4>().map(|octets| (*octets).into()),
-        [0x86, 0xdd] => frame[22..].first_chunk::<16>().map(|octets| (*octets).into()),
-        _ => None,
-    }
 }
 
 fn from_octets(address: &str) -> [u8; 16] {

@@ -347,6 +347,15 @@ impl Capture {
     }
 }
 
+/// Source of the IP packet in an Ethernet frame.
+pub(crate) fn source(frame: &[u8]) -> Option<IpAddr> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => frame[26..].first_chunk::<4>().map(|octets| (*octets).into()),
+        [0x86, 0xdd] => frame[22..].first_chunk::<16>().map(|octets| (*octets).into()),
+        _ => None,
+    }
+}
+
 /// Protocol of the IP packet in an Ethernet frame (behind a hop-by-hop header, for MLD).
 pub(crate) fn protocol(frame: &[u8]) -> Option<u8> {
     match frame.get(12..14)? {

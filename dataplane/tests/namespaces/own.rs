@@ -154,6 +154,25 @@ fn where_black_comes_to_lie_it_is_answered() {
     }
 }
 
+/// ESP, too, which a data plane takes in user space of black's family alone.
+#[test]
+fn nobody_on_black_hears_of_red_addresses_by_esp() {
+    if lab::skip() {
+        return;
+    }
+    let net = Net::new(false);
+    let capture = Capture::new(&net.routers[A], "black");
+    for family in [0, 1] {
+        let ends = [OUTSIDE[family], address(PLACES[A].red[family])].map(|end| end.parse().unwrap());
+        let esp = [&[0, 0, 0x13, 0x37, 0, 0, 0, 1][..], &[7; 32]].concat();
+        forge::send(&net.outside, vec![forge::packet(ends, 50, &esp)]);
+        // Both go the same way.
+        let stranger = connected(&net.outside, OUTSIDE[family], (address(PLACES[A].black[family]), CLOSED));
+        hears(&stranger, b"behind it", Errno::ECONNREFUSED, "of black's own address");
+        assert!(!capture.frames().iter().any(|frame| lab::source(frame) == Some(ends[1])));
+    }
+}
+
 /// Whoever loads rules of his own begins with `flush ruleset`.
 #[test]
 fn what_keeps_answers_to_red_off_black_comes_back_when_somebody_has_flushed_it() {
