@@ -112,6 +112,31 @@ impl Lab {
         crossed
     }
 
+    /// What is on black when the host of a place has sent this, and all that follows from it has happened.
+    fn on_black_after(&self, family: usize, from: &Place, capture: &Capture, probe: &[u8]) -> Vec<Vec<u8>> {
+        let sender = udp(from.ns, &format!("{}:4000", from.hosts[family]));
+        let entry = udp(&self.router, &format!("{}:4000", from.routers[family]));
+        capture.frames();
+        forge::send(from.ns, vec![probe.to_vec()]);
+        self.fence(&sender, from.routers[family], &entry);
+        capture.frames()
+    }
+
+    /// These leak before there is a block, and after; with one none does, whichever of [`configs`] was the last.
+    fn stop(&self, family: usize, probes: &[(&str, Vec<u8>)], leaks: impl Fn(&[u8]) -> bool) {
+        for (what, probe) in probes {
+            until(&format!("without the block {what} leaks"), || leaks(probe));
+        }
+        for (way, config) in configs() {
+            self.router.run(move || block(&config).unwrap());
+            for (what, probe) in probes {
+                assert!(!leaks(probe), "{what}, of family {family}, {way}");
+            }
+        }
+        self.router.run(|| unblock(2).unwrap());
+        until("unblocked, it leaks again", || leaks(&probes[0].1));
+    }
+
     /// From a host to the router's own address: for the router itself, so never blocked.
     fn fence(&self, sender: &UdpSocket, router: &str, entry: &UdpSocket) {
         until("the router itself is reached", || {
@@ -264,29 +289,15 @@ fn nobody_on_red_speaks_to_black_by_the_routers_answers() {
             ("to a closed port", forge::datagram([stranger, red], 9, MARKER)),
             ("to nowhere", forge::datagram([stranger, nowhere], 9, MARKER)),
         ];
-        let sender = udp(&lab.red0, &format!("{}:4000", lab.red0().hosts[family]));
-        let entry = udp(&lab.router, &format!("{}:4000", lab.red0().routers[family]));
         let leaks = |probe: &[u8]| {
-            capture.frames();
-            forge::send(&lab.red0, vec![probe.to_vec()]);
-            lab.fence(&sender, lab.red0().routers[family], &entry);
-            capture.frames().iter().any(|frame| frame.windows(16).any(|bytes| bytes == MARKER))
+            let frames = lab.on_black_after(family, &lab.red0(), &capture, probe);
+            frames.iter().any(|frame| frame.windows(16).any(|bytes| bytes == MARKER))
         };
-        for (what, probe) in &probes {
-            until(&format!("without the block {what} leaks"), || leaks(probe));
-        }
-        for (way, config) in configs() {
-            lab.router.run(move || block(&config).unwrap());
-            for (what, probe) in &probes {
-                assert!(!leaks(probe), "{what}, of family {family}, {way}");
-            }
-        }
-        lab.router.run(|| unblock(2).unwrap());
-        until("unblocked, it leaks again", || leaks(&probes[0].1));
+        lab.stop(family, &probes, leaks);
     }
 }
 
-/// Nor is who on black asks for a red address of the router's, by whatever protocol.
+/// Nor is who on black asks for a red address of the router's, by whatever protocol (by ESP: `own.rs`).
 #[test]
 fn nobody_on_black_hears_of_red_addresses() {
     if lab::skip() {
@@ -298,32 +309,16 @@ fn nobody_on_black_hears_of_red_addresses() {
     let capture = Capture::new(&lab.router, "black");
     for family in [0, 1] {
         let ends = [lab.black().hosts[family], lab.red0().routers[family]].map(from_text);
-        // The kernel has nobody for what is left of it: ESP without SAs, or without ESP.
         let probes = [
             ("an echo", forge::echo_request(ends, MARKER)),
             ("to a closed port", forge::datagram(ends, 9, MARKER)),
             ("of no protocol that is known", forge::packet(ends, 253, MARKER)),
         ];
-        let esp = forge::packet(ends, 50, &[&[0, 0, 0x13, 0x37, 0, 0, 0, 1][..], MARKER, MARKER].concat());
-        let sender = udp(&lab.black, &format!("{}:4000", lab.black().hosts[family]));
-        let entry = udp(&lab.router, &format!("{}:4000", lab.black().routers[family]));
         let is_answered = |probe: &[u8]| {
-            capture.frames();
-            forge::send(&lab.black, vec![probe.to_vec()]);
-            lab.fence(&sender, lab.black().routers[family], &entry);
-            capture.frames().iter().any(|frame| lab::source(frame) == Some(ends[1]))
+            let frames = lab.on_black_after(family, &lab.black(), &capture, probe);
+            frames.iter().any(|frame| lab::source(frame) == Some(ends[1]))
         };
-        for (what, probe) in &probes {
-            until(&format!("without the block {what} is answered"), || is_answered(probe));
-        }
-        for (way, config) in configs() {
-            lab.router.run(move || block(&config).unwrap());
-            for (what, probe) in probes.iter().chain([&("ESP", esp.clone())]) {
-                assert!(!is_answered(probe), "{what}, of family {family}, {way}");
-            }
-        }
-        lab.router.run(|| unblock(2).unwrap());
-        until("unblocked, it is answered again", || is_answered(&probes[0].1));
+        lab.stop(family, &probes, is_answered);
     }
     // By ARP neither; of IPv6 an interface has its own addresses alone.
     lab.black.address("eth0", "10.1.0.99/24");
