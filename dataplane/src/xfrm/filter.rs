@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! table inet muster0 {
-//!   set group4 { type mark . ipv4_addr;   flags interval; }      # and unicast4, group6, unicast6
+//!   set group4 { type mark . ipv4_addr; flags interval; }      # and unicast4, group6, unicast6
 //!   chain in {
 //!     type filter hook prerouting priority raw; policy accept;
 //!     iifname BLACK jump black

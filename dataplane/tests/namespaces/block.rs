@@ -114,11 +114,14 @@ impl Lab {
 
     /// What is on black when the host of a place has sent this, and all that follows from it has happened.
     fn on_black_after(&self, family: usize, from: &Place, capture: &Capture, probe: &[u8]) -> Vec<Vec<u8>> {
-        let sender = udp(from.ns, &format!("{}:4000", from.hosts[family]));
         let entry = udp(&self.router, &format!("{}:4000", from.routers[family]));
+        let ends = [from.hosts[family], from.routers[family]].map(from_text);
         capture.frames();
-        forge::send(from.ns, vec![probe.to_vec()]);
-        self.fence(&sender, from.routers[family], &entry);
+        // By one thread: each processor has a queue of its own for what crosses a cable.
+        until("the router itself is reached", || {
+            forge::send(from.ns, vec![probe.to_vec(), forge::datagram(ends, 4000, b"fence")]);
+            receive(&entry).is_some()
+        });
         capture.frames()
     }
 
@@ -259,11 +262,12 @@ fn what_the_router_sends_to_red_stays_off_black_when_red_is_down() {
 }
 
 /// Also where black lies in an own prefix, and with slips of the pen in a later configuration.
-fn configs() -> [(&'static str, BlockConfig); 4] {
-    let wide = ["::/0", "0.0.0.0/0"].map(|net| net.parse().unwrap()).to_vec();
+fn configs() -> [(&'static str, BlockConfig); 5] {
+    let own = |nets: [&str; 2]| BlockConfig { own_prefixes: nets.map(|net| net.parse().unwrap()).to_vec(), ..config() };
     [
         ("as it is", config()),
-        ("own prefixes for all", BlockConfig { own_prefixes: wide, ..config() }),
+        ("own prefixes for all", own(["::/0", "0.0.0.0/0"])),
+        ("own prefixes that end within an octet", own(["2001:db8::/33", "10.1.0.0/23"])),
         ("another black", BlockConfig { black: "blakc".into(), ..config() }),
         ("another red", BlockConfig { reds: vec!["rde0".into()], ..config() }),
     ]
