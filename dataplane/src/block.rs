@@ -28,7 +28,6 @@
 //! announces can take hold of them. Before all but the first come those of what may cross in clear (`bypass.rs`).
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rtnetlink::Handle;
@@ -39,7 +38,7 @@ use crate::bypass;
 use crate::config::{check_instance, check_interface_name};
 use crate::ingress::{self, Esp, Ingress};
 use crate::mroute::{self, Claim};
-use crate::netlink::{self, Action, Owner, Packets, Route, Rule, RuleFamily};
+use crate::netlink::{self, Action, Owner, Packets, Route, Rule, RuleFamily, Way};
 use crate::own::{self, LAST_TO_OWN};
 use crate::xfrm::remove_left_over;
 
@@ -281,13 +280,14 @@ pub(crate) enum Follows {
 }
 
 /// Brings the block's own routes to the configuration; the own prefixes that have no interface yet. The router's own packets
-/// get to own prefixes as others do, though something wider is learned, and not by black when their interface goes.
+/// get to own prefixes as others do, though something wider is learned, and not by black when their interface goes, nor when
+/// black gets addresses and routes there.
 pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig, follows: Follows) -> Result<Vec<IpNet>, Error> {
     let (table, own_table) = (table(config.instance), own::table(config.instance));
-    let route = |prefix, interface| Route::new(table, prefix, interface, Owner::Block);
-    let blacks: Vec<IpAddr> = netlink::networks_of(handle, &config.black).await?.iter().map(IpNet::addr).collect();
+    let route = |prefix, way| Route::new(table, prefix, way, Owner::Block);
+    let own_route = |prefix, way| Route::new(own_table, prefix, way, Owner::Block);
     let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
-    let mut wanted: Vec<Route> = everything.into_iter().map(|prefix| route(prefix, None)).collect();
+    let mut wanted: Vec<Route> = everything.into_iter().map(|prefix| route(prefix, Way::Unreachable)).collect();
     let mut pending = Vec::new();
 
     let links = red_links(handle, &config.reds).await?;
@@ -296,17 +296,20 @@ pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig, follows: F
         let mut candidates = links.iter().filter(|(_, networks)| has_address(networks));
         let only = if config.reds.len() == 1 { links.first() } else { None };
         match candidates.next().or(only) {
-            Some((index, _)) => wanted.push(route(prefix, Some(*index))),
+            Some((index, _)) => wanted.push(route(prefix, Way::By(*index))),
             None => pending.push(prefix),
         }
     }
-    let is_red = |prefix: &IpNet| own::table_of(config.instance, prefix, &blacks) == own_table;
-    let by_interface = wanted.iter().filter(|route| route.interface.is_some() && is_red(&route.prefix));
+    let by_interface = wanted.iter().filter(|route| route.is_by_interface());
     let of_router: Vec<Route> = by_interface.map(|route| Route { table: own_table, ..*route }).collect();
-    let behind = |prefix| Route { metric: LAST_TO_OWN, ..Route::new(own_table, prefix, None, Owner::Block) };
-    let red: Vec<IpNet> = config.own_prefixes.iter().map(IpNet::trunc).filter(is_red).collect();
+    let behind = |prefix| Route { metric: LAST_TO_OWN, ..own_route(prefix, Way::Unreachable) };
+    let own: Vec<IpNet> = config.own_prefixes.iter().map(IpNet::trunc).collect();
     let is_closed = |prefix: &IpNet| follows == Follows::DataPlane || !pending.contains(prefix);
-    let closed: Vec<Route> = red.iter().copied().filter(is_closed).map(behind).collect();
+    let closed: Vec<Route> = own.iter().copied().filter(is_closed).map(behind).collect();
+    let reds: Vec<IpNet> = links.iter().flat_map(|(_, networks)| networks).map(IpNet::trunc).collect();
+    let blacks: Vec<IpNet> = netlink::networks_of(handle, &config.black).await?.iter().map(IpNet::trunc).collect();
+    let black_in_own = own::black_in_own(&own, &reds, &blacks);
+    let excepted: Vec<Route> = black_in_own.into_iter().map(|black| own_route(black, Way::NextRule)).collect();
 
     for old in netlink::routes(handle, table).await? {
         if old.owner == Owner::Block && !wanted.contains(&old) {
@@ -314,18 +317,19 @@ pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig, follows: F
         }
     }
     for old in netlink::routes(handle, own_table).await? {
-        let stays = match old.interface {
-            Some(_) => old.owner != Owner::Block || of_router.contains(&old),
+        let stays = match old.way {
+            Way::By(_) => old.owner != Owner::Block || of_router.contains(&old),
             // As long as the prefix is own, though its interface is gone. What else is unreachable is what others lost
             // (`learned.rs`).
-            None => !is_behind_own(&old) || red.contains(&old.prefix),
+            Way::Unreachable => !is_behind_own(&old) || own.contains(&old.prefix),
+            Way::NextRule => excepted.contains(&old),
         };
         if !stays {
             old.remove(handle).await?;
         }
     }
     for new in wanted {
-        if !new.add(handle).await? && new.interface.is_some() {
+        if !new.add(handle).await? && new.is_by_interface() {
             pending.push(new.prefix);
         }
     }
@@ -336,12 +340,15 @@ pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig, follows: F
         // It may have been learned until now.
         new.set(handle).await?;
     }
+    for new in excepted {
+        new.add(handle).await?;
+    }
     Ok(pending)
 }
 
 /// Whether a route is what is left of one to an own prefix when its interface goes.
 pub(crate) fn is_behind_own(route: &Route) -> bool {
-    route.interface.is_none() && route.metric == LAST_TO_OWN
+    route.way == Way::Unreachable && route.metric == LAST_TO_OWN
 }
 
 pub(crate) fn warn_of(pending: &[IpNet]) {

@@ -27,7 +27,7 @@ use crate::Error;
 use crate::block::{BlockConfig, Follows, is_behind_own, red_links, set_routes, table, warn_of};
 use crate::config::EspConfig;
 use crate::lost::Lost;
-use crate::netlink::{self, Link, Owner, Route};
+use crate::netlink::{self, Link, Owner, Route, Way};
 use crate::own::{self, LAST};
 use crate::policy::covers;
 use crate::stop::Workers;
@@ -288,7 +288,7 @@ impl Keeper {
         for table in own::tables(instance) {
             for route in netlink::routes(handle, table).await? {
                 let right = own::table_of(instance, &route.prefix, &black.addresses);
-                let is_own = route.owner == Owner::Block && (route.interface.is_some() || is_behind_own(&route));
+                let is_own = route.owner == Owner::Block && (route.way != Way::Unreachable || is_behind_own(&route));
                 if right == table || is_own {
                     continue;
                 }
@@ -381,7 +381,7 @@ impl Keeper {
             let plain = Route {
                 // IPv6 has the interface's.
                 mtu: prefix.addr().is_ipv4().then_some(self.mtu.into()),
-                ..Route::new(table, prefix, Some(tunnel), Owner::Daemon)
+                ..Route::new(table, prefix, Way::By(tunnel), Owner::Daemon)
             };
             // An address that is gone again cannot be one; the route is needed all the same.
             stand &= match (Route { source, ..plain }).set(handle).await {
@@ -403,7 +403,7 @@ impl Keeper {
         }
         let Some(link) = netlink::link(handle, &self.block.device).await? else { return Ok(()) };
         for table in [self.own_table(&prefix), self.red_table()] {
-            Route::new(table, prefix, Some(link.index), Owner::Daemon).remove(handle).await?;
+            Route::new(table, prefix, Way::By(link.index), Owner::Daemon).remove(handle).await?;
         }
         Ok(())
     }
@@ -430,7 +430,7 @@ impl Keeper {
         let mut lost = BTreeSet::new();
         for table in own::tables(self.block.instance) {
             let routes = netlink::routes(handle, table).await?.into_iter();
-            let is_lost = |route: &Route| route.interface.is_none() && !is_behind_own(route);
+            let is_lost = |route: &Route| route.way == Way::Unreachable && !is_behind_own(route);
             lost.extend(routes.filter(is_lost).map(|route| route.prefix));
         }
         self.lost = Some(Lost::left(lost));
@@ -448,7 +448,7 @@ impl Keeper {
 
 /// Behind all others to a prefix.
 fn last(table: u32, prefix: IpNet) -> Route {
-    Route { metric: LAST, ..Route::new(table, prefix, None, Owner::Block) }
+    Route { metric: LAST, ..Route::new(table, prefix, Way::Unreachable, Owner::Block) }
 }
 
 async fn reached(at: Option<Instant>) {

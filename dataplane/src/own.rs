@@ -1,6 +1,8 @@
 //! The router's own packets: two routing tables, and which of them a prefix stands in. `block.rs` has the rules in their order.
 //!
-//! What is red stands in the first: own prefixes, by their interfaces, and what is learned, by the tunnel. A flow, or a prefix
+//! What is red stands in the first: own prefixes, by their interfaces, and what is learned, by the tunnel. An own one may be so
+//! wide that black's network lies in it, which is then left to the next rule; but no network that red is in, whatever
+//! addresses and routes black gets (who is there may hand them out, by router advertisements say). A flow, or a prefix
 //! that a router announces, may be for more, for everything say, so that black's own addresses lie in it. Such a prefix stands
 //! in the second, which ICMP from black's addresses passes over while there is such a prefix: what answers somebody on black
 //! (an error, say) would be led into the tunnel, and dropped there for its source. It does not pass over the first: what is red
@@ -46,6 +48,13 @@ pub(crate) fn tables(instance: u8) -> [u32; 2] {
 pub(crate) fn table_of(instance: u8, prefix: &IpNet, blacks: &[IpAddr]) -> u32 {
     let [red, wide] = tables(instance);
     if blacks.iter().any(|address| prefix.contains(address)) { wide } else { red }
+}
+
+/// Which of black's networks are not red though they lie in own prefixes.
+pub(crate) fn black_in_own(own: &[IpNet], reds: &[IpNet], blacks: &[IpNet]) -> Vec<IpNet> {
+    let lies_in_own = |black: &&IpNet| own.iter().any(|own| own.contains(*black));
+    let is_red = |black: &IpNet| own.contains(black) || reds.iter().any(|red| black.contains(red));
+    blacks.iter().filter(lies_in_own).filter(|black| !is_red(black)).copied().collect()
 }
 
 /// The rules that are part of the block. Sockets that are bound to black are passed over.
@@ -100,6 +109,20 @@ mod tests {
         assert!(["0.0.0.0/0", "192.0.2.0/24", "::/0", "fd00::/8"].into_iter().all(wide));
         assert!(!["10.0.0.0/8", "192.0.2.128/25", "2001:db8::/32"].into_iter().any(wide));
         assert_eq!(table_of(3, &"::/0".parse().unwrap(), &[]), 0x4d13);
+    }
+
+    #[test]
+    fn what_is_own_is_red_but_for_networks_of_black_in_it() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+        let black_in = |own: &[&str], reds: &[&str], blacks: &[&str]| {
+            black_in_own(&nets(own), &nets(reds), &nets(blacks)).iter().map(IpNet::to_string).collect::<Vec<_>>()
+        };
+        let (own, red) = (&["10.0.0.0/8", "fd00:a::/64"], &["10.1.0.0/16", "fd00:a::/64"]);
+        assert_eq!(black_in(own, red, &["10.9.0.0/24", "192.0.2.0/24"]), ["10.9.0.0/24"]);
+        assert_eq!(black_in(own, &["10.0.0.0/8"], &["10.9.0.0/24"]), ["10.9.0.0/24"], "red's own is wider");
+        // What is red's, or has red's in it, and what is own as a whole.
+        assert!(black_in(own, red, &["fd00:a::/64", "10.1.0.0/16", "10.0.0.0/12", "10.0.0.0/8"]).is_empty());
+        assert!(black_in(&["fd00::/16", "fd00:b::/64"], &[], &["fd00:b::/64"]).is_empty());
     }
 
     #[test]

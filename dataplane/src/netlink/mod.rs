@@ -110,8 +110,7 @@ fn network(message: &AddressMessage) -> Option<IpNet> {
 pub(crate) struct Route {
     pub(crate) table: u32,
     pub(crate) prefix: IpNet,
-    /// Index of the interface it leads to; `None`: unreachable.
-    pub(crate) interface: Option<u32>,
+    pub(crate) way: Way,
     pub(crate) owner: Owner,
     /// The lowest of several to one prefix counts; 0: the kernel's default.
     pub(crate) metric: u32,
@@ -119,6 +118,16 @@ pub(crate) struct Route {
     pub(crate) source: Option<IpAddr>,
     /// Packets above it are not forwarded, whatever the interface takes.
     pub(crate) mtu: Option<u32>,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To the interface of this index.
+    By(u32),
+    Unreachable,
+    /// As though it and all wider ones of its table were not there: the next rule says (`throw`).
+    NextRule,
 }
 
 /// Who keeps a route up to date.
@@ -140,9 +149,13 @@ impl Owner {
 }
 
 impl Route {
-    /// One to an interface, or unreachable, without more.
-    pub(crate) fn new(table: u32, prefix: IpNet, interface: Option<u32>, owner: Owner) -> Self {
-        Route { table, prefix, interface, owner, metric: 0, source: None, mtu: None }
+    /// One without more.
+    pub(crate) fn new(table: u32, prefix: IpNet, way: Way, owner: Owner) -> Self {
+        Route { table, prefix, way, owner, metric: 0, source: None, mtu: None }
+    }
+
+    pub(crate) fn is_by_interface(&self) -> bool {
+        matches!(self.way, Way::By(_))
     }
 
     /// Adds it; it may be there already. False: not possible now, for the interface is down or the family absent.
@@ -188,7 +201,7 @@ impl Route {
     pub(crate) fn message(&self) -> RouteMessage {
         let mut message = match self.prefix {
             IpNet::V4(net) => {
-                let scope = if self.interface.is_some() { RouteScope::Link } else { RouteScope::Universe };
+                let scope = if self.is_by_interface() { RouteScope::Link } else { RouteScope::Universe };
                 RouteMessageBuilder::<Ipv4Addr>::new()
                     .destination_prefix(net.network(), net.prefix_len())
                     .scope(scope)
@@ -201,9 +214,10 @@ impl Route {
         message.header.table = RouteHeader::RT_TABLE_UNSPEC;
         message.attributes.push(RouteAttribute::Table(self.table));
         message.header.protocol = self.owner.protocol();
-        match self.interface {
-            Some(index) => message.attributes.push(RouteAttribute::Oif(index)),
-            None => message.header.kind = RouteType::Unreachable,
+        match self.way {
+            Way::By(index) => message.attributes.push(RouteAttribute::Oif(index)),
+            Way::Unreachable => message.header.kind = RouteType::Unreachable,
+            Way::NextRule => message.header.kind = RouteType::Throw,
         }
         if self.metric != 0 {
             message.attributes.push(RouteAttribute::Priority(self.metric));
@@ -236,9 +250,10 @@ impl Route {
             AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
             _ => return None,
         };
-        let interface = match header.kind {
-            RouteType::Unicast => Some(oif?),
-            RouteType::Unreachable => None,
+        let way = match header.kind {
+            RouteType::Unicast => Way::By(oif?),
+            RouteType::Unreachable => Way::Unreachable,
+            RouteType::Throw => Way::NextRule,
             _ => return None,
         };
         let owner = [Owner::Block, Owner::Daemon].into_iter().find(|owner| owner.protocol() == header.protocol)?;
@@ -258,7 +273,7 @@ impl Route {
                 _ => {}
             }
         }
-        Some(Route { table: table.unwrap_or(header.table.into()), prefix, interface, owner, metric, source, mtu })
+        Some(Route { table: table.unwrap_or(header.table.into()), prefix, way, owner, metric, source, mtu })
     }
 }
 

@@ -20,8 +20,8 @@
 //!   }
 //!   chain black {
 //!     meta l4proto esp accept
-//!     icmpv6 type packet-too-big, about neither TCP, UDP nor ICMP drop
-//!     icmp frag-needed, about ESP drop
+//!     icmpv6 type packet-too-big, not about TCP drop
+//!     icmp frag-needed, not about TCP drop
 //!     frag nexthdr != { tcp, udp, esp } drop
 //!     icmp in a fragment drop
 //!   }
@@ -36,8 +36,9 @@
 //! }
 //! ```
 //!
-//! `black`: the kernel would believe anybody who says that ESP of ours was too big somewhere, if only the SPI is right, which
-//! black shows, and in a fragment nobody sees what an ICMP message is about. `encrypted`: the kernel copies the inner flow
+//! `black`: the kernel would believe anybody who says that a packet of ours was too big somewhere. About ESP the SPI must be
+//! right, which black shows; about a ping, or UDP of an open port, nothing must, and what is believed of the way to a peer then
+//! holds for its ESP, too. Only of TCP the sequence number is looked at (RFC 5927 7.2). In a fragment nobody sees what an ICMP message is about. `encrypted`: the kernel copies the inner flow
 //! label, which hosts choose, to the outer header. Each packet passes `in`, many of them twice: what comes from red leaves it at
 //! the second rule, and what is still encrypted at the first of `black`.
 //!
@@ -252,16 +253,17 @@ impl Filter {
             unequal.into_iter().fold(Attributes::new(), Attributes::and)
         };
         // The IPv6 header that a message is about begins after 8 octets; its next header is the seventh.
+        let not_tcp = || compare(Compare::Unequal, &[libc::IPPROTO_TCP as u8]);
         let too_big_v6 = is_protocol(libc::IPPROTO_ICMPV6)
             .and(transport(0, 1))
             .and(compare(Compare::Equal, &[2]))
             .and(transport(8 + 6, 1))
-            .and(none_of([libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ICMPV6]));
+            .and(not_tcp());
         let too_big_v4 = is_protocol(libc::IPPROTO_ICMP)
             .and(transport(0, 2))
             .and(compare(Compare::Equal, &[3, 4]))
             .and(transport(8 + 9, 1))
-            .and(compare(Compare::Equal, &[libc::IPPROTO_ESP as u8]));
+            .and(not_tcp());
         let fragment = fragment_of().and(none_of([libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_ESP]));
         // Of those only the first has a header to look at. Any bit but DF: more to come, or an offset.
         let fragment_v4 = is_family(libc::AF_INET)

@@ -29,13 +29,13 @@ fn too_big_v6(next: u8, rest: &[u8]) -> Vec<u8> {
     message
 }
 
-/// ICMP "fragmentation needed" about an ESP packet of A's to B.
-fn too_big_v4(esp: &[u8]) -> Vec<u8> {
+/// ICMP "fragmentation needed" about an IPv4 packet of A's to B.
+fn too_big_v4(protocol: u8, rest: &[u8]) -> Vec<u8> {
     let mut message = vec![3, 4, 0, 0, 0, 0];
     message.extend(600_u16.to_be_bytes());
-    message.extend([0x45, 0, 5, 0, 0, 0, 0x40, 0, 64, libc::IPPROTO_ESP as u8, 0, 0]);
+    message.extend([0x45, 0, 5, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0]);
     message.extend([192, 0, 2, 1, 192, 0, 2, 2]);
-    message.extend(esp);
+    message.extend(rest);
     let sum: u32 = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
     let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
     message[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -89,7 +89,7 @@ fn black_path(pair: &Pair, black_ipv4: bool) -> i32 {
     path_mtu(&socket, black_ipv4)
 }
 
-/// Whoever sees an SPI could else shrink the tunnel, again and again.
+/// Whoever sees an SPI, or says so of a ping or a datagram, could else shrink the tunnel, again and again.
 #[test]
 fn nobody_on_black_says_how_large_esp_may_be() {
     if lab::skip() {
@@ -99,10 +99,20 @@ fn nobody_on_black_says_how_large_esp_may_be() {
         let pair = Pair::new(config, black_ipv4);
         let spi = sa(ALICE, black_ipv4).spi.to_be_bytes();
         let esp = [&spi[..], &1_u32.to_be_bytes()].concat();
+        // An open port, as that of hellos is.
+        let udp = lab::udp(&pair.net.router_a, if black_ipv4 { "192.0.2.1:4860" } else { "[fd00::a]:4860" });
+        let datagram = [0x12, 0xfc, 0x12, 0xfc, 5, 0, 0, 0];
+        let ping = |reply: u8| [reply, 0, 0, 0, 0x13, 0x37, 0, 1];
         if black_ipv4 {
-            say(&pair.net.router_b, true, too_big_v4(&esp));
-            say_in_fragments(&pair.net.router_b, &too_big_v4(&esp));
+            say_in_fragments(&pair.net.router_b, &too_big_v4(libc::IPPROTO_ESP as u8, &esp));
+            for (protocol, rest) in
+                [(libc::IPPROTO_ESP, &esp[..]), (libc::IPPROTO_UDP, &datagram), (libc::IPPROTO_ICMP, &ping(0))]
+            {
+                say(&pair.net.router_b, true, too_big_v4(protocol as u8, rest));
+            }
         } else {
+            say(&pair.net.router_b, false, too_big_v6(libc::IPPROTO_UDP as u8, &datagram));
+            say(&pair.net.router_b, false, too_big_v6(libc::IPPROTO_ICMPV6 as u8, &ping(129)));
             say(&pair.net.router_b, false, too_big_v6(libc::IPPROTO_ESP as u8, &esp));
             // Behind an extension header the kernel finds it, too.
             let hidden = [&[libc::IPPROTO_ESP as u8, 0, 1, 4, 0, 0, 0, 0][..], &esp].concat();
@@ -121,6 +131,7 @@ fn nobody_on_black_says_how_large_esp_may_be() {
         }
         // In user space it does not matter.
         assert!(!lab::is_kernel() || black_path(&pair, black_ipv4) == 1500);
+        drop(udp);
     }
 }
 

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use muster_dataplane::{Dataplane, Error, EspConfig};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -193,6 +193,22 @@ impl Ns {
                 IpAddr::V6(via) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(via).build(),
             };
             handle.route().add(message).execute().await.unwrap();
+        });
+    }
+
+    /// A route to what is said to be on the link.
+    pub(crate) fn on_link(&self, name: &'static str, prefix: &'static str) {
+        let index = self.index(name);
+        self.netlink(async move |handle| {
+            let net: ipnet::IpNet = prefix.parse().unwrap();
+            let message =
+                RouteMessageBuilder::<IpAddr>::new().destination_prefix(net.addr(), net.prefix_len()).unwrap();
+            handle
+                .route()
+                .add(message.output_interface(index).scope(RouteScope::Link).build())
+                .execute()
+                .await
+                .unwrap();
         });
     }
 

@@ -100,8 +100,12 @@ fn a_flow_to_everywhere_takes_no_word_of_the_router_itself() {
 
 /// The address that A uses towards somebody on black.
 fn source(net: &Net, family: usize) -> io::Result<IpAddr> {
-    let own = udp(&net.routers[A], ["[::]:0", "0.0.0.0:0"][family]);
-    own.connect(at(OUTSIDE[family], CLOSED)).and_then(|()| own.local_addr()).map(|address| address.ip())
+    source_to(&net.routers[A], OUTSIDE[family])
+}
+
+fn source_to(ns: &Ns, to: &str) -> io::Result<IpAddr> {
+    let own = udp(ns, if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" });
+    own.connect(at(to, CLOSED)).and_then(|()| own.local_addr()).map(|address| address.ip())
 }
 
 /// Whether A has learned everything: it is then by the tunnel.
@@ -291,4 +295,41 @@ fn own_prefixes_without_an_interface_are_not_sought_on_black() {
     router.up("red0");
     router.address("red0", PLACES[A].red[0]);
     until("they are reached", || (reached(host), reached(other)) == ([true; 2], [true; 2]));
+}
+
+/// Whoever is on black can hand out addresses and routes there, by router advertisements say.
+#[test]
+fn what_black_is_given_leads_no_word_to_own_prefixes_away() {
+    if lab::skip() {
+        return;
+    }
+    let net = Net::new(false);
+    let router = &net.routers[A];
+    let with = |prefixes: [&'static str; 2], inside: [&'static str; 2]| {
+        net.planes[A].set_own_prefixes(nets(&[&PLACES[A].prefixes[..], &prefixes].concat()));
+        let reds: [IpAddr; 2] = PLACES[A].red.map(|red| address(red).parse().unwrap());
+        until("more is own", || inside.map(|inside| source_to(router, inside).unwrap()) == reds);
+    };
+    for family in [0, 1] {
+        net.outside.address("eth0", PLACES[A].host[family]);
+        router.on_link("black", ["2001:db8:a::/65", "10.1.0.0/25"][family]);
+        router.address("black", ["2001:db8:a::66/64", "10.1.0.66/24"][family]);
+    }
+    // What is told after is done after.
+    with(["2001:db8:77::/64", "10.77.0.0/16"], ["2001:db8:77::2", "10.77.0.2"]);
+    for family in [0, 1] {
+        let [host, red] = [PLACES[A].host[family], PLACES[A].red[family]].map(address);
+        let capture = Capture::new(router, "black");
+        let (own, to) = (udp(router, ["[::]:0", "0.0.0.0:0"][family]), udp(&net.hosts[A], &at(host, 5000)));
+        until("the host hears of the router", || {
+            let _ = own.send_to(MARKER, at(host, 5000));
+            lab::receive(&to).is_some()
+        });
+        assert!(!clear_text(&capture.frames()));
+        hears(&connected(&net.hosts[A], host, (red, CLOSED)), MARKER, Errno::ECONNREFUSED, "the router hears of it");
+    }
+    // An own prefix may have black's network in it, which is reached.
+    with(["fd00::/8", "192.0.0.0/16"], ["fd01::2", "192.0.99.2"]);
+    let blacks: [IpAddr; 2] = PLACES[A].black.map(|black| address(black).parse().unwrap());
+    assert_eq!(OUTSIDE.map(|outside| source_to(router, outside).unwrap()), blacks);
 }
