@@ -9,15 +9,23 @@ use muster_wire::Time;
 use crate::isakmp::Delays;
 
 /// After keys were made new because a client began anew, they are not made new for that again before so long. One that begins
-/// anew again and again would otherwise have the others take ever new keys; it waits, they do not.
+/// anew again and again would otherwise have the others take ever new keys; it waits, they do not: twice as long each time, up to
+/// the second, until it has gone on for two such pauses without.
 const PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8 * 60);
 
 /// Who began anew, and is told nothing until there are keys that it never used.
 pub(super) struct Restarts<K> {
     /// When that may be, at the earliest.
     waiting: BTreeMap<K, Time>,
-    /// For whom keys were made new, and when they may be again.
-    resting: BTreeMap<K, Time>,
+    /// For whom keys were made new.
+    resting: BTreeMap<K, Rest>,
+}
+
+struct Rest {
+    /// When they may be made new again.
+    until: Time,
+    pause: Duration,
 }
 
 impl<K> Default for Restarts<K> {
@@ -29,7 +37,7 @@ impl<K> Default for Restarts<K> {
 impl<K: Ord + Clone> Restarts<K> {
     /// This one began anew: when it may have new keys, `earliest` or later.
     pub(super) fn add(&mut self, client: K, earliest: Time) -> Time {
-        let at = self.resting.get(&client).copied().unwrap_or_default().max(earliest);
+        let at = self.resting.get(&client).map_or(earliest, |rest| rest.until.max(earliest));
         self.waiting.insert(client, at);
         at
     }
@@ -58,12 +66,16 @@ impl<K: Ord + Clone> Restarts<K> {
     /// Those who get new keys now: whose time has come, or all, as all keys are new. With these delays an SA has gone before there
     /// is a third.
     pub(super) fn take(&mut self, now: Time, all: bool, delays: Delays) -> BTreeSet<K> {
-        self.resting.retain(|_, until| *until > now);
+        self.resting.retain(|_, rest| rest.until + rest.pause > now);
         let is_taken = |at: &Time| all || *at <= now;
         let taken: BTreeSet<K> =
             self.waiting.iter().filter(|(_, at)| is_taken(at)).map(|(client, _)| client.clone()).collect();
         self.waiting.retain(|_, at| !is_taken(at));
-        self.resting.extend(taken.iter().map(|client| (client.clone(), now + PAUSE.max(delays.change()))));
+        for client in &taken {
+            let twice = self.resting.get(client).map(|rest| (2 * rest.pause).min(LONGEST_PAUSE));
+            let pause = twice.unwrap_or(PAUSE).max(delays.change());
+            self.resting.insert(client.clone(), Rest { until: now + pause, pause });
+        }
         taken
     }
 }
@@ -100,5 +112,23 @@ mod tests {
         assert_eq!(restarts.add("b", Time(0)), at(1120), "the SAs before have gone");
         restarts.remove("b");
         assert!(!restarts.is_waiting("b") && restarts.timeout().is_none());
+    }
+
+    #[test]
+    fn who_goes_on_beginning_anew_waits_longer() {
+        let (mut restarts, mut now) = (Restarts::default(), at(1000));
+        let mut begin = |now: Time, quiet: u64| {
+            let start = now + Duration::from_secs(quiet);
+            let at = restarts.add("a", start);
+            assert_eq!(restarts.take(at, false, DELAYS), BTreeSet::from(["a"]));
+            (at, at.since(start).as_secs())
+        };
+        for (quiet, waited) in
+            [(0, 0), (0, 30), (0, 60), (100, 20), (0, 240), (0, 480), (0, 480), (800, 0), (0, 480), (960, 0), (0, 30)]
+        {
+            let (at, seconds) = begin(now, quiet);
+            assert_eq!(seconds, waited);
+            now = at;
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! A connected client.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use muster_wire::Time;
 
+use super::tek::{MOST_DELETED, delete_teks};
 use crate::isakmp::{Malformed, Range, Raw, kind, number, ranges};
 use crate::phase1::SaId;
 use crate::push::{Push, UnicastSender};
@@ -13,6 +15,8 @@ pub(super) struct Session {
     pub(super) sa: SaId,
     /// What is under way.
     pub(super) sender: UnicastSender,
+    /// What was taken away is to be said next, from this SPI on: not kept for each client, for it may be much.
+    gone_beyond: Option<u32>,
     /// What follows, and of what it is all there is.
     unsaid: VecDeque<(Option<Subject>, Push)>,
     /// When it is looked at, if it stands in the list of those.
@@ -26,13 +30,11 @@ pub(super) enum Subject {
     Group(String),
     /// A VPN, by name.
     Vpn(String),
-    /// What was taken away.
-    Gone,
 }
 
 impl Session {
     pub(super) fn new(sa: SaId) -> Self {
-        Session { sa, sender: UnicastSender::default(), unsaid: VecDeque::new(), timer: None }
+        Session { sa, sender: UnicastSender::default(), gone_beyond: None, unsaid: VecDeque::new(), timer: None }
     }
 
     /// These are to be said after all else. If they are all there is of a subject now, what was to be said of it before no longer is:
@@ -45,9 +47,25 @@ impl Session {
         self.unsaid.extend(pushes.map(|push| (subject.cloned(), push.clone())));
     }
 
-    /// What is to be said now.
-    pub(super) fn next(&mut self) -> Option<Push> {
-        let next = self.sender.has_room().then(|| self.unsaid.pop_front()).flatten();
+    /// All that was taken away is to be said, before all that follows.
+    pub(super) fn tell_gone(&mut self) {
+        self.gone_beyond = Some(0);
+    }
+
+    /// What is to be said now; `gone` is what was taken away.
+    pub(super) fn next(&mut self, gone: &BTreeMap<u32, Time>, doi: u32) -> Option<Push> {
+        if !self.sender.has_room() {
+            return None;
+        }
+        if let Some(beyond) = self.gone_beyond {
+            let spis = gone.range((Excluded(beyond), Unbounded)).map(|(spi, _)| *spi);
+            let spis: Vec<u32> = spis.take(MOST_DELETED).collect();
+            self.gone_beyond = spis.last().copied();
+            if !spis.is_empty() {
+                return Some(Push { deletes: delete_teks(doi, &spis), ..Push::default() });
+            }
+        }
+        let next = self.unsaid.pop_front();
         if self.unsaid.is_empty() {
             // As in what is under way: most clients are told nothing for hours.
             self.unsaid = VecDeque::new();
@@ -57,7 +75,7 @@ impl Session {
 
     /// Whether all is said and acknowledged.
     pub(super) fn is_done(&self) -> bool {
-        self.sender.is_done() && self.unsaid.is_empty()
+        self.sender.is_done() && self.gone_beyond.is_none() && self.unsaid.is_empty()
     }
 }
 
@@ -87,7 +105,7 @@ mod tests {
         let (video, audio) = (Subject::Group("video".into()), Subject::Group("audio".into()));
         let say = |session: &mut Session| {
             let mut marks = Vec::new();
-            while let Some(push) = session.next() {
+            while let Some(push) = session.next(&BTreeMap::new(), 2) {
                 marks.push(push.deletes[0].spis[0][0]);
                 session.sender.push(Time(0), vec![0]);
             }
@@ -108,6 +126,24 @@ mod tests {
         assert_eq!(say(&mut session), [30, 40, 99], "what is new last");
         session.sender.due(Time(1));
         session.sender.acknowledge(Time(2), 19, &[]);
+        assert!(session.is_done());
+    }
+
+    #[test]
+    fn what_was_taken_away_is_told_in_parts_and_first() {
+        let mut session = Session::new(SaId { responder: Cookie([1; 8]), initiator: Cookie([2; 8]) });
+        let gone: BTreeMap<u32, Time> = (1000..1450).map(|spi| (spi, Time(0))).collect();
+        session.tell(None, &[push(30)]);
+        session.tell_gone();
+        assert!(!session.is_done());
+        let mut said = Vec::new();
+        while let Some(push) = session.next(&gone, 2) {
+            assert_eq!(push.deletes.len(), 1);
+            said.push(push.deletes[0].spis.clone());
+        }
+        assert_eq!(said.iter().map(Vec::len).collect::<Vec<_>>(), [200, 200, 50, 1]);
+        let spis: Vec<Vec<u8>> = gone.keys().map(|spi| spi.to_be_bytes().to_vec()).collect();
+        assert_eq!((said[..3].concat(), &said[3][0]), (spis, &vec![30; 4]));
         assert!(session.is_done());
     }
 

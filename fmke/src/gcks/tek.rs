@@ -19,7 +19,7 @@ pub(super) const KEY_LEN: usize = 36;
 const MOST_BEFORE: usize = 8;
 
 /// SPIs of one payload, at most.
-const MOST_DELETED: usize = 200;
+pub(super) const MOST_DELETED: usize = 200;
 
 /// An SA of one flow and one sender.
 pub(super) struct Tek {

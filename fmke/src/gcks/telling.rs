@@ -10,7 +10,7 @@ use super::event::Event;
 use super::group::Outcome;
 use super::machine::Gcks;
 use super::profile::{Group, Profiles};
-use super::session::Subject;
+use super::session::{Session, Subject};
 use super::store::Write;
 use super::tek::delete_teks;
 use crate::isakmp::exchange;
@@ -39,10 +39,19 @@ impl Gcks {
             }
             may_be_held
         });
-        let gone: Vec<u32> = self.gone.keys().copied().collect();
-        let push = |delete| Push { deletes: vec![delete], ..Push::default() };
-        let pushes: Vec<Push> = delete_teks(self.doi, &gone).into_iter().map(push).collect();
-        self.push_all(now, client, Some(&Subject::Gone), &pushes);
+        if self.gone.is_empty() {
+            return;
+        }
+        if self.one_way.contains_key(client) {
+            let gone: Vec<u32> = self.gone.keys().copied().collect();
+            let push = |delete| Push { deletes: vec![delete], ..Push::default() };
+            let pushes: Vec<Push> = delete_teks(self.doi, &gone).into_iter().map(push).collect();
+            return self.push(now, client, &pushes);
+        }
+        if let Some(session) = self.sessions.get_mut(client) {
+            session.tell_gone();
+            self.attend_unsaid(now, client);
+        }
     }
 
     /// All of a group, to one of its members.
@@ -92,7 +101,12 @@ impl Gcks {
         }
         let Some(session) = self.sessions.get_mut(client) else { return };
         session.tell(subject, pushes);
-        if session.is_done() {
+        self.attend_unsaid(now, client);
+    }
+
+    /// What a client has not been told yet is under way as far as may be.
+    fn attend_unsaid(&mut self, now: Time, client: &str) {
+        if self.sessions.get(client).is_none_or(Session::is_done) {
             return;
         }
         self.behind.insert(client.to_owned());
@@ -106,7 +120,7 @@ impl Gcks {
     fn seal_due(&mut self, now: Time, client: &str) {
         let Some(session) = self.sessions.get_mut(client) else { return };
         let Some(sa) = self.responder.sa(session.sa) else { return };
-        while let Some(push) = session.next() {
+        while let Some(push) = session.next(&self.gone, self.doi) {
             let mut chain = push.chain(session.sender.next_number(), self.doi);
             // "HASH(1) = prf(SKEYID_a, SEQ | SA |KD )" (draft 3.1)
             sa.add_hash(&[], &mut chain);
