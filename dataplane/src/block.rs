@@ -11,7 +11,7 @@
 //! | 28 | marked `lookup main` | what the kernel has encrypted (`xfrm/way_out.rs`) |
 //! | 30 + 2i | `iif RED lookup 0x4d00 + i` | own red prefixes, learned ones by the tunnel, `unreachable default` |
 //! | 31 + 2i | `iif RED unreachable` | the same again, should the table be empty |
-//! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: own prefixes by their interfaces, learned ones by the tunnel, or not at all |
+//! | 62 + i | `not oif BLACK lookup 0x4d10 + i` | the router's own packets: own prefixes by their interfaces, learned ones by the tunnel, or not at all; black's network in a wider own prefix is passed on (`throw`) |
 //! | 78 + 3i | ICMP `from` an address of black `goto 80 + 3i` | while there is something in 0x4d20 + i |
 //! | 79 + 3i | `not oif BLACK lookup 0x4d20 + i` | the same of learned prefixes that black's addresses lie in (`own.rs`) |
 //! | 80 + 3i | `nop` | |

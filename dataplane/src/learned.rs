@@ -408,13 +408,18 @@ impl Keeper {
         Ok(())
     }
 
-    /// What was lost and lies in what is learned now is not in its way; nor is there ever too much of it.
+    /// What was lost and lies in what is learned is not in its way as long as that is; nor is there ever too much of it.
     async fn forget_lost(&mut self, handle: &Handle) -> Result<(), Error> {
         let tables = own::tables(self.block.instance);
         let blacks = self.black.as_ref().map_or(&[][..], |black| &black.addresses);
         let stands_in = |prefix: &IpNet| own::table_of(self.block.instance, prefix, blacks);
         let Some(lost) = &mut self.lost else { return Ok(()) };
-        for prefix in lost.make_room(&self.routes, stands_in) {
+        let change = lost.settle(&self.routes, stands_in);
+        for prefix in change.again {
+            last(stands_in(&prefix), prefix).add(handle).await?;
+            lost.stands_again(&prefix);
+        }
+        for prefix in change.gone {
             for table in tables {
                 last(table, prefix).remove(handle).await?;
             }

@@ -10,60 +10,88 @@ const MAX_LOST: usize = 4096;
 /// So many of one router: four times what it may announce at a time.
 const MAX_LOST_OF_ONE: usize = 256;
 
-/// The oldest first, with the router that lost them; `None`: an earlier daemon's. What is learned again meanwhile stays in
-/// it and does not count, so that it is still the first one's when somebody else has announced and withdrawn it.
-pub(crate) struct Lost(Vec<(IpNet, Option<MemberId>)>);
+/// The oldest first. What is learned again meanwhile stays in it and does not count, so that it is still the first one's when
+/// somebody else has announced and withdrawn it.
+pub(crate) struct Lost(Vec<Entry>);
+
+struct Entry {
+    prefix: IpNet,
+    /// The router that lost it; `None`: an earlier daemon's.
+    owner: Option<MemberId>,
+    /// It is unreachable now: it does not lie in what is learned.
+    stands: bool,
+}
+
+/// What changes for the kernel. First that which is unreachable again.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) again: BTreeSet<IpNet>,
+    pub(crate) gone: BTreeSet<IpNet>,
+}
 
 impl Lost {
     /// What an earlier daemon has left.
     pub(crate) fn left(prefixes: impl IntoIterator<Item = IpNet>) -> Self {
-        Self(prefixes.into_iter().map(|prefix| (prefix, None)).collect())
+        Self(prefixes.into_iter().map(|prefix| Entry { prefix, owner: None, stands: true }).collect())
     }
 
     /// All, with those that are learned again.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = &IpNet> {
-        self.0.iter().map(|(lost, _)| lost)
+        self.0.iter().map(|entry| &entry.prefix)
     }
 
-    /// One more.
+    /// One more, which is unreachable already.
     pub(crate) fn add(&mut self, prefix: IpNet, owner: MemberId) {
-        if !self.0.iter().any(|(lost, _)| *lost == prefix) {
-            self.0.push((prefix, Some(owner)));
+        match self.0.iter_mut().find(|entry| entry.prefix == prefix) {
+            Some(entry) => entry.stands = true,
+            None => self.0.push(Entry { prefix, owner: Some(owner), stands: true }),
         }
     }
 
-    /// Takes out, and gives, what need not or cannot stay: what lies in something `learned`, and what is too much. A router
+    /// The kernel has it unreachable again.
+    pub(crate) fn stands_again(&mut self, prefix: &IpNet) {
+        self.0.iter_mut().filter(|entry| entry.prefix == *prefix).for_each(|entry| entry.stands = true);
+    }
+
+    /// What lies in something `learned` makes way as long as that is there, and what is too much goes. A router
     /// that announces and withdraws without end pushes nobody else's out. `table` says where a prefix stands: some packets pass over
     /// one of the tables, and what is lost in the other holds for those, too.
-    pub(crate) fn make_room(
-        &mut self,
-        learned: &BTreeMap<IpNet, MemberId>,
-        table: impl Fn(&IpNet) -> u32,
-    ) -> BTreeSet<IpNet> {
+    pub(crate) fn settle(&mut self, learned: &BTreeMap<IpNet, MemberId>, table: impl Fn(&IpNet) -> u32) -> Change {
         let is_covered =
             |lost: &IpNet| learned.keys().any(|prefix| prefix.contains(lost) && table(prefix) == table(lost));
-        let lost = self.0.iter().map(|(lost, _)| *lost).filter(|lost| !learned.contains_key(lost));
-        let mut out: BTreeSet<IpNet> = lost.filter(is_covered).collect();
-        self.0.retain(|(lost, _)| !out.contains(lost));
-        while let Some(place) = self.surplus(learned) {
-            out.insert(self.0.remove(place).0);
+        let mut change = Change::default();
+        for entry in self.0.iter_mut().filter(|entry| !learned.contains_key(&entry.prefix)) {
+            match is_covered(&entry.prefix) {
+                true if entry.stands => {
+                    entry.stands = false;
+                    change.gone.insert(entry.prefix);
+                }
+                false if !entry.stands => _ = change.again.insert(entry.prefix),
+                _ => {}
+            }
         }
-        out
+        while let Some(place) = self.surplus(learned) {
+            let Entry { prefix, stands, .. } = self.0.remove(place);
+            change.again.remove(&prefix);
+            if stands {
+                change.gone.insert(prefix);
+            }
+        }
+        change
     }
 
     /// The place of one that is too much.
     fn surplus(&self, learned: &BTreeMap<IpNet, MemberId>) -> Option<usize> {
-        let counts_in = |lost: &IpNet| !learned.contains_key(lost);
+        let counts_in = |entry: &&Entry| !learned.contains_key(&entry.prefix);
         let mut counts: BTreeMap<Option<MemberId>, usize> = BTreeMap::new();
-        let owners = self.0.iter().filter(|(lost, _)| counts_in(lost)).map(|(_, owner)| *owner);
-        owners.for_each(|owner| *counts.entry(owner).or_default() += 1);
+        self.0.iter().filter(counts_in).for_each(|entry| *counts.entry(entry.owner).or_default() += 1);
         let greedy = counts.iter().find(|(owner, count)| owner.is_some() && **count > MAX_LOST_OF_ONE);
         let most = || {
             let too_many = counts.values().sum::<usize>() > MAX_LOST;
             counts.iter().max_by_key(|(_, count)| **count).filter(|_| too_many)
         };
         let (owner, _) = greedy.or_else(most)?;
-        self.0.iter().position(|(lost, of)| of == owner && counts_in(lost))
+        self.0.iter().position(|entry| entry.owner == *owner && counts_in(&entry))
     }
 }
 
@@ -87,10 +115,10 @@ mod tests {
         for nth in 0..10_000 {
             lost.add(net(nth), HOSTILE);
             if nth % 64 == 0 {
-                gone.extend(lost.make_room(&BTreeMap::new(), |_| 0));
+                gone.extend(lost.settle(&BTreeMap::new(), |_| 0).gone);
             }
         }
-        gone.extend(lost.make_room(&BTreeMap::new(), |_| 0));
+        gone.extend(lost.settle(&BTreeMap::new(), |_| 0).gone);
         assert_eq!(gone, (0..10_000 - MAX_LOST_OF_ONE).map(net).collect(), "the oldest of its own");
         assert_eq!(lost.0.len(), 1 + 3 + MAX_LOST_OF_ONE);
     }
@@ -101,29 +129,41 @@ mod tests {
         for member in 0..20 {
             (0..10).for_each(|nth| lost.add(net(10_000 + 10 * usize::from(member) + nth), MemberId([member; 32])));
         }
-        let gone = lost.make_room(&BTreeMap::new(), |_| 0);
+        let gone = lost.settle(&BTreeMap::new(), |_| 0).gone;
         assert_eq!(gone, (0..200).map(net).collect(), "of those that are the most");
         assert_eq!(lost.0.len(), MAX_LOST);
     }
 
     #[test]
-    fn what_is_learned_is_not_lost_and_what_lies_in_it_goes() {
+    fn what_lies_in_something_learned_makes_way_and_comes_back() {
+        let change = |again: &[IpNet], gone: &[IpNet]| Change {
+            again: again.iter().copied().collect(),
+            gone: gone.iter().copied().collect(),
+        };
         let mut lost = Lost::left([net(1), net(2), net(0x101)]);
-        let learned = BTreeMap::from([(net(1), HONEST), ("10.1.0.0/16".parse().unwrap(), HONEST)]);
-        assert_eq!(lost.make_room(&learned, |_| 0), BTreeSet::from([net(0x101)]));
-        assert_eq!(lost.make_room(&learned, |_| 0), BTreeSet::new());
+        let learned = BTreeMap::from([(net(1), HONEST), ("10.1.0.0/16".parse().unwrap(), HOSTILE)]);
+        assert_eq!(lost.settle(&learned, |_| 0), change(&[], &[net(0x101)]));
+        assert_eq!(lost.settle(&learned, |_| 0), Change::default());
         // What lies in something of the other table stays.
         lost.add(net(0x102), HONEST);
-        assert_eq!(lost.make_room(&learned, |prefix| prefix.prefix_len().into()), BTreeSet::new());
-        assert_eq!(lost.make_room(&learned, |_| 0), BTreeSet::from([net(0x102)]));
+        assert_eq!(lost.settle(&learned, |prefix| prefix.prefix_len().into()), change(&[net(0x101)], &[]));
+        lost.stands_again(&net(0x101));
+        assert_eq!(lost.settle(&learned, |_| 0), change(&[], &[net(0x101), net(0x102)]));
+        // Whoever announced the wider one has withdrawn it, and goes on so with others.
+        (0..1000).for_each(|nth| lost.add(net(0x1000 + nth), HOSTILE));
+        let after = lost.settle(&BTreeMap::new(), |_| 0);
+        assert_eq!(after.again, BTreeSet::from([net(0x101), net(0x102)]));
+        assert!(lost.settle(&BTreeMap::new(), |_| 0).again.contains(&net(0x101)), "until it is done");
+        after.again.iter().for_each(|prefix| lost.stands_again(prefix));
+        assert_eq!(lost.settle(&BTreeMap::new(), |_| 0), Change::default());
     }
 
     #[test]
     fn what_is_announced_in_anothers_place_stays_the_others() {
         let mut lost = Lost::left([]);
         lost.add(net(0), HONEST);
-        assert!(lost.make_room(&BTreeMap::from([(net(0), HOSTILE)]), |_| 0).is_empty());
+        assert_eq!(lost.settle(&BTreeMap::from([(net(0), HOSTILE)]), |_| 0), Change::default());
         (0..1000).for_each(|nth| lost.add(net(nth), HOSTILE));
-        assert!(!lost.make_room(&BTreeMap::new(), |_| 0).contains(&net(0)));
+        assert!(!lost.settle(&BTreeMap::new(), |_| 0).gone.contains(&net(0)));
     }
 }

@@ -9,7 +9,7 @@
 //! does not go to black in clear, whatever its source. Nor does anything else pass over: the kernel chooses the source of a
 //! socket, and asks again with it, in IPv6 after an `unreachable` as well (ip6_dst_lookup_tail).
 //!
-//! Behind each route there is an `unreachable` one. To an own prefix it comes as soon as that is known to be by an interface, and
+//! Behind each route by an interface there is an `unreachable` one. To an own prefix it comes as soon as that is known to be by an interface, and
 //! with a data plane, which sets the route when the interface comes, at once. Before there is neither the router reaches its
 //! LAN by what else leads there: nobody would set the route when it is time.
 

@@ -9,7 +9,7 @@
 //! table inet muster0 {
 //!   set group4 { type mark . ipv4_addr; flags interval; }      # and unicast4, group6, unicast6
 //!   chain in {
-//!     type filter hook prerouting priority raw; policy accept;
+//!     type filter hook prerouting priority -450; policy accept;      # before fragments are put together
 //!     iifname BLACK jump black
 //!     iifname != "muster0" accept
 //!     ip saddr OWN drop                                            # for each own prefix

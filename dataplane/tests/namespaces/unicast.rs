@@ -11,7 +11,7 @@ use nix::libc;
 use socket2::SockRef;
 
 use super::lab::{self, Capture, Ns, multicast, protocol, receive, udp, until};
-use super::tunnel::{ALICE, BOB, Coalition, MARKER, Side, block_config, config, nets};
+use super::tunnel::{ALICE, BOB, CAROL, Coalition, MARKER, Side, block_config, config, nets};
 
 /// Red addresses of the hosts behind A and B, by family.
 const HOSTS: [[&str; 2]; 2] = [["2001:db8:a::2", "2001:db8:b::2"], ["10.1.0.2", "10.2.0.2"]];
@@ -416,6 +416,40 @@ fn what_was_red_does_not_become_black() {
         send(&net.router_a);
         clear()
     });
+}
+
+/// By something wider, and by very much after that.
+#[test]
+fn what_one_router_has_lost_no_other_uncovers() {
+    if lab::skip() {
+        return;
+    }
+    let Pair { net, a, b } = Pair::new(config, false);
+    let source = |to: &str| {
+        let socket = udp(&net.router_a, "[::]:0");
+        socket.connect(at(to, 5000)).ok().and_then(|()| socket.local_addr().ok()).map(|address| address.ip())
+    };
+    let red: Option<IpAddr> = Some(ROUTERS[0][0].parse().unwrap());
+    let announces = |prefixes: &[String]| {
+        a.set_routes(BTreeMap::from([(CAROL, prefixes.iter().map(|net| net.parse().unwrap()).collect())]))
+    };
+    let withdraws = |inside: &str| {
+        until("it is learned", || source(inside) == red);
+        a.set_routes(BTreeMap::new());
+        until("it is lost", || source(inside).is_none());
+    };
+    let (of_bob, wide) = (HOSTS[0][1], "2001:db8:ffff::1");
+    withdraws(of_bob);
+    announces(&["2001:db8::/32".to_owned()]);
+    until("it makes way", || source(of_bob) == red);
+    withdraws(wide);
+    for round in 0..5 {
+        announces(&(0..64).map(|nth| format!("fd10:{round}:{nth:x}::/48")).collect::<Vec<_>>());
+        withdraws(&format!("fd10:{round}:3f::1"));
+    }
+    assert!(source(wide).is_some(), "Carol's oldest has gone");
+    assert_eq!(source(of_bob), None);
+    drop((a, b));
 }
 
 /// The kernel drops an interface's routes, and what was said of its IPv6 packets, when it goes down.
