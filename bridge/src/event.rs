@@ -19,9 +19,9 @@ pub enum EventKind {
     Blocked,
     /// The first hello has left.
     HelloSent,
-    /// A device came up; the own one at the start.
+    /// A device came up; the own one at the start. With a key server: a group was entered.
     Join,
-    /// A device is gone.
+    /// A device is gone. With a key server: a group was left.
     Leave,
     /// A device is back with the same process.
     Restore,
@@ -35,7 +35,7 @@ pub enum EventKind {
     Activated,
     /// Another transaction manager.
     Election,
-    /// The own device was excluded.
+    /// The own device was excluded. At a key server: a client was, or its certificate lapsed.
     Excluded,
     /// The multicast of these own prefixes is carried by another router of their LAN from now on; `nothing`: all is ours.
     StandsBy,

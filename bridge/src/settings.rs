@@ -120,7 +120,7 @@ sections! {
         #[serde(default)] crls: Vec<PathBuf>,
         /// The control socket.
         #[serde(default = "default_control")] control: PathBuf,
-        /// Where the startup stamp is kept.
+        /// The startup stamp, neighbours' revocation lists, which messages of a key server were taken; never a secret.
         #[serde(default = "default_state_dir")] state_dir: PathBuf,
     }
     /// The hostile side.
@@ -218,15 +218,15 @@ defaulted! {
         address: Option<IpAddr> = None,
         /// `agreement`: all agree on one key; `centralised`: a key server (`[gcks]`) has all keys.
         mode: String = "agreement".into(),
-        /// See SPEC.
+        /// After a commit none follows for so long (keyagree/SPEC.md 3).
         #[serde(with = "humantime_serde")] batch_window: Duration = Duration::from_millis(20),
-        /// See SPEC.
+        /// From a new key to sending under it, at most (keyagree/SPEC.md 6).
         #[serde(with = "humantime_serde")] activation_delay: Duration = Duration::from_millis(200),
-        /// See SPEC.
+        /// For so long the key before is received under after that (keyagree/SPEC.md 6).
         #[serde(with = "humantime_serde")] deactivation_delay: Duration = Duration::from_secs(2),
-        /// See SPEC.
+        /// Of a group key (keyagree/SPEC.md 7).
         #[serde(with = "humantime_serde")] lifetime: Duration = Duration::from_secs(3600),
-        /// See SPEC.
+        /// Of a member's own key in the tree (keyagree/SPEC.md 7).
         #[serde(with = "humantime_serde")] leaf_refresh: Duration = Duration::from_secs(3600),
     }
     /// `[dataplane]`
@@ -252,6 +252,19 @@ defaulted! {
         level: String = "info".into(),
         /// text or json, one line each.
         format: String = "text".into(),
+    }
+}
+
+impl LogSection {
+    /// Of both daemons.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
+        if !matches!(self.level.as_str(), "error" | "warn" | "info" | "debug" | "trace") {
+            return Err(("log.level", "must be error, warn, info, debug or trace".into()));
+        }
+        if !matches!(self.format.as_str(), "text" | "json") {
+            return Err(("log.format", "must be text or json".into()));
+        }
+        Ok(())
     }
 }
 
@@ -435,11 +448,8 @@ fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
     if file.red.multicast.iter().any(|net| !net.addr().is_multicast()) {
         return value("red.multicast", "holds a network that is not multicast".into());
     }
-    if !matches!(file.log.level.as_str(), "error" | "warn" | "info" | "debug" | "trace") {
-        return value("log.level", "must be error, warn, info, debug or trace".into());
-    }
-    if !matches!(file.log.format.as_str(), "text" | "json") {
-        return value("log.format", "must be text or json".into());
+    if let Err((key, message)) = file.log.check() {
+        return value(key, message);
     }
     if !matches!(file.red.membership.as_str(), "flood" | "dynamic") {
         return value("red.membership", "must be flood or dynamic".into());
@@ -482,8 +492,10 @@ fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> 
     if gcks.address.is_multicast() || gcks.address.is_unspecified() {
         return Err(("gcks.address", format!("{} is no key server's", gcks.address)));
     }
-    if gcks.port == 0 || gcks.local_port == Some(0) {
-        return Err(("gcks.port", "is 0".into()));
+    for (key, port) in [("gcks.port", Some(gcks.port)), ("gcks.local_port", gcks.local_port)] {
+        if port == Some(0) {
+            return Err((key, "is 0".into()));
+        }
     }
     gcks.named().check()?;
     match &gcks.secret_file {
@@ -604,6 +616,7 @@ mod tests {
             (CENTRALISED, "secret_file = \"a.psk\"", &format!("{CERTIFIED}secret_file = \"a.psk\""), "one of the two"),
             (CENTRALISED, "192.0.2.9", "224.0.0.1", "gcks.address"),
             (CENTRALISED, "[gcks]", "[gcks]\nport = 0", "gcks.port"),
+            (CENTRALISED, "[gcks]", "[gcks]\nlocal_port = 0", "gcks.local_port"),
             (CENTRALISED, "[gcks]", "[gcks]\nallow_bypass = [\"ff1e::/16\"]", "gcks.allow_bypass"),
             (CENTRALISED, "[group]", "[group]\naddress = \"ff05::6d76\"", "group.address"),
             (CENTRALISED, "\"black0\"", "\"black0\"\naddress = \"2001:db8::1\"", "family of gcks.address"),

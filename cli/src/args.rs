@@ -187,7 +187,7 @@ pub(crate) enum PkiCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum GcksCommand {
-    /// Run the key server in the foreground; SIGHUP: read clients, groups and VPNs again
+    /// Run the key server in the foreground; SIGHUP: read clients, groups, VPNs, certificates, the log's level and metrics again
     Run {
         /// The key server's configuration (TOML)
         #[arg(long, value_name = "FILE", default_value = "/etc/muster/gcks.toml")]
@@ -227,7 +227,13 @@ pub(crate) enum GcksCommand {
         socket: GcksSocket,
     },
     /// Read the configuration again, all of it or nothing; say what has changed
-    Reload(GcksSocket),
+    Reload {
+        #[command(flatten)]
+        socket: GcksSocket,
+        /// Of the key server with this configuration, by the socket that it names
+        #[arg(long, value_name = "FILE", conflicts_with = "control")]
+        config: Option<PathBuf>,
+    },
     /// Take clients out of all groups and VPNs, and refuse them from now on
     Exclude {
         /// Which

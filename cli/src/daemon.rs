@@ -43,13 +43,17 @@ pub(crate) fn run(config: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Has the daemon read its files again, and says what has changed.
+/// Has the daemon with a configuration, or else at the socket, read its files again.
 pub(crate) fn reload(socket: Socket, config: Option<&Path>) -> Result<(), Failure> {
-    let socket = match config {
-        Some(config) => Socket { control: control_of(config, &File::load(config)?) },
-        None => socket,
-    };
-    let answer = client::call(&socket, "reload", json!({}))?;
+    match config {
+        Some(config) => reload_at(&Socket { control: control_of(config, &File::load(config)?) }),
+        None => reload_at(&socket),
+    }
+}
+
+/// Says what has changed.
+pub(crate) fn reload_at(socket: &Socket) -> Result<(), Failure> {
+    let answer = client::call(socket, "reload", json!({}))?;
     let changed = answer["changed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
     say(if changed.is_empty() { "nothing has changed".to_owned() } else { changed.join("\n") })
 }

@@ -22,7 +22,10 @@ pub(crate) fn run(command: GcksCommand) -> Result<(), Failure> {
             client::events(&ReadArgs { socket: at(args.socket), json: args.json }, follow)
         }
         GcksCommand::Push { group, socket } => order(socket, "push", json!({ "group": group })),
-        GcksCommand::Reload(socket) => daemon::reload(at(socket), None),
+        GcksCommand::Reload { config: Some(config), .. } => {
+            daemon::reload_at(&Socket { control: GcksFile::load(&config)?.control(&config) })
+        }
+        GcksCommand::Reload { socket, config: None } => daemon::reload_at(&at(socket)),
         GcksCommand::Exclude { clients, socket } => order(socket, "exclude", json!({ "clients": clients })),
         GcksCommand::Admit { clients, socket } => order(socket, "admit", json!({ "clients": clients })),
     }

@@ -18,6 +18,15 @@ fn analyze(arguments: &[&str], folder: &Path) -> Option<Output> {
     }
 }
 
+/// The service manager else removes it with all that is in it when one of them stops.
+#[test]
+fn a_folder_of_several_units_stays() {
+    let texts = UNITS.map(|unit| fs::read_to_string(Path::new("../systemd").join(unit)).unwrap());
+    let sharing: Vec<_> = texts.iter().filter(|text| text.contains("\nRuntimeDirectory=muster\n")).collect();
+    assert_eq!(sharing.len(), 2);
+    assert!(sharing.iter().all(|text| text.contains("\nRuntimeDirectoryPreserve=yes\n")));
+}
+
 #[test]
 fn systemd_takes_the_units_and_finds_little_exposed() {
     let folder = tempfile::tempdir().unwrap();

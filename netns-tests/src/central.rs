@@ -248,6 +248,11 @@ level = "debug"
         run(Command::new(binary()).arg("gcks").args(arguments).arg("--control").arg(self.path("gcks.sock")))
     }
 
+    /// Has the key server read its configuration again, as its unit does: by the socket that is named there.
+    pub fn reload_gcks(&self) -> Answer {
+        run(Command::new(binary()).args(["gcks", "reload", "--config"]).arg(self.path("gcks.toml")))
+    }
+
     /// An order to the key server, which must be done.
     pub fn order(&self, arguments: &[&str]) {
         let answer = self.ask_gcks(arguments);

@@ -152,7 +152,7 @@ impl GcksSettings {
     pub(crate) fn load(path: &Path) -> Result<GcksSettings, SettingsError> {
         let GcksFile { gcks, log, metrics, clients, groups, vpns, exposure } = GcksFile::load(path)?;
         let value = |key, message: String| SettingsError::Value { path: path.to_owned(), key, message };
-        check_section(&gcks).map_err(|(key, message)| value(key, message))?;
+        check_section(&gcks).and_then(|()| log.check()).map_err(|(key, message)| value(key, message))?;
         let named = |key| move |(name, why): (String, String)| value(key, format!("{name:?}: {why}"));
         let mut profiles = Profiles {
             clients: clients.iter().map(|(name, client)| (name.clone(), client.client())).collect(),

@@ -141,6 +141,19 @@ fn prometheus_is_told_at_both_ends() {
     assert!(reloaded.contains("metrics.listen") && at(0).is_none(), "{reloaded}");
     lab.configure_gcks(&profiles);
     assert!(told(lab.ask_gcks(&["reload"])).contains("metrics.listen") && at(GCKS).is_none());
+
+    // What a reload does not take it refuses, at both ends, and what cannot be.
+    let router = format!("{}.toml", lab.name(0));
+    for (log, why) in [("level = \"loud\"", "log.level"), ("level = \"debug\"\nformat = \"json\"", "takes a restart")] {
+        for name in ["gcks.toml", &router] {
+            let before = std::fs::read_to_string(lab.path(name)).expect("a configuration");
+            lab.write_private(name, &before.replace("level = \"debug\"", log));
+            let refused = if name == "gcks.toml" { lab.reload_gcks() } else { lab.ask(0, &["reload"]) };
+            assert!(refused.status == 1 && refused.stderr.contains(why), "{name}: {refused:?}");
+            lab.write_private(name, &before);
+        }
+    }
+    assert_eq!(told(lab.reload_gcks()), "nothing has changed\n");
     lab.assert_black_is_sound();
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::addresses::{addresses, black_address};
 use crate::daemon::own_prefixes;
 use crate::reload::told;
-use crate::settings::GcksAt;
+use crate::settings::{GcksAt, LogSection};
 
 impl Client {
     /// Something about interfaces or addresses has changed. Whether the client is to start anew: its tunnels begin and end at
@@ -58,7 +58,7 @@ impl Client {
         let new = File::load(&self.config).map_err(|error| error.to_string())?;
         if but_for_what_follows(&new, &self.file) != self.file {
             return Err(
-                "more than [log], [metrics], and in [gcks] allow_bypass and paths, has changed: that takes a restart"
+                "more than log.level, [metrics], and in [gcks] allow_bypass and paths, has changed: that takes a restart"
                     .into(),
             );
         }
@@ -102,7 +102,8 @@ impl Client {
 
 /// A configuration with all that can change while the client runs as `now` has it. Of files what is in them counts.
 fn but_for_what_follows(new: &File, now: &File) -> File {
-    let mut same = File { log: now.log.clone(), metrics: now.metrics.clone(), ..new.clone() };
+    let log = LogSection { level: now.log.level.clone(), ..new.log.clone() };
+    let mut same = File { log, metrics: now.metrics.clone(), ..new.clone() };
     if let (Some(new), Some(now)) = (&mut same.gcks, &now.gcks) {
         let GcksAt { secret_file, certificate, private_key, trust_anchors, crls, allow_bypass, .. } = now.clone();
         *new = GcksAt { secret_file, certificate, private_key, trust_anchors, crls, allow_bypass, ..new.clone() };

@@ -23,6 +23,10 @@ impl Server {
         if !new.gcks.differs_in_paths_alone(&self.settings.gcks) {
             return Err("more than the paths of certificates in [gcks] has changed: that takes a restart".into());
         }
+        // It is what the program was started with.
+        if new.log.format != self.settings.log.format {
+            return Err("log.format has changed: that takes a restart".into());
+        }
         let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
         if own {
             new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;

@@ -83,6 +83,8 @@ fn an_error_names_the_file_and_the_key() {
         ("[\"a\", \"b\"]", "[\"a\", \"c\"]", &["groups", "\"one\"", "\"c\""]),
         ("\"1s\"", "\"1500ms\"", &["groups", "activation_delay", "whole seconds"]),
         ("\"udp\"", "\"xyz\"", &["xyz"]),
+        ("[clients.a]", "[log]\nlevel = \"loud\"\n[clients.a]", &["log.level", "trace"]),
+        ("[clients.a]", "[log]\nformat = \"xml\"\n[clients.a]", &["log.format", "json"]),
         ("10.2.0.0/16", "10.1.2.0/24", &["vpns", "\"ab\"", "overlap"]),
         ("198.51.100.0/24", "239.1.1.1/32", &["clients", "\"a\"", "multicast"]),
         ("198.51.100.0/24", "10.0.0.0/8", &["clients", "\"a\"", "the same packets"]),
