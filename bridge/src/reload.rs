@@ -219,10 +219,11 @@ mod tests {
     fn what_needs_a_restart_is_refused_by_name() {
         let folder = folder("");
         let before = load(&folder);
-        let extra = "[log]\nlevel = \"debug\"\n[group]\nname = \"other\"\n[discovery]\nport = 5000\n";
+        let extra =
+            "[log]\nlevel = \"debug\"\nformat = \"json\"\n[group]\nname = \"other\"\n[discovery]\nport = 5000\n";
         configure(folder.path(), "Alpha", extra);
         let error = prepare(&before, NOW).err().unwrap();
-        assert_eq!(error.to_string(), "discovery.port, group.name: needs a restart");
+        assert_eq!(error.to_string(), "discovery.port, group.name, log.format: needs a restart");
     }
 
     #[test]

@@ -110,3 +110,30 @@ fn but_for_what_follows(new: &File, now: &File) -> File {
     }
     same
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "[device]\n\n[black]\ninterface = \"black0\"\n\n[group]\nmode = \"centralised\"\n\n[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n";
+
+    #[test]
+    fn what_follows_is_told_from_what_takes_a_restart() {
+        let parse = |text: &str| File::parse("muster.toml".as_ref(), text).unwrap();
+        let now = parse(NOW);
+        for (was, is, follows) in [
+            ("[gcks]", "[log]\nlevel = \"debug\"\n\n[gcks]", true),
+            ("[gcks]", "[metrics]\nlisten = \"127.0.0.1:1\"\n\n[gcks]", true),
+            ("[gcks]", "[gcks]\nallow_bypass = [\"198.51.100.0/24\"]", true),
+            ("a.psk", "b.psk", true),
+            ("[gcks]", "[log]\nformat = \"json\"\n\n[gcks]", false),
+            ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", false),
+            ("[gcks]", "[gcks]\nport = 849", false),
+            ("black0", "black1", false),
+        ] {
+            assert!(NOW.contains(was), "{was}");
+            let new = parse(&NOW.replacen(was, is, 1));
+            assert_eq!(but_for_what_follows(&new, &now) == now, follows, "{is}");
+        }
+    }
+}

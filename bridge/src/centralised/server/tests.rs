@@ -242,6 +242,29 @@ async fn why_a_client_is_refused_is_told() {
     assert_eq!((&client["state"], &client["reason"]), (&"away".into(), &"refused: not authentic".into()));
 }
 
+/// What would not do at a start, and what takes one.
+#[tokio::test]
+async fn a_reload_is_refused_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(folder.path());
+    let path = folder.path().join("gcks.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (was, is, why) in [
+        ("[gcks]", "[log]\nlevel = \"loud\"\n\n[gcks]", "log.level: must be"),
+        ("[gcks]", "[log]\nformat = \"xml\"\n\n[gcks]", "log.format: must be"),
+        ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", "log.format has changed"),
+        ("[gcks]", "[log]\nlevel = \"debug\"\n\n[gcks]\nhop_limit = 63", "[gcks] has changed"),
+    ] {
+        std::fs::write(&path, text.replacen(was, is, 1)).unwrap();
+        let refused = server.reload().await;
+        assert!(refused.as_ref().is_err_and(|error| error.contains(why)), "{is}: {refused:?}");
+        assert_eq!((server.settings.log.level.as_str(), server.settings.gcks.hop_limit), ("info", 64), "{is}");
+        assert_eq!(server.report.log.lines().last().map(|line| line.event), Some(EventKind::ReloadRefused), "{is}");
+    }
+    std::fs::write(&path, format!("[log]\nlevel = \"debug\"\n\n{text}")).unwrap();
+    assert_eq!(server.reload().await, Ok(vec!["log.level"]));
+}
+
 /// An old copy of a list would let in again who was taken back since.
 #[test]
 fn a_start_with_an_older_revocation_list_than_was_in_force_is_refused() {
