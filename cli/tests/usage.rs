@@ -51,6 +51,26 @@ fn without_a_daemon_it_is_one_and_names_the_socket() {
     for command in ["status", "members", "neighbors", "sas", "routes", "events", "rekey", "reload", "leave"] {
         run([command, "--control", "/no/such/socket"]).failed(&["/no/such/socket", "is the daemon running"]);
     }
+    // By the socket that a configuration names, which is relative to it; and either that or a socket.
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("of-its-own.sock").display().to_string();
+    for (reload, text) in [
+        (
+            &["gcks", "reload"][..],
+            "[gcks]\ninterface = \"black0\"\naddress = \"192.0.2.9\"\ncontrol = \"of-its-own.sock\"\n",
+        ),
+        (
+            &["reload"],
+            "[device]\ncontrol = \"of-its-own.sock\"\n[black]\ninterface = \"black0\"\n\
+             [group]\nmode = \"centralised\"\n[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n",
+        ),
+    ] {
+        let path = folder.path().join("a.toml").display().to_string();
+        std::fs::write(&path, text).unwrap();
+        let by_configuration = [reload, &["--config", &path]].concat();
+        run(&by_configuration).failed(&[&socket, "is the daemon running"]);
+        assert_eq!(run([&by_configuration[..], &["--control", "/no/such/socket"]].concat()).status, 2);
+    }
     let by_environment = muster().arg("status").env("MUSTER_CONTROL", "/no/such/other").output().unwrap();
     common::ran(by_environment).failed(&["/no/such/other"]);
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 pub(crate) fn muster() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_muster"));
-    command.env_remove("MUSTER_CONTROL");
+    command.env_remove("MUSTER_CONTROL").env_remove("MUSTER_GCKS_CONTROL");
     command
 }
 
