@@ -13,7 +13,7 @@ use crate::centralised::{Certificates, GcksSettings, SHORT_KEY, identity, read_s
 use crate::clock::unix_seconds;
 use crate::expiry::rfc3339;
 use crate::lists;
-use crate::settings::{File, GcksAt, Settings};
+use crate::settings::{File, GcksAt, Settings, resolve};
 use crate::trust::overlap;
 
 /// One thing that was looked at.
@@ -65,7 +65,7 @@ fn check_client(path: &Path, file: &File) -> Vec<Finding> {
     let mut findings = vec![Finding { ok: true, what: format!("{}: understood", path.display()) }];
     if let Some(gcks) = &file.gcks {
         findings.extend(match &gcks.secret_file {
-            Some(secret) => vec![secret_shared(&path.parent().unwrap_or(Path::new(".")).join(secret), gcks)],
+            Some(secret) => vec![secret_shared(&resolve(path, secret), gcks)],
             None => certificates_shown(path, file, gcks),
         });
     }

@@ -99,7 +99,7 @@ pub fn unblock(instance: u8) -> Result<(), RunError> {
 /// Runs the daemon in the foreground until it is told to leave. The block, which is to stand before, stays.
 pub fn run(settings: Settings, set_level: SetLevel) -> Result<(), RunError> {
     block_on(async {
-        let control = settings.resolve(&settings.file.device.control);
+        let control = settings.file.control(&settings.path);
         let mut outside = Outside::open(&control, &settings.file, &[], set_level).await?;
         let Some(address) = outside.next_address(&settings.file).await? else { return Ok(()) };
         let mut daemon = Daemon::start(settings, address, outside)?;

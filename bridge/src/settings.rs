@@ -14,10 +14,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::centralised::{Named, Paths, default_doi, default_port, identity};
-use crate::secret_file::SecretFile;
-
-/// Of a device: Ed25519 takes 119 octets.
-const MOST_OF_KEY: usize = 16 << 10;
+use crate::secret_file::{MOST_OF_KEY, SecretFile};
 
 /// What is wrong with a configuration.
 #[derive(Debug, Error)]
@@ -282,6 +279,11 @@ impl File {
         Ok(file)
     }
 
+    /// The control socket of the daemon with this configuration.
+    pub fn control(&self, path: &Path) -> PathBuf {
+        resolve(path, &self.device.control)
+    }
+
     /// What the block needs to know; `own` are the red prefixes.
     pub fn block_config(&self, own: Vec<IpNet>) -> BlockConfig {
         BlockConfig {
@@ -331,8 +333,7 @@ impl Settings {
     /// Reads a configuration and everything that it names.
     pub fn load(path: &Path) -> Result<Settings, SettingsError> {
         let file = File::load(path)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let at = |relative: &Path| folder.join(relative);
+        let at = |relative: &Path| resolve(path, relative);
 
         let certificate_path = at(&file.device.certificate);
         let key_path = at(&file.device.private_key);
@@ -379,7 +380,7 @@ impl Settings {
 
     /// A path as the configuration means it.
     pub fn resolve(&self, path: &Path) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new(".")).join(path)
+        resolve(&self.path, path)
     }
 }
 
@@ -547,6 +548,11 @@ pub(crate) fn in_one_line(text: &str, error: &toml::de::Error, message: &str) ->
 
 pub(crate) fn read(path: &Path) -> Result<String, SettingsError> {
     fs::File::open(path).and_then(read_from).map_err(|error| SettingsError::Read { path: path.to_owned(), error })
+}
+
+/// A path as the configuration in this file means it.
+pub(crate) fn resolve(config: &Path, relative: &Path) -> PathBuf {
+    config.parent().unwrap_or(Path::new(".")).join(relative)
 }
 
 /// All of an open file.

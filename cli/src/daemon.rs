@@ -1,7 +1,7 @@
 //! Commands on a configuration: the daemon, the block, the check.
 
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use muster_bridge::{File, Finding, SetLevel, Settings};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub(crate) fn unblock(config: &Path, instance: Option<u8>) -> Result<(), Failure
         Failure::Because(why) => because(format!("{why}; muster unblock --instance 0 needs no configuration")),
         other => other,
     })?;
-    let control = control_of(config, &file);
+    let control = file.control(config);
     if UnixStream::connect(&control).is_ok() {
         let why = format!("a daemon answers at {}: end it first (muster leave)", control.display());
         return Err(because(why));
@@ -46,7 +46,7 @@ pub(crate) fn run(config: &Path) -> Result<(), Failure> {
 /// Has the daemon with a configuration, or else at the socket, read its files again.
 pub(crate) fn reload(socket: Socket, config: Option<&Path>) -> Result<(), Failure> {
     match config {
-        Some(config) => reload_at(&Socket { control: control_of(config, &File::load(config)?) }),
+        Some(config) => reload_at(&Socket { control: File::load(config)?.control(config) }),
         None => reload_at(&socket),
     }
 }
@@ -73,11 +73,6 @@ pub(crate) fn tell(findings: &[Finding], json: bool) -> Result<(), Failure> {
         }
     }
     if findings.iter().all(|finding| finding.ok) { Ok(()) } else { Err(Failure::Told) }
-}
-
-/// The control socket of the daemon with this configuration.
-fn control_of(config: &Path, file: &File) -> PathBuf {
-    config.parent().unwrap_or(Path::new(".")).join(&file.device.control)
 }
 
 /// Reads the configuration, and starts the log that it asks for.

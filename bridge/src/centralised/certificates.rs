@@ -14,14 +14,11 @@ use serde::Deserialize;
 
 use crate::clock::unix_seconds;
 use crate::expiry::rfc3339;
-use crate::secret_file::SecretFile;
-use crate::settings::{SettingsError, read};
+use crate::secret_file::{MOST_OF_KEY, SecretFile};
+use crate::settings::{SettingsError, read, resolve};
 
 #[cfg(test)]
 pub(crate) mod tests;
-
-/// RSA of 4,096 bits takes 3.3 KB.
-const MOST_OF_KEY: usize = 16 << 10;
 
 /// One path, or several.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -95,7 +92,7 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Reads what a configuration names. Paths are relative to `folder`.
+    /// Reads what a configuration names. Paths are relative to the file `config`.
     ///
     /// # Errors
     /// A file that cannot be read, what is in it, a private key that others may read or that is of another certificate, a revocation
@@ -103,7 +100,7 @@ impl Certificates {
     pub(crate) fn load(config: &Path, named: Named<'_>) -> Result<Certificates, SettingsError> {
         let value = |(key, message)| SettingsError::Value { path: config.to_owned(), key, message };
         named.check().map_err(value)?;
-        let at = |path: &PathBuf| config.parent().unwrap_or(Path::new(".")).join(path);
+        let at = |path: &PathBuf| resolve(config, path);
         let mut own: Vec<(PathBuf, Arc<phase1::Certificate>)> = Vec::new();
         for (certificate, key) in named.certificate.0.iter().map(at).zip(named.private_key.0.iter().map(at)) {
             let one = read_own(&certificate, &key)?;

@@ -45,7 +45,6 @@ use held_back::HeldBack;
 use listening::{Listening, readable};
 use numbers::Numbers;
 use shown::Shown;
-use starting::folder;
 
 /// So many datagrams are taken from each socket before the loop turns to something else.
 const BURST: usize = 64;
@@ -57,7 +56,7 @@ const BURST: usize = 64;
 pub fn run_client(config: &Path, file: File, set_level: SetLevel) -> Result<(), RunError> {
     remarks(&file).iter().for_each(|remark| warn!("{remark}"));
     block_on(async {
-        let control = folder(config).join(&file.device.control);
+        let control = file.control(config);
         // Re-key messages may come to ports below 1024, and the address may change.
         let mut outside = Outside::open(&control, &file, &[Capability::CAP_NET_BIND_SERVICE], set_level).await?;
         let mut file = file;

@@ -19,7 +19,7 @@ use super::phase1::{Expected, Known, identity, proposals};
 use super::profiles::{ClientSection, GroupSection, VpnSection, each};
 use super::secret::{SHORT_KEY, read_secret};
 use crate::secret_file::exposure;
-use crate::settings::{LogSection, MetricsSection, SettingsError, in_one_line, read_from};
+use crate::settings::{LogSection, MetricsSection, SettingsError, in_one_line, read_from, resolve};
 
 #[cfg(test)]
 mod tests;
@@ -328,10 +328,6 @@ fn check_section(gcks: &GcksSection) -> Result<(), (&'static str, String)> {
         return Err(("gcks.one_way_period", "must be 10s to 1d".into()));
     }
     Ok(())
-}
-
-fn resolve(path: &Path, relative: &Path) -> PathBuf {
-    path.parent().unwrap_or(Path::new(".")).join(relative)
 }
 
 fn default_state_dir() -> PathBuf {

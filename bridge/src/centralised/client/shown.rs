@@ -7,10 +7,9 @@ use muster_fmke::crypto::SecretBytes;
 use muster_fmke::isakmp::Identity;
 use muster_fmke::phase1::Credentials;
 
-use super::starting::folder;
 use crate::centralised::phase1::identity;
 use crate::centralised::{Certificates, read_secret};
-use crate::settings::{GcksAt, SettingsError};
+use crate::settings::{GcksAt, SettingsError, resolve};
 
 /// What `[gcks]` names, read and checked. **Secret**: no `Debug`.
 pub(super) struct Shown {
@@ -27,7 +26,7 @@ impl Shown {
     /// # Errors
     /// A file that cannot be read, or what is in it; a certificate that does not bear who we say that we are.
     pub(super) fn load(config: &Path, gcks: &GcksAt, address: IpAddr) -> Result<Shown, SettingsError> {
-        let secret = gcks.secret_file.as_ref().map(|path| read_secret(&folder(config).join(path))).transpose()?;
+        let secret = gcks.secret_file.as_ref().map(|path| read_secret(&resolve(config, path))).transpose()?;
         let certificates = Certificates::load(config, gcks.named())?;
         let identity = identity_or(gcks.local_identity.as_deref(), address, config)?;
         certificates.check_identity(&identity)?;

@@ -9,7 +9,7 @@ use super::*;
 use crate::centralised::SHORT_KEY;
 use crate::centralised::phase1::proposals;
 use crate::daemon::{own_prefixes, start_dataplane};
-use crate::settings::{GcksAt, SettingsError};
+use crate::settings::{GcksAt, SettingsError, resolve};
 
 impl Client {
     pub(super) fn start(config: &Path, file: File, address: IpAddr, outside: Outside) -> Result<Client, RunError> {
@@ -90,7 +90,7 @@ pub(super) fn one_way(
     let short = || io_error("gcks.secret_file")(io::Error::other(SHORT_KEY));
     let key = shown.secret.clone().and_then(|secret| ManualKey::new(secret).ok()).ok_or_else(short)?;
     let sa = key.sa(gcks.doi, gcks.address, address).id().octets();
-    let numbers = Numbers::load(&folder(config).join(&file.device.state_dir), sa);
+    let numbers = Numbers::load(&resolve(config, &file.device.state_dir), sa);
     let numbers = numbers.map_err(io_error("device.state_dir"))?;
     let server = SocketAddr::new(gcks.address, gcks.port);
     Ok((OneWaySettings { doi: gcks.doi, address, server, key, next: numbers.next() }, numbers))
@@ -104,8 +104,4 @@ pub(super) fn gcks_of<'a>(config: &Path, file: &'a File) -> Result<&'a GcksAt, S
         message: "is missing: group.mode is \"centralised\"".into(),
     };
     file.gcks.as_ref().ok_or_else(missing)
-}
-
-pub(super) fn folder(config: &Path) -> &Path {
-    config.parent().unwrap_or(Path::new("."))
 }
