@@ -306,10 +306,12 @@ pub(crate) async fn set_routes(handle: &Handle, config: &BlockConfig, follows: F
     let own: Vec<IpNet> = config.own_prefixes.iter().map(IpNet::trunc).collect();
     let is_closed = |prefix: &IpNet| follows == Follows::DataPlane || !pending.contains(prefix);
     let closed: Vec<Route> = own.iter().copied().filter(is_closed).map(behind).collect();
+    // What is red's network is not known as long as one of the interfaces is down.
+    let are_up = links.len() == config.reds.len();
     let reds: Vec<IpNet> = links.iter().flat_map(|(_, networks)| networks).map(IpNet::trunc).collect();
     let blacks: Vec<IpNet> = netlink::networks_of(handle, &config.black).await?.iter().map(IpNet::trunc).collect();
-    let black_in_own = own::black_in_own(&own, &reds, &blacks);
-    let excepted: Vec<Route> = black_in_own.into_iter().map(|black| own_route(black, Way::NextRule)).collect();
+    let black_in_own = own::black_in_own(&own, &reds, &blacks).into_iter().filter(|_| are_up);
+    let excepted: Vec<Route> = black_in_own.map(|black| own_route(black, Way::NextRule)).collect();
 
     for old in netlink::routes(handle, table).await? {
         if old.owner == Owner::Block && !wanted.contains(&old) {

@@ -189,6 +189,8 @@ impl Keeper {
                             return Err(Error::Lost("the netlink connection has ended".into()));
                         };
                         if self.concerns(&message) {
+                            // Which interface an own prefix is by, and whether black's network is red, addresses say.
+                            self.own_stand = false;
                             if changes_routes(&message) {
                                 self.shape = None;
                             }
@@ -214,7 +216,14 @@ impl Keeper {
     fn take(&mut self, prefixes: BTreeMap<IpNet, MemberId>, own: Vec<IpNet>) {
         let before = std::mem::replace(&mut self.routes, prefixes);
         self.leaving.retain(|prefix, _| !self.routes.contains_key(prefix));
-        self.leaving.extend(before.into_iter().filter(|(prefix, _)| !self.routes.contains_key(prefix)));
+        for (prefix, owner) in before {
+            match (self.routes.get(&prefix), &mut self.lost) {
+                (None, _) => _ = self.leaving.insert(prefix, owner),
+                // Another router has it as well: what the first one has lost is not for that one to forget.
+                (Some(now), Some(lost)) if *now != owner => lost.add(prefix, owner),
+                _ => {}
+            }
+        }
         if self.block.own_prefixes != own {
             self.block.own_prefixes = own;
             self.own_stand = false;
@@ -398,6 +407,8 @@ impl Keeper {
 
     async fn forget(&mut self, handle: &Handle, prefix: IpNet, owner: MemberId) -> Result<(), Error> {
         self.standing.remove(&prefix);
+        // It may have gone before it was ever set.
+        last(self.own_table(&prefix), prefix).add(handle).await?;
         if let Some(lost) = &mut self.lost {
             lost.add(prefix, owner);
         }

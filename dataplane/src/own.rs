@@ -53,7 +53,8 @@ pub(crate) fn table_of(instance: u8, prefix: &IpNet, blacks: &[IpAddr]) -> u32 {
 /// Which of black's networks are not red though they lie in own prefixes.
 pub(crate) fn black_in_own(own: &[IpNet], reds: &[IpNet], blacks: &[IpNet]) -> Vec<IpNet> {
     let lies_in_own = |black: &&IpNet| own.iter().any(|own| own.contains(*black));
-    let is_red = |black: &IpNet| own.contains(black) || reds.iter().any(|red| black.contains(red));
+    let overlaps_red = |black: &IpNet| reds.iter().any(|red| black.contains(red) || red.contains(black));
+    let is_red = |black: &IpNet| own.contains(black) || overlaps_red(black);
     blacks.iter().filter(lies_in_own).filter(|black| !is_red(black)).copied().collect()
 }
 
@@ -119,9 +120,10 @@ mod tests {
         };
         let (own, red) = (&["10.0.0.0/8", "fd00:a::/64"], &["10.1.0.0/16", "fd00:a::/64"]);
         assert_eq!(black_in(own, red, &["10.9.0.0/24", "192.0.2.0/24"]), ["10.9.0.0/24"]);
-        assert_eq!(black_in(own, &["10.0.0.0/8"], &["10.9.0.0/24"]), ["10.9.0.0/24"], "red's own is wider");
-        // What is red's, or has red's in it, and what is own as a whole.
-        assert!(black_in(own, red, &["fd00:a::/64", "10.1.0.0/16", "10.0.0.0/12", "10.0.0.0/8"]).is_empty());
+        // What is red's, or has red's in it or lies in that, and what is own as a whole.
+        for black in ["fd00:a::/64", "10.1.0.0/16", "10.1.9.64/30", "10.0.0.0/12", "10.0.0.0/8"] {
+            assert!(black_in(own, red, &[black]).is_empty(), "{black}");
+        }
         assert!(black_in(&["fd00::/16", "fd00:b::/64"], &[], &["fd00:b::/64"]).is_empty());
     }
 

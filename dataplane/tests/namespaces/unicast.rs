@@ -418,7 +418,7 @@ fn what_was_red_does_not_become_black() {
     });
 }
 
-/// By something wider, and by very much after that.
+/// By announcing the same, or something wider, and by very much after that.
 #[test]
 fn what_one_router_has_lost_no_other_uncovers() {
     if lab::skip() {
@@ -439,7 +439,10 @@ fn what_one_router_has_lost_no_other_uncovers() {
         until("it is lost", || source(inside).is_none());
     };
     let (of_bob, wide) = (HOSTS[0][1], "2001:db8:ffff::1");
-    withdraws(of_bob);
+    // Bob goes while Carol has it, too.
+    announces(&["2001:db8:b::/64".to_owned(), "fd11::/48".to_owned()]);
+    withdraws("fd11::1");
+    assert_eq!(source(of_bob), None);
     announces(&["2001:db8::/32".to_owned()]);
     until("it makes way", || source(of_bob) == red);
     withdraws(wide);

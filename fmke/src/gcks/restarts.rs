@@ -12,7 +12,7 @@ use crate::isakmp::Delays;
 /// anew again and again would otherwise have the others take ever new keys; it waits, they do not: twice as long each time, up to
 /// the second, until it has gone on for two such pauses without.
 const PAUSE: Duration = Duration::from_secs(30);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8 * 60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2 * 60);
 
 /// Who began anew, and is told nothing until there are keys that it never used.
 pub(super) struct Restarts<K> {
@@ -124,7 +124,7 @@ mod tests {
             (at, at.since(start).as_secs())
         };
         for (quiet, waited) in
-            [(0, 0), (0, 30), (0, 60), (100, 20), (0, 240), (0, 480), (0, 480), (800, 0), (0, 480), (960, 0), (0, 30)]
+            [(0, 0), (0, 30), (0, 60), (100, 20), (0, 120), (0, 120), (200, 0), (0, 120), (240, 0), (0, 30)]
         {
             let (at, seconds) = begin(now, quiet);
             assert_eq!(seconds, waited);

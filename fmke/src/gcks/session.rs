@@ -15,8 +15,10 @@ pub(super) struct Session {
     pub(super) sa: SaId,
     /// What is under way.
     pub(super) sender: UnicastSender,
-    /// What was taken away is to be said next, from this SPI on: not kept for each client, for it may be much.
+    /// What was taken away is being said, beyond this SPI: not kept for each client, for it may be much.
     gone_beyond: Option<u32>,
+    /// All of that is to be said when all else is.
+    gone_again: bool,
     /// What follows, and of what it is all there is.
     unsaid: VecDeque<(Option<Subject>, Push)>,
     /// When it is looked at, if it stands in the list of those.
@@ -34,7 +36,14 @@ pub(super) enum Subject {
 
 impl Session {
     pub(super) fn new(sa: SaId) -> Self {
-        Session { sa, sender: UnicastSender::default(), gone_beyond: None, unsaid: VecDeque::new(), timer: None }
+        Session {
+            sa,
+            sender: UnicastSender::default(),
+            gone_beyond: None,
+            gone_again: false,
+            unsaid: VecDeque::new(),
+            timer: None,
+        }
     }
 
     /// These are to be said after all else. If they are all there is of a subject now, what was to be said of it before no longer is:
@@ -47,9 +56,13 @@ impl Session {
         self.unsaid.extend(pushes.map(|push| (subject.cloned(), push.clone())));
     }
 
-    /// All that was taken away is to be said, before all that follows.
+    /// All that was taken away is to be said; behind all else, so that this does not wait for ever where it is told ever again.
     pub(super) fn tell_gone(&mut self) {
-        self.gone_beyond = Some(0);
+        match self.gone_beyond {
+            None if self.unsaid.is_empty() => self.gone_beyond = Some(0),
+            Some(0) => {}
+            _ => self.gone_again = true,
+        }
     }
 
     /// What is to be said now; `gone` is what was taken away.
@@ -57,10 +70,13 @@ impl Session {
         if !self.sender.has_room() {
             return None;
         }
+        if self.gone_again && self.gone_beyond.is_none() && self.unsaid.is_empty() {
+            (self.gone_again, self.gone_beyond) = (false, Some(0));
+        }
         if let Some(beyond) = self.gone_beyond {
-            let spis = gone.range((Excluded(beyond), Unbounded)).map(|(spi, _)| *spi);
-            let spis: Vec<u32> = spis.take(MOST_DELETED).collect();
-            self.gone_beyond = spis.last().copied();
+            let mut left = gone.range((Excluded(beyond), Unbounded)).map(|(spi, _)| *spi).peekable();
+            let spis: Vec<u32> = left.by_ref().take(MOST_DELETED).collect();
+            self.gone_beyond = spis.last().copied().filter(|_| left.peek().is_some());
             if !spis.is_empty() {
                 return Some(Push { deletes: delete_teks(doi, &spis), ..Push::default() });
             }
@@ -75,7 +91,7 @@ impl Session {
 
     /// Whether all is said and acknowledged.
     pub(super) fn is_done(&self) -> bool {
-        self.sender.is_done() && self.gone_beyond.is_none() && self.unsaid.is_empty()
+        self.sender.is_done() && self.gone_beyond.is_none() && !self.gone_again && self.unsaid.is_empty()
     }
 }
 
@@ -130,11 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_away_is_told_in_parts_and_first() {
+    fn what_was_taken_away_is_told_in_parts_and_holds_nothing_up() {
         let mut session = Session::new(SaId { responder: Cookie([1; 8]), initiator: Cookie([2; 8]) });
         let gone: BTreeMap<u32, Time> = (1000..1450).map(|spi| (spi, Time(0))).collect();
-        session.tell(None, &[push(30)]);
         session.tell_gone();
+        session.tell(None, &[push(30)]);
         assert!(!session.is_done());
         let mut said = Vec::new();
         while let Some(push) = session.next(&gone, 2) {
@@ -145,6 +161,15 @@ mod tests {
         let spis: Vec<Vec<u8>> = gone.keys().map(|spi| spi.to_be_bytes().to_vec()).collect();
         assert_eq!((said[..3].concat(), &said[3][0]), (spis, &vec![30; 4]));
         assert!(session.is_done());
+
+        let mut next = |other: u8| {
+            session.tell_gone();
+            session.tell(None, &vec![push(other); usize::from(other > 0)]);
+            session.next(&gone, 2).map(|push| push.deletes[0].spis.len())
+        };
+        let told = [0, 40, 41, 0, 0, 0, 42, 0, 0, 0, 0].map(&mut next).map(|said| said.expect("more"));
+        assert_eq!(told, [200, 200, 50, 1, 1, 200, 200, 50, 1, 200, 200]);
+        assert!(!session.is_done());
     }
 
     #[test]
