@@ -40,7 +40,7 @@ impl Lost {
         self.0.iter().map(|entry| &entry.prefix)
     }
 
-    /// One more, which is unreachable already.
+    /// One more: unreachable already, or as soon as the other router that has it has lost it, too.
     pub(crate) fn add(&mut self, prefix: IpNet, owner: MemberId) {
         match self.0.iter_mut().find(|entry| entry.prefix == prefix) {
             Some(entry) => entry.stands = true,

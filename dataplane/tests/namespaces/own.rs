@@ -316,7 +316,7 @@ fn what_black_is_given_leads_no_word_to_own_prefixes_away() {
         router.address("black", ["2001:db8:a::66/64", "10.1.0.66/24"][family]);
     }
     // The host lies in it.
-    router.address("black", "10.1.0.1/30");
+    router.address("black", "10.1.0.6/29");
     // What is told after is done after.
     with(["2001:db8:77::/64", "10.77.0.0/16"], ["2001:db8:77::2", "10.77.0.2"]);
     for family in [0, 1] {
