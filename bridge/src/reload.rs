@@ -5,10 +5,25 @@ use thiserror::Error;
 
 use crate::event::EventKind;
 use crate::lists;
-use crate::settings::{
-    BlackSection, DataplaneSection, DeviceSection, DiscoverySection, File, GroupSection, LogSection, MetricsSection,
-    RedSection, Settings, SettingsError,
-};
+use crate::settings::{Settings, SettingsError};
+
+/// What can change while the daemon runs. All else takes a restart.
+const FOLLOWED: [&str; 11] = [
+    "discovery.hello_interval",
+    "red.prefixes",
+    "group.batch_window",
+    "group.activation_delay",
+    "group.deactivation_delay",
+    "group.lifetime",
+    "group.leaf_refresh",
+    "dataplane.allow_key_export",
+    "trust",
+    "log.level",
+    "metrics.listen",
+];
+/// What the files hold counts, not where they are. A name is the certificate's.
+const FILES: [&str; 5] =
+    ["device.name", "device.certificate", "device.private_key", "device.trust_anchors", "device.crls"];
 
 /// Why a configuration that was read again is not taken.
 #[derive(Debug, Error)]
@@ -30,7 +45,7 @@ pub(crate) enum ReloadError {
     #[error("the daemon is leaving the group")]
     Leaving,
     /// Cannot change while the daemon runs.
-    #[error("{0}: needs a restart")]
+    #[error("{0}")]
     Restart(String),
 }
 
@@ -47,10 +62,8 @@ pub(crate) struct Reload {
 /// The first phase: reads and checks, changes nothing.
 pub(crate) fn prepare(current: &Settings, unix: u64) -> Result<Reload, ReloadError> {
     let settings = Settings::load(&current.path)?;
-    let Differences { changed, restart } = differences(current, &settings);
-    if !restart.is_empty() {
-        return Err(ReloadError::Restart(restart.join(", ")));
-    }
+    let keys: Vec<_> = current.file.differing(&settings.file).into_iter().filter(|key| !FILES.contains(key)).collect();
+    check_followed(keys.clone(), &FOLLOWED).map_err(ReloadError::Restart)?;
     let mut trust = settings.trust()?;
     lists::restore(&settings.resolve(&settings.file.device.state_dir), &mut trust);
     muster_discovery::check_prefixes(&settings.file.red.prefixes)?;
@@ -61,7 +74,20 @@ pub(crate) fn prepare(current: &Settings, unix: u64) -> Result<Reload, ReloadErr
         Err(error) => return Err(ReloadError::Own(error)),
         Ok(_) => {}
     }
+    let files = [
+        ("device.certificate", renewed),
+        ("device.trust_anchors", current.anchors != settings.anchors),
+        ("device.crls", current.crls != settings.crls),
+    ];
+    let files = files.into_iter().filter_map(|(key, differs)| differs.then_some(key));
+    let changed = files.chain(keys).collect();
     Ok(Reload { settings, trust, changed, renewed })
+}
+
+/// Of the keys whose values are others none may be but these, in either mode and at the key server.
+pub(crate) fn check_followed(mut keys: Vec<&'static str>, followed: &[&str]) -> Result<(), String> {
+    keys.retain(|key| !followed.contains(key));
+    if keys.is_empty() { Ok(()) } else { Err(format!("{}: needs a restart", keys.join(", "))) }
 }
 
 /// What has come of it, in either mode: the event that says so.
@@ -73,93 +99,6 @@ pub(crate) fn told(done: &Result<Vec<&'static str>, String>) -> (EventKind, Stri
         }
         Err(why) => (EventKind::ReloadRefused, why.clone()),
     }
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Differences {
-    /// Can change while the daemon runs.
-    changed: Vec<&'static str>,
-    /// Cannot.
-    restart: Vec<&'static str>,
-}
-
-/// Takes every section apart, so that a new key cannot be forgotten here.
-fn differences(old: &Settings, new: &Settings) -> Differences {
-    let mut found = Differences::default();
-    let Settings {
-        path: _,
-        file: File { device, black, discovery, red, group, dataplane, trust, gcks: _, log, metrics },
-        ..
-    } = new;
-    let was = &old.file;
-
-    // What the files hold counts, not where they are. A name is the certificate's.
-    let DeviceSection { name: _, certificate: _, private_key: _, trust_anchors: _, crls: _, control, state_dir } =
-        device;
-    let BlackSection { interface, address } = black;
-    let DiscoverySection { group: discovery_group, port, hello_interval } = discovery;
-    let RedSection { interfaces, prefixes, multicast, clear_df, membership } = red;
-    let GroupSection {
-        name,
-        address: group_address,
-        mode,
-        batch_window,
-        activation_delay,
-        deactivation_delay,
-        lifetime,
-        leaf_refresh,
-    } = group;
-    let DataplaneSection { backend, device, instance, hop_limit, workers, copy_dscp, allow_key_export } = dataplane;
-    let LogSection { level, format } = log;
-    let listen = |metrics: &Option<MetricsSection>| metrics.as_ref().map(|MetricsSection { listen }| *listen);
-
-    for (key, differs) in [
-        ("device.certificate", old.device.chain != new.device.chain),
-        ("device.trust_anchors", old.anchors != new.anchors),
-        ("device.crls", old.crls != new.crls),
-        ("discovery.hello_interval", *hello_interval != was.discovery.hello_interval),
-        ("red.prefixes", *prefixes != was.red.prefixes),
-        ("group.batch_window", *batch_window != was.group.batch_window),
-        ("group.activation_delay", *activation_delay != was.group.activation_delay),
-        ("group.deactivation_delay", *deactivation_delay != was.group.deactivation_delay),
-        ("group.lifetime", *lifetime != was.group.lifetime),
-        ("group.leaf_refresh", *leaf_refresh != was.group.leaf_refresh),
-        ("dataplane.allow_key_export", *allow_key_export != was.dataplane.allow_key_export),
-        ("trust", *trust != was.trust),
-        ("log.level", *level != was.log.level),
-        ("metrics.listen", listen(metrics) != listen(&was.metrics)),
-    ] {
-        if differs {
-            found.changed.push(key);
-        }
-    }
-    for (key, differs) in [
-        ("device.control", *control != was.device.control),
-        ("device.state_dir", *state_dir != was.device.state_dir),
-        ("black.interface", *interface != was.black.interface),
-        ("black.address", *address != was.black.address),
-        ("discovery.group", *discovery_group != was.discovery.group),
-        ("discovery.port", *port != was.discovery.port),
-        ("red.interfaces", *interfaces != was.red.interfaces),
-        ("red.multicast", *multicast != was.red.multicast),
-        ("red.clear_df", *clear_df != was.red.clear_df),
-        ("red.membership", *membership != was.red.membership),
-        ("group.name", *name != was.group.name),
-        ("group.address", *group_address != was.group.address),
-        ("group.mode", *mode != was.group.mode),
-        ("dataplane.backend", *backend != was.dataplane.backend),
-        ("dataplane.device", *device != was.dataplane.device),
-        ("dataplane.instance", *instance != was.dataplane.instance),
-        ("dataplane.hop_limit", *hop_limit != was.dataplane.hop_limit),
-        ("dataplane.workers", *workers != was.dataplane.workers),
-        ("dataplane.copy_dscp", *copy_dscp != was.dataplane.copy_dscp),
-        ("log.format", *format != was.log.format),
-    ] {
-        if differs {
-            found.restart.push(key);
-        }
-    }
-    found
 }
 
 #[cfg(test)]

@@ -1,20 +1,21 @@
 //! The configuration file: read whole, checked, then used.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ipnet::IpNet;
 use muster_certs::{Device, TrustStore};
-use muster_dataplane::{BlockConfig, MOST_WORKERS};
-use serde::Deserialize;
+use muster_dataplane::BlockConfig;
 use thiserror::Error;
 
-use crate::centralised::{Named, Paths, default_doi, default_port, identity};
 use crate::secret_file::{MOST_OF_KEY, SecretFile};
+
+mod sections;
+mod values;
+
+pub(crate) use sections::{DeviceSection, GcksAt, MetricsSection, TrustSection, differing, sections};
+pub use sections::{File, LogSection};
 
 /// What is wrong with a configuration.
 #[derive(Debug, Error)]
@@ -71,200 +72,6 @@ pub struct Settings {
     pub(crate) key_exposure: Option<&'static str>,
 }
 
-macro_rules! sections {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* })*) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
-    )*};
-}
-sections! {
-    /// The file as it stands.
-    File {
-        /// `[device]`
-        device: DeviceSection,
-        /// `[black]`
-        black: BlackSection,
-        /// `[discovery]`
-        #[serde(default)] discovery: DiscoverySection,
-        /// `[red]`
-        #[serde(default)] red: RedSection,
-        /// `[group]`
-        #[serde(default)] group: GroupSection,
-        /// `[dataplane]`
-        #[serde(default)] dataplane: DataplaneSection,
-        /// `[trust."ORG"]`
-        #[serde(default)] trust: BTreeMap<String, TrustSection>,
-        /// `[gcks]`, with `group.mode = "centralised"` alone.
-        gcks: Option<GcksAt>,
-        /// `[log]`
-        #[serde(default)] log: LogSection,
-        /// `[metrics]`
-        metrics: Option<MetricsSection>,
-    }
-    /// The device.
-    DeviceSection {
-        /// Must be the certificate's.
-        name: Option<String>,
-        /// Leaf, then intermediates. Without a key server there must be one, and with it the next two.
-        #[serde(default)] certificate: PathBuf,
-        /// PKCS#8.
-        #[serde(default)] private_key: PathBuf,
-        /// National roots.
-        #[serde(default)] trust_anchors: Vec<PathBuf>,
-        /// Revocation lists.
-        #[serde(default)] crls: Vec<PathBuf>,
-        /// The control socket.
-        #[serde(default = "default_control")] control: PathBuf,
-        /// The startup stamp, neighbours' revocation lists, which messages of a key server were taken; never a secret.
-        #[serde(default = "default_state_dir")] state_dir: PathBuf,
-    }
-    /// The hostile side.
-    BlackSection {
-        /// Its interface.
-        interface: String,
-        /// Its address, if not the first.
-        address: Option<IpAddr>,
-    }
-    /// Bounds of what an organisation may announce.
-    TrustSection {
-        /// Its red prefixes lie in these.
-        prefixes: Vec<IpNet>,
-    }
-    /// Where the key server is, and what is shared with it.
-    GcksAt {
-        /// On black; its family is that of the black side.
-        address: IpAddr,
-        /// Its port.
-        #[serde(default = "default_port")] port: u16,
-        /// Our own port, if it is another: where a key server runs beside the client.
-        local_port: Option<u16>,
-        /// Domain of interpretation, of ISAKMP messages and payloads.
-        #[serde(default = "default_doi")] doi: u32,
-        /// Holds the shared secret; open to nobody but its owner. Without it there is a certificate.
-        secret_file: Option<PathBuf>,
-        /// Our certificate, and what leads to its authority.
-        #[serde(default)] certificate: Paths,
-        /// Its private key: PKCS#8, RSA or ECDSA.
-        #[serde(default)] private_key: Paths,
-        /// Who signs the key server's certificate.
-        #[serde(default)] trust_anchors: Vec<PathBuf>,
-        /// What they have taken back.
-        #[serde(default)] crls: Vec<PathBuf>,
-        /// Who the key server says that it is, if that is not its address.
-        identity: Option<String>,
-        /// Who we say that we are, if that is not our address.
-        local_identity: Option<String>,
-        /// Allows what is known to be weak.
-        #[serde(default)] legacy: bool,
-        /// What the key server may have sent to these unprotected: by itself it has nothing sent so.
-        #[serde(default)] allow_bypass: Vec<IpNet>,
-        /// Whether anything can be sent to it. If not, `secret_file` holds the key of an SA that phase 1 would make.
-        #[serde(default = "yes")] return_channel: bool,
-    }
-    /// `[metrics]`
-    MetricsSection {
-        /// Where Prometheus asks.
-        listen: std::net::SocketAddr,
-    }
-}
-
-macro_rules! defaulted {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty = $default:expr,)* })*) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
-        pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self { $($field: $default,)* }
-            }
-        }
-    )*};
-}
-defaulted! {
-    /// `[discovery]`
-    DiscoverySection {
-        /// Its family is that of the black side.
-        group: IpAddr = IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d75]),
-        /// Key agreement uses the next.
-        port: u16 = 4860,
-        /// 50 ms to 60 s.
-        #[serde(with = "humantime_serde")] hello_interval: Duration = Duration::from_secs(1),
-    }
-    /// `[red]`
-    RedSection {
-        /// Interfaces of the protected side.
-        interfaces: Vec<String> = Vec::new(),
-        /// Default: the interfaces' global prefixes.
-        prefixes: Vec<IpNet> = Vec::new(),
-        /// Red groups carried.
-        multicast: Vec<IpNet> = default_multicast(),
-        /// IPv4 multicast that is too big for the tunnel is fragmented though its sender forbids it.
-        clear_df: bool = false,
-        /// `flood`: what is carried goes to every red interface; `dynamic`: to those where a host listens.
-        membership: String = "flood".into(),
-    }
-    /// `[group]`
-    GroupSection {
-        /// The group's name.
-        name: String = "coalition".into(),
-        /// Black destination of the multicast ESP; see [`File::group_address`].
-        address: Option<IpAddr> = None,
-        /// `agreement`: all agree on one key; `centralised`: a key server (`[gcks]`) has all keys.
-        mode: String = "agreement".into(),
-        /// After a commit none follows for so long (keyagree/SPEC.md 3).
-        #[serde(with = "humantime_serde")] batch_window: Duration = Duration::from_millis(20),
-        /// From a new key to sending under it, at most (keyagree/SPEC.md 6).
-        #[serde(with = "humantime_serde")] activation_delay: Duration = Duration::from_millis(200),
-        /// For so long the key before is received under after that (keyagree/SPEC.md 6).
-        #[serde(with = "humantime_serde")] deactivation_delay: Duration = Duration::from_secs(2),
-        /// Of a group key (keyagree/SPEC.md 7).
-        #[serde(with = "humantime_serde")] lifetime: Duration = Duration::from_secs(3600),
-        /// Of a member's own key in the tree (keyagree/SPEC.md 7).
-        #[serde(with = "humantime_serde")] leaf_refresh: Duration = Duration::from_secs(3600),
-    }
-    /// `[dataplane]`
-    DataplaneSection {
-        /// `auto` (the kernel's ESP where it can be started, else user space), `kernel` or `userspace`.
-        backend: String = "auto".into(),
-        /// The tunnel's device.
-        device: String = "muster0".into(),
-        /// 0 to 15.
-        instance: u8 = 0,
-        /// Of everything that leaves on black.
-        hop_limit: u8 = 64,
-        /// Threads of ESP in user space, each way.
-        workers: u8 = 1,
-        /// The outer header shows the inner DSCP.
-        copy_dscp: bool = true,
-        /// `sas --show-keys` answers.
-        allow_key_export: bool = false,
-    }
-    /// `[log]`
-    LogSection {
-        /// error, warn, info, debug or trace.
-        level: String = "info".into(),
-        /// text or json, one line each.
-        format: String = "text".into(),
-    }
-}
-
-impl LogSection {
-    /// Of both daemons.
-    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        if !matches!(self.level.as_str(), "error" | "warn" | "info" | "debug" | "trace") {
-            return Err(("log.level", "must be error, warn, info, debug or trace".into()));
-        }
-        if !matches!(self.format.as_str(), "text" | "json") {
-            return Err(("log.format", "must be text or json".into()));
-        }
-        Ok(())
-    }
-}
-
 impl File {
     /// Reads a configuration, without what it names: enough for the block, which must not depend on certificates.
     pub fn load(path: &Path) -> Result<File, SettingsError> {
@@ -275,7 +82,7 @@ impl File {
     pub fn parse(path: &Path, text: &str) -> Result<File, SettingsError> {
         let parse = |message: String| SettingsError::Parse { path: path.to_owned(), message };
         let file: File = toml::from_str(text).map_err(|error| parse(in_one_line(text, &error, error.message())))?;
-        check_values(path, &file)?;
+        values::check(path, &file)?;
         Ok(file)
     }
 
@@ -293,39 +100,6 @@ impl File {
             device: self.dataplane.device.clone(),
             own_prefixes: own,
         }
-    }
-}
-
-impl File {
-    /// Whether a key server has the keys.
-    pub fn is_centralised(&self) -> bool {
-        self.group.mode == "centralised"
-    }
-
-    /// Whether the black side is IPv4.
-    pub fn is_black_ipv4(&self) -> bool {
-        match &self.gcks {
-            Some(gcks) if self.is_centralised() => gcks.address.is_ipv4(),
-            _ => self.discovery.group.is_ipv4(),
-        }
-    }
-
-    /// Black destination of the multicast ESP: as configured, or the default of the black side's family. The last two
-    /// octets of both spell `mv`; site-local scope (RFC 4291 2.7), local scope (RFC 2365 6.1).
-    pub fn group_address(&self) -> IpAddr {
-        let default = match self.discovery.group {
-            IpAddr::V4(_) => IpAddr::from([239, 255, 0x6d, 0x76]),
-            IpAddr::V6(_) => IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d76]),
-        };
-        self.group.address.unwrap_or(default)
-    }
-}
-
-impl GcksAt {
-    /// What it says of certificates.
-    pub(crate) fn named(&self) -> Named<'_> {
-        let GcksAt { certificate, private_key, trust_anchors, crls, .. } = self;
-        Named { certificate, private_key, trust_anchors, crls }
     }
 }
 
@@ -384,153 +158,6 @@ impl Settings {
     }
 }
 
-fn check_values(path: &Path, file: &File) -> Result<(), SettingsError> {
-    let value = |key, message: String| Err(SettingsError::Value { path: path.to_owned(), key, message });
-    let (discovery, group) = (&file.discovery, &file.group);
-    if !discovery.group.is_multicast() {
-        return value("discovery.group", format!("{} is not a multicast address", discovery.group));
-    }
-    let address = file.group_address();
-    if !address.is_multicast() || address.is_ipv4() != discovery.group.is_ipv4() {
-        let family = if discovery.group.is_ipv4() { "IPv4" } else { "IPv6" };
-        return value("group.address", format!("{address} is not an {family} multicast address"));
-    }
-    if address == discovery.group {
-        return value("group.address", "must differ from discovery.group".into());
-    }
-    if file.black.address.is_some_and(|address| address.is_ipv4() != file.is_black_ipv4()) {
-        let other = if file.is_centralised() { "gcks.address" } else { "discovery.group" };
-        return value("black.address", format!("is not of the family of {other}"));
-    }
-    if discovery.port == 0 || discovery.port == u16::MAX {
-        return value("discovery.port", "must be 1 to 65534: key agreement uses the next".into());
-    }
-    if !(Duration::from_millis(50)..=Duration::from_secs(60)).contains(&discovery.hello_interval) {
-        return value("discovery.hello_interval", "must be 50ms to 60s".into());
-    }
-    if group.name.is_empty() || group.name.len() > 128 {
-        return value("group.name", "must be 1 to 128 bytes long".into());
-    }
-    for (key, duration, least, most) in [
-        ("group.batch_window", group.batch_window, 0, 10_000),
-        ("group.activation_delay", group.activation_delay, 10, 60_000),
-        ("group.deactivation_delay", group.deactivation_delay, 100, 600_000),
-        ("group.lifetime", group.lifetime, 1_000, 7 * 86_400_000),
-        ("group.leaf_refresh", group.leaf_refresh, 1_000, 7 * 86_400_000),
-    ] {
-        if !(Duration::from_millis(least)..=Duration::from_millis(most)).contains(&duration) {
-            return value(key, format!("must be {least}ms to {}s", most / 1000));
-        }
-    }
-    if file.dataplane.instance > 15 {
-        return value("dataplane.instance", "must be 0 to 15".into());
-    }
-    if file.dataplane.hop_limit == 0 {
-        return value("dataplane.hop_limit", "is 0: no packet would leave; use 64".into());
-    }
-    if !(1..=MOST_WORKERS).contains(&file.dataplane.workers) {
-        return value("dataplane.workers", format!("must be 1 to {MOST_WORKERS}"));
-    }
-    let named = [("black.interface", &file.black.interface), ("dataplane.device", &file.dataplane.device)];
-    let reds = file.red.interfaces.iter().map(|red| ("red.interfaces", red));
-    for (key, name) in named.into_iter().chain(reds.clone()) {
-        if let Err(error) = muster_dataplane::check_interface_name(name) {
-            return value(key, error.to_string());
-        }
-    }
-    for (key, name) in named.into_iter().skip(1).chain(reds) {
-        if *name == file.black.interface {
-            return value(key, format!("{name} is the black interface"));
-        }
-    }
-    if let Err(error) = muster_discovery::check_prefixes(&file.red.prefixes) {
-        return value("red.prefixes", error.to_string());
-    }
-    if file.red.multicast.iter().any(|net| !net.addr().is_multicast()) {
-        return value("red.multicast", "holds a network that is not multicast".into());
-    }
-    if let Err((key, message)) = file.log.check() {
-        return value(key, message);
-    }
-    if !matches!(file.red.membership.as_str(), "flood" | "dynamic") {
-        return value("red.membership", "must be flood or dynamic".into());
-    }
-    if let Err((key, message)) = check_mode(file) {
-        return value(key, message);
-    }
-    if file.dataplane.backend.parse::<muster_dataplane::Backend>().is_err() {
-        return value("dataplane.backend", "must be auto, kernel or userspace".into());
-    }
-    if file.dataplane.backend == "kernel" && file.dataplane.hop_limit != 64 {
-        return value("dataplane.hop_limit", "must be 64 with the kernel's ESP".into());
-    }
-    Ok(())
-}
-
-/// What is there in each mode, and what is not.
-fn check_mode(file: &File) -> Result<(), (&'static str, String)> {
-    let unnamed = |path: &PathBuf| path.as_os_str().is_empty();
-    match (file.group.mode.as_str(), &file.gcks) {
-        ("agreement", Some(_)) => Err(("gcks", "is for group.mode = \"centralised\" alone".into())),
-        ("agreement", None) => {
-            let device = &file.device;
-            let missing = [
-                ("device.certificate", unnamed(&device.certificate)),
-                ("device.private_key", unnamed(&device.private_key)),
-                ("device.trust_anchors", device.trust_anchors.is_empty()),
-            ];
-            let missing = missing.iter().find(|(_, is_missing)| *is_missing);
-            missing
-                .map_or(Ok(()), |(key, _)| Err((*key, "missing field: without a key server there must be one".into())))
-        }
-        ("centralised", None) => Err(("gcks", "is missing: the key server's address and secret_file".into())),
-        ("centralised", Some(gcks)) => check_gcks(file, gcks),
-        _ => Err(("group.mode", "must be agreement or centralised".into())),
-    }
-}
-
-fn check_gcks(file: &File, gcks: &GcksAt) -> Result<(), (&'static str, String)> {
-    if gcks.address.is_multicast() || gcks.address.is_unspecified() {
-        return Err(("gcks.address", format!("{} is no key server's", gcks.address)));
-    }
-    for (key, port) in [("gcks.port", Some(gcks.port)), ("gcks.local_port", gcks.local_port)] {
-        if port == Some(0) {
-            return Err((key, "is 0".into()));
-        }
-    }
-    gcks.named().check()?;
-    match &gcks.secret_file {
-        Some(path) if path.as_os_str().is_empty() => return Err(("gcks.secret_file", "is empty".into())),
-        Some(_) if gcks.named().is_used() => {
-            return Err(("gcks.secret_file", "and gcks.certificate: one of the two shows who we are".into()));
-        }
-        None if !gcks.named().is_used() => {
-            let message = "is missing: it, or certificate, private_key and trust_anchors, shows who we are";
-            return Err(("gcks.secret_file", message.into()));
-        }
-        _ => {}
-    }
-    for (key, text) in [("gcks.identity", &gcks.identity), ("gcks.local_identity", &gcks.local_identity)] {
-        text.as_deref().map_or(Ok(()), |text| identity(text).map(drop)).map_err(|why| (key, why))?;
-    }
-    if gcks.allow_bypass.iter().any(|net| net.addr().is_multicast()) {
-        return Err(("gcks.allow_bypass", "holds a network that is multicast, which never goes unprotected".into()));
-    }
-    let of_phase1 = [
-        ("gcks.legacy", gcks.legacy),
-        ("gcks.identity", gcks.identity.is_some()),
-        ("gcks.local_identity", gcks.local_identity.is_some()),
-        ("gcks.certificate", gcks.named().is_used()),
-    ];
-    if let Some((key, _)) = of_phase1.iter().find(|(_, is_there)| !gcks.return_channel && *is_there) {
-        return Err((key, "is for phase 1, which there is none of without a return channel".into()));
-    }
-    if file.group.address.is_some() {
-        return Err(("group.address", "the key server says where each flow goes: leave it out".into()));
-    }
-    Ok(())
-}
-
 /// What is wrong with a text, and in which line: `message` without the picture of it, which takes several lines. Of a time it says
 /// how one is written.
 pub(crate) fn in_one_line(text: &str, error: &toml::de::Error, message: &str) -> String {
@@ -540,7 +167,8 @@ pub(crate) fn in_one_line(text: &str, error: &toml::de::Error, message: &str) ->
     // Its key: some of the parser's messages do not say which. What stands after it may be nobody's business.
     let key = text.lines().nth(before).and_then(|line| line.split_once('=')).map_or("", |(key, _)| key.trim());
     let is_plain = |key: &str| key.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.".contains(letter));
-    match !key.is_empty() && is_plain(key) && !message.contains(key) {
+    let is_said = message.starts_with(key) || message.contains(&format!("`{key}`"));
+    match !key.is_empty() && is_plain(key) && !is_said {
         true => format!("line {}: {message} ({key})", before + 1),
         false => format!("line {}: {message}", before + 1),
     }
@@ -567,23 +195,6 @@ pub(crate) fn read_from(file: fs::File) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn default_control() -> PathBuf {
-    "/run/muster/control.sock".into()
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn default_state_dir() -> PathBuf {
-    "/var/lib/muster".into()
-}
-
-fn default_multicast() -> Vec<IpNet> {
-    // The texts are constants.
-    ["ff1e::/16", "239.10.0.0/16"].iter().map(|net| net.parse().expect("a constant")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -595,6 +206,30 @@ mod tests {
 
     fn parse(text: &str) -> Result<File, String> {
         File::parse(Path::new("muster.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_by_its_key() {
+        for (was, is, names) in [
+            ("192.0.2.9", "gcks.example", "line 10: invalid IP address syntax (address)"),
+            ("secret_file", "secret_fil", "line 11: unknown field `secret_fil`"),
+            ("\"black0\"", "7", "line 4: invalid type: integer `7`, expected a string (interface)"),
+        ] {
+            assert!(CENTRALISED.contains(was), "{was}");
+            let error = parse(&CENTRALISED.replacen(was, is, 1)).expect_err(is);
+            assert!(error.starts_with(&format!("muster.toml: {names}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_the_meshs_is_said_to_be_idle_with_a_key_server() {
+        assert!(crate::check::remarks(&parse(CENTRALISED).unwrap()).is_empty());
+        let file = parse(&CENTRALISED.replacen("[device]", &format!("[device]\n{CERTIFIED}"), 1)).unwrap();
+        let said = crate::check::remarks(&file).join("; ");
+        for key in ["certificate", "private_key", "trust_anchors"] {
+            assert!(said.contains(&format!("device.{key} is not looked at")), "{said}");
+        }
+        assert!(!said.contains("device.crls"), "{said}");
     }
 
     #[test]

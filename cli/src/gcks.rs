@@ -66,7 +66,9 @@ fn clients(clients: &Value) -> String {
     table(
         &["NAME", "ADDRESS", "STATE", "TOLD", "GROUPS", "VPNS", "UNPROTECTED", "REASON"],
         lines(clients).map(|client| {
-            let (groups, vpns) = (words(&client["groups"]), words(&client["vpns"]));
+            // Its profile may say what it will; out is out.
+            let has = |what: &str| if client["state"] == "excluded" { "-".into() } else { words(&client[what]) };
+            let (groups, vpns) = (has("groups"), has("vpns"));
             let bypass: Vec<String> = lines(&client["bypass"]).map(text).collect();
             let bypass = if bypass.is_empty() { "-".into() } else { bypass.join("; ") };
             vec![
@@ -135,12 +137,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_is_not_there_says_why() {
+    fn a_client_that_is_not_there_says_why_and_an_excluded_one_is_in_nothing() {
         let shown = clients(&json!([
+            {"name": "c", "state": "excluded", "groups": ["video"], "vpns": ["hub-c"]},
             {"name": "a", "state": "lapsed", "reason": "its certificate: revoked"},
             {"name": "b", "state": "one-way", "reason": null, "told": {"number": 1_796_000_000, "age_ms": 5000}},
         ]));
         assert!(shown.contains("lapsed") && shown.contains("its certificate: revoked"), "{shown}");
+        assert!(!shown.contains("video") && !shown.contains("hub-c"), "{shown}");
         assert!(shown.contains("5s ago") && !shown.contains("1796000000"), "{shown}");
     }
 

@@ -19,7 +19,7 @@ use super::phase1::{Expected, Known, identity, proposals};
 use super::profiles::{ClientSection, GroupSection, VpnSection, each};
 use super::secret::{SHORT_KEY, read_secret};
 use crate::secret_file::exposure;
-use crate::settings::{LogSection, MetricsSection, SettingsError, in_one_line, read_from, resolve};
+use crate::settings::{LogSection, MetricsSection, SettingsError, in_one_line, read_from, resolve, sections};
 
 #[cfg(test)]
 mod tests;
@@ -44,60 +44,52 @@ pub struct GcksFile {
     exposure: Option<&'static str>,
 }
 
-/// `[gcks]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct GcksSection {
-    /// Of black.
-    pub(crate) interface: String,
-    /// On it, as clients know it.
-    pub(crate) address: IpAddr,
-    #[serde(default = "default_port")]
-    pub(crate) port: u16,
-    /// Domain of interpretation, of ISAKMP messages and payloads.
-    #[serde(default = "default_doi")]
-    pub(crate) doi: u32,
-    /// Where keys are kept.
-    #[serde(default = "default_state_dir")]
-    pub(crate) state_dir: PathBuf,
-    #[serde(default = "default_control")]
-    pub(crate) control: PathBuf,
-    /// Who we say that we are, if that is not our address; our certificates bear it.
-    pub(crate) identity: Option<String>,
-    /// For clients that show one: ours, one for each kind of key that theirs have.
-    #[serde(default)]
-    pub(crate) certificate: Paths,
-    /// As many, in the same order: PKCS#8, RSA or ECDSA.
-    #[serde(default)]
-    pub(crate) private_key: Paths,
-    /// Who signs those of the clients.
-    #[serde(default)]
-    pub(crate) trust_anchors: Vec<PathBuf>,
-    /// What they have taken back.
-    #[serde(default)]
-    pub(crate) crls: Vec<PathBuf>,
-    /// Allows what is known to be weak.
-    #[serde(default)]
-    pub(crate) legacy: bool,
-    /// Clients that connect within so long come into their groups together.
-    #[serde(default = "default_join_window", with = "humantime_serde")]
-    pub(crate) join_window: Duration,
-    /// Clients without a return channel are told all that they are to hold so often: one that was off has it after so long.
-    #[serde(default = "default_one_way_period", with = "humantime_serde")]
-    pub(crate) one_way_period: Duration,
-    /// Of everything that leaves on black.
-    #[serde(default = "default_hop_limit")]
-    pub(crate) hop_limit: u8,
-    /// Of multicast re-key messages, until the store has a key: `ecdsa-p256` or `ed25519`.
-    #[serde(default)]
-    pub(crate) signature: Signature,
-}
-
-impl GcksSection {
-    /// Whether only other files are named for certificates: what they hold counts, and is followed.
-    pub(crate) fn differs_in_paths_alone(&self, other: &GcksSection) -> bool {
-        let GcksSection { certificate, private_key, trust_anchors, crls, .. } = other.clone();
-        GcksSection { certificate, private_key, trust_anchors, crls, ..self.clone() } == *other
+sections! {
+    /// `[gcks]`
+    pub(crate) GcksSection "gcks" {
+        /// Of black.
+        interface: String,
+        /// On it, as clients know it.
+        address: IpAddr,
+        #[serde(default = "default_port")]
+        port: u16,
+        /// Domain of interpretation, of ISAKMP messages and payloads.
+        #[serde(default = "default_doi")]
+        doi: u32,
+        /// Where keys are kept.
+        #[serde(default = "default_state_dir")]
+        state_dir: PathBuf,
+        #[serde(default = "default_control")]
+        control: PathBuf,
+        /// Who we say that we are, if that is not our address; our certificates bear it.
+        identity: Option<String>,
+        /// For clients that show one: ours, one for each kind of key that theirs have.
+        #[serde(default)]
+        certificate: Paths,
+        /// As many, in the same order: PKCS#8, RSA or ECDSA.
+        #[serde(default)]
+        private_key: Paths,
+        /// Who signs those of the clients.
+        #[serde(default)]
+        trust_anchors: Vec<PathBuf>,
+        /// What they have taken back.
+        #[serde(default)]
+        crls: Vec<PathBuf>,
+        /// Allows what is known to be weak.
+        #[serde(default)]
+        legacy: bool,
+        /// Clients that connect within so long come into their groups together.
+        #[serde(default = "default_join_window", with = "humantime_serde")]
+        join_window: Duration,
+        /// Clients without a return channel are told all that they are to hold so often: one that was off has it after so long.
+        #[serde(default = "default_one_way_period", with = "humantime_serde")]
+        one_way_period: Duration,
+        /// Of everything that leaves on black.
+        #[serde(default = "default_hop_limit")]
+        hop_limit: u8,
+        /// Of multicast re-key messages, until the store has a key: `ecdsa-p256` or `ed25519`.
+        #[serde(default)]
+        signature: Signature,
     }
 }
 

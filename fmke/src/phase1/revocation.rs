@@ -41,7 +41,7 @@ pub enum ListError {
     #[error("a certificate beside it is no authority's, or no trust anchor has signed it")]
     Authority,
     /// One that is in force is newer, or its issuer has none any longer.
-    #[error("a newer list of its issuer is or was in force: the list needs a higher number")]
+    #[error("a newer list of the same issuer is or was in force: load that one, or one with a higher number")]
     Older,
 }
 

@@ -4,8 +4,19 @@ use super::starting::{gcks_of, one_way};
 use super::*;
 use crate::addresses::{addresses, black_address};
 use crate::daemon::own_prefixes;
-use crate::reload::told;
-use crate::settings::{GcksAt, LogSection};
+use crate::reload::{check_followed, told};
+
+/// What can change while the client runs. What the named files hold counts.
+const FOLLOWED: [&str; 8] = [
+    "gcks.secret_file",
+    "gcks.certificate",
+    "gcks.private_key",
+    "gcks.trust_anchors",
+    "gcks.crls",
+    "gcks.allow_bypass",
+    "log.level",
+    "metrics.listen",
+];
 
 impl Client {
     /// Something about interfaces or addresses has changed. Whether the client is to start anew: its tunnels begin and end at
@@ -56,12 +67,7 @@ impl Client {
 
     async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
         let new = File::load(&self.config).map_err(|error| error.to_string())?;
-        if but_for_what_follows(&new, &self.file) != self.file {
-            return Err(
-                "more than log.level, [metrics], and in [gcks] allow_bypass and paths, has changed: that takes a restart"
-                    .into(),
-            );
-        }
+        check_followed(self.file.differing(&new), &FOLLOWED)?;
         let gcks = gcks_of(&self.config, &new).map_err(|error| error.to_string())?;
         let allowed = gcks.allow_bypass.clone();
         let shown = Shown::load(&self.config, gcks, self.address).map_err(|error| error.to_string())?;
@@ -100,17 +106,6 @@ impl Client {
     }
 }
 
-/// A configuration with all that can change while the client runs as `now` has it. Of files what is in them counts.
-fn but_for_what_follows(new: &File, now: &File) -> File {
-    let log = LogSection { level: now.log.level.clone(), ..new.log.clone() };
-    let mut same = File { log, metrics: now.metrics.clone(), ..new.clone() };
-    if let (Some(new), Some(now)) = (&mut same.gcks, &now.gcks) {
-        let GcksAt { secret_file, certificate, private_key, trust_anchors, crls, allow_bypass, .. } = now.clone();
-        *new = GcksAt { secret_file, certificate, private_key, trust_anchors, crls, allow_bypass, ..new.clone() };
-    }
-    same
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,19 +116,19 @@ mod tests {
     fn what_follows_is_told_from_what_takes_a_restart() {
         let parse = |text: &str| File::parse("muster.toml".as_ref(), text).unwrap();
         let now = parse(NOW);
-        for (was, is, follows) in [
-            ("[gcks]", "[log]\nlevel = \"debug\"\n\n[gcks]", true),
-            ("[gcks]", "[metrics]\nlisten = \"127.0.0.1:1\"\n\n[gcks]", true),
-            ("[gcks]", "[gcks]\nallow_bypass = [\"198.51.100.0/24\"]", true),
-            ("a.psk", "b.psk", true),
-            ("[gcks]", "[log]\nformat = \"json\"\n\n[gcks]", false),
-            ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", false),
-            ("[gcks]", "[gcks]\nport = 849", false),
-            ("black0", "black1", false),
+        for (was, is, restart) in [
+            ("[gcks]", "[log]\nlevel = \"debug\"\n\n[gcks]", ""),
+            ("[gcks]", "[metrics]\nlisten = \"127.0.0.1:1\"\n\n[gcks]", ""),
+            ("[gcks]", "[gcks]\nallow_bypass = [\"198.51.100.0/24\"]", ""),
+            ("a.psk", "b.psk", ""),
+            ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", "log.format"),
+            ("[gcks]", "[gcks]\nport = 849\nlegacy = true", "gcks.port, gcks.legacy"),
+            ("black0", "black1", "black.interface"),
         ] {
             assert!(NOW.contains(was), "{was}");
             let new = parse(&NOW.replacen(was, is, 1));
-            assert_eq!(but_for_what_follows(&new, &now) == now, follows, "{is}");
+            let expected = if restart.is_empty() { Ok(()) } else { Err(format!("{restart}: needs a restart")) };
+            assert_eq!(check_followed(now.differing(&new), &FOLLOWED), expected, "{is}");
         }
     }
 }

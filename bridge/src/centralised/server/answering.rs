@@ -103,11 +103,11 @@ pub(super) fn state_of(machine: &Gcks, name: &str, client: &Client) -> &'static 
     }
 }
 
-/// Why a client that should be there is not, as far as we know.
+/// Why a client that should be there is not, or does not come in with what it shows now, as far as we know.
 fn reason(machine: &Gcks, misfits: &Misfits<Refused>, name: &str, state: &str) -> Option<String> {
     match state {
         "lapsed" => machine.lapsed(name).map(|why| format!("its certificate: {why}")),
-        "away" => misfits.last(now(), name).map(|why| format!("refused: {why}")),
+        "away" | "connected" => misfits.last(now(), name).map(|why| format!("refused: {why}")),
         _ => None,
     }
 }

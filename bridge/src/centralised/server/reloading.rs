@@ -5,7 +5,10 @@ use tracing::warn;
 use super::Server;
 use crate::centralised::settings::GcksSettings;
 use crate::clock::{now, unix_seconds};
-use crate::reload::told;
+use crate::reload::{check_followed, told};
+
+/// Of `[gcks]` and `[log]`, what can change while the key server runs. What the named files hold counts.
+const FOLLOWED: [&str; 5] = ["gcks.certificate", "gcks.private_key", "gcks.trust_anchors", "gcks.crls", "log.level"];
 
 impl Server {
     /// Clients, groups, VPNs, certificates, the log's level and the address for metrics follow. What has changed.
@@ -20,13 +23,9 @@ impl Server {
 
     async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
         let new = GcksSettings::load(&self.settings.path).map_err(|error| error.to_string())?;
-        if !new.gcks.differs_in_paths_alone(&self.settings.gcks) {
-            return Err("more than the paths of certificates in [gcks] has changed: that takes a restart".into());
-        }
-        // It is what the program was started with.
-        if new.log.format != self.settings.log.format {
-            return Err("log.format has changed: that takes a restart".into());
-        }
+        let mut keys = self.settings.gcks.differing(&new.gcks);
+        keys.extend(self.settings.log.differing(&new.log));
+        check_followed(keys, &FOLLOWED)?;
         let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
         if own {
             new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;

@@ -252,8 +252,12 @@ async fn a_reload_is_refused_and_changes_nothing() {
     for (was, is, why) in [
         ("[gcks]", "[log]\nlevel = \"loud\"\n\n[gcks]", "log.level: must be"),
         ("[gcks]", "[log]\nformat = \"xml\"\n\n[gcks]", "log.format: must be"),
-        ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", "log.format has changed"),
-        ("[gcks]", "[log]\nlevel = \"debug\"\n\n[gcks]\nhop_limit = 63", "[gcks] has changed"),
+        ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", "log.format: needs a restart"),
+        (
+            "[gcks]",
+            "[log]\nlevel = \"debug\"\n\n[gcks]\nhop_limit = 63\nlegacy = true",
+            "gcks.legacy, gcks.hop_limit: needs a restart",
+        ),
     ] {
         std::fs::write(&path, text.replacen(was, is, 1)).unwrap();
         let refused = server.reload().await;
