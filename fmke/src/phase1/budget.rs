@@ -1,8 +1,13 @@
 //! How much may be computed for strangers.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use muster_wire::Time;
+
+/// Of so many addresses it is looked at whose budget is full again.
+const MANY: usize = 64;
 
 /// So many a second, and so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,30 +20,61 @@ pub struct Rate {
 
 /// A token bucket; it counts in millionths, so that no fraction is lost.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
+struct Budget {
     rate: Rate,
     left: u64,
     at: Time,
 }
 
 impl Budget {
-    pub(super) fn new(rate: Rate, now: Time) -> Self {
+    fn new(rate: Rate, now: Time) -> Self {
         Budget { rate, left: u64::from(rate.burst) * 1_000_000, at: now }
     }
 
     /// Takes so many, if there are so many.
-    pub(super) fn take(&mut self, now: Time, count: u32) -> bool {
+    fn take(&mut self, now: Time, count: u32) -> bool {
+        let enough = self.has(now, count);
+        if enough {
+            self.left -= u64::from(count) * 1_000_000;
+        }
+        enough
+    }
+
+    fn has(&mut self, now: Time, count: u32) -> bool {
         // An hour fills any bucket whose rate is not 0, and multiplies without an overflow.
         let passed = now.since(self.at).min(Duration::from_secs(3600)).as_micros() as u64;
         self.at = self.at.max(now);
         let most = u64::from(self.rate.burst) * 1_000_000;
         self.left = (self.left + passed * u64::from(self.rate.per_second)).min(most);
-        let wanted = u64::from(count) * 1_000_000;
-        let enough = self.left >= wanted;
-        if enough {
-            self.left -= wanted;
+        self.left >= u64::from(count) * 1_000_000
+    }
+}
+
+/// A budget for all, of which no address has more than its share: whoever floods from one cannot take it from the others, of whom
+/// who shows a certificate needs much at once.
+pub(super) struct Shares {
+    all: Budget,
+    of_one: Rate,
+    /// Of addresses that have taken something, which are members'.
+    of_address: BTreeMap<IpAddr, Budget>,
+    /// When there are so many, those whose budget is full again are forgotten.
+    most: usize,
+}
+
+impl Shares {
+    pub(super) fn new(all: Rate, of_one: Rate, now: Time) -> Self {
+        Shares { all: Budget::new(all, now), of_one, of_address: BTreeMap::new(), most: MANY }
+    }
+
+    /// Takes so many for this address, if it and all have so many.
+    pub(super) fn take(&mut self, now: Time, address: IpAddr, count: u32) -> bool {
+        if self.of_address.len() >= self.most {
+            let full = self.of_one.burst;
+            self.of_address.retain(|_, budget| !budget.has(now, full));
+            self.most = (2 * self.of_address.len()).max(MANY);
         }
-        enough
+        let own = self.of_address.entry(address).or_insert_with(|| Budget::new(self.of_one, now));
+        own.has(now, count) && self.all.take(now, count) && own.take(now, count)
     }
 }
 
@@ -65,6 +101,22 @@ mod tests {
         assert!(budget.take(Time(0), 2), "what is left is there for others");
         assert!(!budget.take(Time(399_999), 4) && budget.take(Time(400_000), 4));
         assert!(!budget.take(Time(u64::MAX), 11), "more than a burst is never there");
+    }
+
+    #[test]
+    fn nobody_takes_anothers_share_and_who_is_quiet_is_forgotten() {
+        let (all, of_one) = (Rate { per_second: 10, burst: 100 }, Rate { per_second: 2, burst: 40 });
+        let mut shares = Shares::new(all, of_one, Time(0));
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        let mut taken = |now: u64, number: u32| (0..100).filter(|_| shares.take(Time(now), address(number), 1)).count();
+        assert_eq!([1, 1, 2, 3, 4].map(|number| taken(0, number)), [40, 0, 40, 20, 0]);
+        // What was refused for want of the common budget has cost nobody his own.
+        assert_eq!([4, 3].map(|number| taken(4_000_000, number)), [40, 0]);
+        for number in 0..10_000 {
+            // So long that three are not full again.
+            shares.take(Time(10_000_000 + u64::from(number) * 200_000), address(number), 1);
+            assert!(shares.of_address.len() <= MANY, "{number}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use muster_wire::Time;
 use rand_core::CryptoRng;
 
-use super::budget::{Budget, Rate};
+use super::budget::{Rate, Shares};
 use super::cookie::{Cookies, Opening};
 use super::fragment::{Reassembly, split};
 use super::main_mode::{Agreed, Keyed, Role, Share, opening, read_opening};
@@ -42,11 +42,18 @@ pub struct Limits {
     /// Diffie-Hellman exchanges and checks of signatures, in exchanges on a curve: one of group 14 counts as 100 of those, a
     /// signature as 25. A burst below that never lets one through.
     pub computations: Rate,
+    /// The same of one address.
+    pub computations_of_address: Rate,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { exchanges: 4096, exchanges_of_address: 16, computations: Rate { per_second: 4000, burst: 8000 } }
+        Limits {
+            exchanges: 4096,
+            exchanges_of_address: 16,
+            computations: Rate { per_second: 4000, burst: 8000 },
+            computations_of_address: Rate { per_second: 250, burst: 500 },
+        }
     }
 }
 
@@ -56,14 +63,15 @@ impl Default for Limits {
 /// [`Limits::exchanges_of_address`] entries of under 3 KiB, and one answer, hardly longer than the question, to each; an exchange of
 /// the true member is not hindered if its first message is one with which members of its kind came in before (see `cookie.rs`),
 /// else it survives `n` forged messages within a round trip with probability `(1 − 1/limit)^n`. Who sees the cookies can do
-/// computations at the rate of [`Limits::computations`], and compete with the true member for them.
+/// computations at the rate of [`Limits::computations_of_address`], and compete with the true member, and nobody else, for them;
+/// who sees those of many members at that of [`Limits::computations`].
 pub struct Responder {
     doi: u32,
     proposals: Proposals,
     own: Credentials,
     liveness: Liveness,
     cookies: Cookies,
-    budget: Budget,
+    budget: Shares,
     opened: Table<Opened>,
     halves: Table<Half>,
     reassembly: Reassembly,
@@ -115,7 +123,7 @@ impl Responder {
             own,
             liveness,
             cookies: Cookies::new(rng),
-            budget: Budget::new(limits.computations, now),
+            budget: Shares::new(limits.computations, limits.computations_of_address, now),
             opened: Table::new(limits.exchanges, limits.exchanges_of_address, HALF_OPEN),
             halves: Table::new(limits.exchanges, limits.exchanges_of_address, HALF_OPEN),
             reassembly: Reassembly::new(),
@@ -394,7 +402,7 @@ impl Responder {
         };
         let (agreed, _) = self.agree(id, &opening, client)?;
         let theirs = Share::read(first, body, agreed.suite)?;
-        if !self.budget.take(now, cost(agreed.suite.group)) {
+        if !self.budget.take(now, from.ip(), cost(agreed.suite.group)) {
             return Err(Refused::Busy);
         }
         let secret = Secret::generate(agreed.suite.group, rng).map_err(|_| Refused::Key)?;
@@ -442,7 +450,7 @@ impl Responder {
         let theirs = (first, plaintext.as_slice());
         let budget = &mut self.budget;
         let may_compute = || {
-            let may = *checks < MOST_CHECKS && budget.take(now, SIGNATURE);
+            let may = *checks < MOST_CHECKS && budget.take(now, from.ip(), SIGNATURE);
             *checks += u32::from(may);
             may
         };

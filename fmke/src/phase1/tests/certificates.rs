@@ -205,8 +205,18 @@ struct Brink {
 
 impl Brink {
     fn new(ca: &Ca, computations: u32) -> Brink {
+        Brink::within(ca, computations, Limits::default().computations_of_address.burst)
+    }
+
+    /// The same, and for each address so much.
+    fn within(ca: &Ca, computations: u32, of_address: u32) -> Brink {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let limits = Limits { computations: Rate { per_second: 0, burst: computations }, ..Limits::default() };
+        let none_later = |burst| Rate { per_second: 0, burst };
+        let limits = Limits {
+            computations: none_later(computations),
+            computations_of_address: none_later(of_address),
+            ..Limits::default()
+        };
         let own = ca.credentials("server", Method::EcdsaP256);
         let server = Responder::new(DOI, signatures(), own, Liveness::default(), limits, Time(0), &mut rng);
         Brink { rng, server, open: Open(ca.anchors()) }
@@ -214,18 +224,23 @@ impl Brink {
 
     /// Its message 5.
     fn message_5(&mut self, number: u8, own: Credentials) -> Vec<u8> {
+        self.begin(number, own).unwrap()
+    }
+
+    /// The same, or why none of what comes before was taken.
+    fn begin(&mut self, number: u8, own: Credentials) -> Result<Vec<u8>, Refused> {
         let at = Server { address: server_address(), secret: None, identity: None };
         let mut member = Initiator::new(DOI, signatures(), own, at, Liveness::default(), Time(0));
         member.handle_timeout(Time(0), &mut self.rng);
         for _ in 0..2 {
             let message = member.poll_transmit().unwrap().bytes;
-            self.handle(number, &message).unwrap();
+            self.handle(number, &message)?;
             let answer = self.server.poll_transmit().unwrap().bytes;
             member.handle_datagram(Time(0), server_address(), &answer, &self.open, &mut self.rng).unwrap();
         }
         let message = member.poll_transmit().unwrap().bytes;
         assert!(member.poll_transmit().is_none(), "it goes whole");
-        message
+        Ok(message)
     }
 
     fn handle(&mut self, number: u8, message: &[u8]) -> Result<(), Refused> {
@@ -267,6 +282,17 @@ fn one_exchange_does_not_take_what_may_be_computed_for_all() {
     let refused: Vec<_> = (0..10).map(|_| brink.handle(1, &message).unwrap_err()).collect();
     assert_eq!(refused[..3], [Refused::Authentication; 3]);
     assert_eq!(refused[3..], [Refused::Busy; 7]);
+    let message = brink.message_5(2, ca.credentials("member", Method::EcdsaP256));
+    brink.handle(2, &message).unwrap();
+}
+
+#[test]
+fn who_floods_from_one_address_does_not_keep_another_with_a_certificate_out() {
+    let ca = Ca::new();
+    let mut brink = Brink::within(&ca, 60, 30);
+    let begun: Vec<_> = (0..50).map(|_| brink.begin(1, ca.credentials("flood", Method::EcdsaP256)).err()).collect();
+    assert!(begun[..30].iter().all(Option::is_none), "{begun:?}");
+    assert!(begun[30..].iter().all(|refused| *refused == Some(Refused::Busy)), "{begun:?}");
     let message = brink.message_5(2, ca.credentials("member", Method::EcdsaP256));
     brink.handle(2, &message).unwrap();
 }

@@ -23,7 +23,7 @@ fn first(proposals: &Proposals, rng: &mut ChaCha8Rng) -> Vec<u8> {
 fn a_flood_of_first_messages_takes_no_more_than_its_share_and_no_computation() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let none = Rate { per_second: 0, burst: 0 };
-    let limits = Limits { exchanges: 100, exchanges_of_address: 16, computations: none };
+    let limits = Limits { exchanges: 100, exchanges_of_address: 16, computations: none, computations_of_address: none };
     let mut server = responder(Proposals::default(), limits, &mut rng);
     let directory = Directory::of(50);
     for round in 0..2_000_u32 {
