@@ -9,6 +9,7 @@ use rand_core::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
 use super::event::Event;
+use super::gone::Gone;
 use super::group::{Due, GroupView, Next};
 use super::oneway::{OneWay, OneWaySettings};
 use super::session::Session;
@@ -50,6 +51,7 @@ pub struct Member {
     /// By where their re-key messages come to.
     groups: BTreeMap<(IpAddr, u16), GroupView>,
     traffic: Traffic,
+    gone: Gone,
     /// What it was told last of what is to be protected.
     spd: Option<Spd>,
     rng: ChaCha20Rng,
@@ -88,6 +90,7 @@ impl Member {
             link,
             groups: BTreeMap::new(),
             traffic: Traffic::default(),
+            gone: Gone::default(),
             spd: None,
             rng: ChaCha20Rng::from_seed(*octets),
             out: VecDeque::new(),
@@ -339,7 +342,7 @@ impl Member {
 
     /// Takes what is said; by multicast it is of one group.
     fn apply(&mut self, now: Time, push: &Push, group: Option<(IpAddr, u16)>) -> Result<(), Refusal> {
-        self.delete(&push.deletes);
+        self.delete(&push.deletes, group);
         // What cannot be used of it keeps nothing else back.
         let rekeyed: Vec<_> = push.policy.rekey.iter().map(|sa| self.take_rekey(now, sa, push, group)).collect();
         let told = self.take_spd(push);
@@ -347,6 +350,11 @@ impl Member {
         for sa in &push.policy.traffic {
             let key =
                 push.keys.packet(key_type::TEK, &sa.spi.to_be_bytes())?.key(tek_key::ALGORITHM, "TEK_ALGORITHM_KEY")?;
+            match group {
+                Some(_) if self.gone.contains(sa.spi) => continue,
+                Some(_) => {}
+                None => self.gone.tell(sa.spi),
+            }
             let role = if sa.tunnel.0 == self.address { Role::Sender } else { Role::Receiver };
             if role == Role::Sender && self.is_one_way() {
                 continue;
@@ -409,7 +417,8 @@ impl Member {
         matches!(self.link, Link::OneWay(_))
     }
 
-    fn delete(&mut self, deletes: &[Delete]) {
+    /// What is no more; by multicast it is of one group.
+    fn delete(&mut self, deletes: &[Delete], group: Option<(IpAddr, u16)>) {
         let mut spis = BTreeSet::new();
         for spi in deletes.iter().flat_map(|delete| &delete.spis) {
             if let Ok(octets) = <[u8; 4]>::try_from(spi.as_slice()) {
@@ -422,6 +431,9 @@ impl Member {
             }
         }
         self.changes.extend(self.traffic.delete(&spis));
+        if group.is_none() && !self.groups.is_empty() {
+            self.gone.add(&spis);
+        }
     }
 
     /// A group is not received any longer: the key server, asked anew (or, of itself, when it next tells us all), tells us where it

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use muster_netlab::Frame;
-use muster_netns_tests::{Answer, Central, Family, ISAKMP, METRICS, metric, scrape, skip, wait_until};
+use muster_netns_tests::{Answer, Central, Family, ISAKMP, Lab, METRICS, metric, scrape, skip, wait_until};
 
 use crate::scenes::{group, red_group, vpn};
 
@@ -125,9 +125,18 @@ fn prometheus_is_told_at_both_ends() {
         let to = std::net::SocketAddr::new(lab.black_address(GCKS), ISAKMP);
         let from = std::net::SocketAddr::new(lab.black_address(router), 0);
         let send = || std::net::UdpSocket::bind(from).and_then(|socket| socket.send_to(datagram, to));
-        lab.coalition.routers()[router].namespace.run(send).expect("a namespace").expect("it is sent");
         let name = format!("datagrams_refused_total{{reason=\"{reason}\"}}");
-        lab.wait(Duration::from_secs(5), &name, || value(GCKS, &name) == Some(1.0));
+        let counted = || value(GCKS, &name).unwrap_or_default();
+        let (before, mut is_sent) = (counted(), false);
+        lab.wait(Duration::from_secs(5), &name, || {
+            // Once, but for what a sky loses.
+            if !is_sent || Lab::is_foul() {
+                lab.coalition.routers()[router].namespace.run(send).expect("a namespace").expect("it is sent");
+                is_sent = true;
+            }
+            counted() > before
+        });
+        assert!(Lab::is_foul() || counted() == before + 1.0, "one datagram counts once");
     }
 
     lab.order(&["exclude", &lab.name(1)]);

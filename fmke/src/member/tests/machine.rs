@@ -10,8 +10,8 @@ use super::server::{DOI, GroupServer, traffic};
 use crate::Refusal;
 use crate::crypto::SecretBytes;
 use crate::isakmp::{
-    Header, Identity, KeyPacket, Malformed, PreservedAddress, TrafficSa, exchange, kek_attribute, key_type, kind,
-    number, tek_key,
+    Delete, Header, Identity, KeyPacket, Malformed, PreservedAddress, TrafficSa, exchange, kek_attribute, key_type,
+    kind, number, tek_key,
 };
 use crate::lkh::LKH_JOINS;
 use crate::member::machine::check;
@@ -210,6 +210,28 @@ fn what_cannot_be_used_by_multicast_is_asked_for_by_phase_2() {
     scene.member.handle_timeout(scene.now);
     let first = scene.member.poll_transmit().expect("it connects anew");
     assert_eq!(Header::parse(&first.bytes).unwrap().0.exchange, exchange::MAIN);
+}
+
+/// Found by fuzzing: a client that was behind, and connected anew, was told what is gone before the message that it had missed came
+/// again, and received under an excluded one's SA until its lifetime was over.
+#[test]
+fn what_phase_2_has_taken_away_no_late_multicast_brings_back() {
+    let mut scene = Scene::new();
+    let group = GroupServer::new();
+    scene.push(1, &rekey(&group)).unwrap();
+    let says = |scene: &mut Scene, number: u32, spi| {
+        let datagram = group.seal(number, traffic(spi, 36).chain(number, DOI));
+        scene.member.handle_datagram(scene.now, server(), &datagram, &()).unwrap();
+        scene.receives()
+    };
+    assert_eq!(says(&mut scene, 5, 300), [300]);
+    let gone = Delete { doi: DOI, protocol: 1, spis: [301_u32, 302].map(|spi| spi.to_be_bytes().to_vec()).into() };
+    scene.push(2, &Push { deletes: vec![gone], ..Push::default() }).unwrap();
+    assert_eq!(says(&mut scene, 6, 301), [0; 0], "late");
+    assert_eq!(says(&mut scene, 7, 303), [303]);
+    // What is so now is said by phase 2.
+    scene.push(3, &traffic(302, 36)).unwrap();
+    assert_eq!(scene.receives(), [302]);
 }
 
 #[test]
