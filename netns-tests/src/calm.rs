@@ -30,7 +30,8 @@ impl Lab {
         });
     }
 
-    /// Waits until these are one group that stays so for four dead times; gives how long that took, without those.
+    /// Waits until these are one group that stays so for four dead times, if they say hello so often; gives how long that took,
+    /// without those.
     ///
     /// For networks that let one hear another only after a while: Linux tells PIM of a new sender on a LAN only every three
     /// seconds, and until then the others know that one by what it sends them by unicast: for eight hellos, and a dead
@@ -38,8 +39,8 @@ impl Lab {
     ///
     /// # Panics
     /// When it takes longer than `limit`.
-    pub fn settles(&self, limit: Duration, routers: &[usize]) -> Duration {
-        let watch = Lab::dead_time() * 4;
+    pub fn settles(&self, limit: Duration, routers: &[usize], hello_interval: Duration) -> Duration {
+        let watch = hello_interval * 4 * 4;
         let (mut known, mut since) = (None, Instant::now());
         let took = self.wait(limit, &format!("routers {routers:?} to stay one group"), || {
             // Looked at seldom, so that looking disturbs nothing.

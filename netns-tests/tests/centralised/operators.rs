@@ -153,7 +153,9 @@ fn prometheus_is_told_at_both_ends() {
 
     // What a reload does not take it refuses, at both ends, and what cannot be.
     let router = format!("{}.toml", lab.name(0));
-    for (log, why) in [("level = \"loud\"", "log.level"), ("level = \"debug\"\nformat = \"json\"", "takes a restart")] {
+    for (log, why) in
+        [("level = \"loud\"", "log.level"), ("level = \"debug\"\nformat = \"json\"", "log.format: needs a restart")]
+    {
         for name in ["gcks.toml", &router] {
             let before = std::fs::read_to_string(lab.path(name)).expect("a configuration");
             lab.write_private(name, &before.replace("level = \"debug\"", log));
