@@ -13,7 +13,7 @@ use crate::centralised::{Certificates, GcksSettings, SHORT_KEY, identity, read_s
 use crate::clock::unix_seconds;
 use crate::expiry::rfc3339;
 use crate::lists;
-use crate::settings::{DeviceSection, File, GcksAt, Settings, resolve};
+use crate::settings::{File, GcksAt, Settings, resolve};
 use crate::trust::overlap;
 
 /// One thing that was looked at.
@@ -139,15 +139,9 @@ pub(crate) fn remarks(file: &File) -> Vec<String> {
     let trust = file.trust.keys().map(|organisation| {
         format!("[trust.{organisation:?}] bounds nobody: the key server says what goes where, and no router announces anything")
     });
-    let DeviceSection { certificate, private_key, trust_anchors, crls, .. } = &file.device;
-    let of_mesh = [
-        ("certificate", certificate.as_os_str().is_empty()),
-        ("private_key", private_key.as_os_str().is_empty()),
-        ("trust_anchors", trust_anchors.is_empty()),
-        ("crls", crls.is_empty()),
-    ];
-    let of_mesh = of_mesh.into_iter().filter(|(_, is_empty)| !is_empty).map(|(key, _)| {
-        format!("device.{key} is not looked at: with a key server it is gcks.{key}, if there is no gcks.secret_file")
+    let of_mesh = file.device.of_mesh().into_iter().filter(|(_, is_there)| *is_there).map(|(key, _)| {
+        let here = key.replace("device.", "gcks.");
+        format!("{key} is not looked at: with a key server it is {here}, if there is no gcks.secret_file")
     });
     ports.filter_map(remark).chain(trust).chain(of_mesh).collect()
 }

@@ -34,8 +34,6 @@ pub(crate) enum ReloadError {
     /// The own certificate, by the new trust anchors and revocation lists.
     #[error("the own certificate: {0}")]
     Own(CertError),
-    #[error("red.prefixes: {0}")]
-    Prefixes(#[from] muster_discovery::PrefixError),
     /// The address for the metrics.
     #[error(transparent)]
     Metrics(std::io::Error),
@@ -62,11 +60,9 @@ pub(crate) struct Reload {
 /// The first phase: reads and checks, changes nothing.
 pub(crate) fn prepare(current: &Settings, unix: u64) -> Result<Reload, ReloadError> {
     let settings = Settings::load(&current.path)?;
-    let keys: Vec<_> = current.file.differing(&settings.file).into_iter().filter(|key| !FILES.contains(key)).collect();
-    check_followed(keys.clone(), &FOLLOWED).map_err(ReloadError::Restart)?;
+    let keys = followed(current.file.differing(&settings.file), &FILES, &FOLLOWED).map_err(ReloadError::Restart)?;
     let mut trust = settings.trust()?;
     lists::restore(&settings.resolve(&settings.file.device.state_dir), &mut trust);
-    muster_discovery::check_prefixes(&settings.file.red.prefixes)?;
     let renewed = current.device.chain != settings.device.chain;
     match trust.validate(&settings.device.chain, unix) {
         // A list that revokes the device itself counts as any other: it is taken, and the device leaves for good.
@@ -84,10 +80,16 @@ pub(crate) fn prepare(current: &Settings, unix: u64) -> Result<Reload, ReloadErr
     Ok(Reload { settings, trust, changed, renewed })
 }
 
-/// Of the keys whose values are others none may be but these, in either mode and at the key server.
-pub(crate) fn check_followed(mut keys: Vec<&'static str>, followed: &[&str]) -> Result<(), String> {
-    keys.retain(|key| !followed.contains(key));
-    if keys.is_empty() { Ok(()) } else { Err(format!("{}: needs a restart", keys.join(", "))) }
+/// The keys whose values are others, but for those that name files: none may be but what is followed, in either mode and at the key
+/// server.
+pub(crate) fn followed(
+    mut keys: Vec<&'static str>,
+    files: &[&str],
+    followed: &[&str],
+) -> Result<Vec<&'static str>, String> {
+    keys.retain(|key| !files.contains(key));
+    let restart: Vec<&str> = keys.iter().copied().filter(|key| !followed.contains(key)).collect();
+    if restart.is_empty() { Ok(keys) } else { Err(format!("{}: needs a restart", restart.join(", "))) }
 }
 
 /// What has come of it, in either mode: the event that says so.
@@ -109,6 +111,7 @@ mod tests {
     use muster_certs::pki;
 
     use super::*;
+    use crate::settings::DeviceSection;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -146,12 +149,23 @@ mod tests {
         let before = load(&folder);
         let again = prepare(&before, NOW).ok().unwrap();
         assert!(again.changed.is_empty() && !again.renewed);
-        let extra = "[log]\nlevel = \"debug\"\n[group]\nlifetime = \"2h\"\n[red]\nprefixes = [\"10.1.0.0/16\"]\n\
+        let extra = "[log]\nlevel = \"debug\"\n[discovery]\nhello_interval = \"2s\"\n[dataplane]\nallow_key_export = true\n\
+                     [group]\nbatch_window = \"1s\"\nactivation_delay = \"1s\"\ndeactivation_delay = \"1s\"\n\
+                     lifetime = \"2h\"\nleaf_refresh = \"2h\"\n[red]\nprefixes = [\"10.1.0.0/16\"]\n\
                      [metrics]\nlisten = \"127.0.0.1:1\"\n[trust.\"Bravo\"]\nprefixes = [\"10.2.0.0/16\"]\n";
         configure(folder.path(), "Alpha", extra);
         let again = prepare(&before, NOW).ok().unwrap();
-        assert_eq!(again.changed, ["red.prefixes", "group.lifetime", "trust", "log.level", "metrics.listen"]);
+        let sorted = |mut keys: Vec<&'static str>| {
+            keys.sort_unstable();
+            keys
+        };
+        assert_eq!(sorted(again.changed), sorted(FOLLOWED.to_vec()));
         assert_eq!(again.settings.file.log.level, "debug");
+    }
+
+    #[test]
+    fn what_names_files_are_keys() {
+        assert!(FILES.iter().all(|key| DeviceSection::KEYS.contains(key)));
     }
 
     #[test]

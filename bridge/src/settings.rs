@@ -14,8 +14,10 @@ use crate::secret_file::{MOST_OF_KEY, SecretFile};
 mod sections;
 mod values;
 
-pub(crate) use sections::{DeviceSection, GcksAt, MetricsSection, TrustSection, differing, sections};
+#[cfg(test)]
+pub(crate) use sections::DeviceSection;
 pub use sections::{File, LogSection};
+pub(crate) use sections::{GcksAt, MetricsSection, TrustSection, sections};
 
 /// What is wrong with a configuration.
 #[derive(Debug, Error)]
@@ -224,12 +226,15 @@ mod tests {
     #[test]
     fn what_is_the_meshs_is_said_to_be_idle_with_a_key_server() {
         assert!(crate::check::remarks(&parse(CENTRALISED).unwrap()).is_empty());
-        let file = parse(&CENTRALISED.replacen("[device]", &format!("[device]\n{CERTIFIED}"), 1)).unwrap();
-        let said = crate::check::remarks(&file).join("; ");
-        for key in ["certificate", "private_key", "trust_anchors"] {
-            assert!(said.contains(&format!("device.{key} is not looked at")), "{said}");
+        let of_mesh = format!("[device]\n{CERTIFIED}crls = [\"crl.pem\"]\n");
+        let said = crate::check::remarks(&parse(&CENTRALISED.replacen("[device]", &of_mesh, 1)).unwrap());
+        for (said, key) in said.iter().zip(["certificate", "private_key", "trust_anchors", "crls"]) {
+            assert!(
+                said.starts_with(&format!("device.{key} is not looked at: with a key server it is gcks.{key},")),
+                "{said}"
+            );
         }
-        assert!(!said.contains("device.crls"), "{said}");
+        assert_eq!(said.len(), 4);
     }
 
     #[test]

@@ -66,9 +66,10 @@ fn clients(clients: &Value) -> String {
     table(
         &["NAME", "ADDRESS", "STATE", "TOLD", "GROUPS", "VPNS", "UNPROTECTED", "REASON"],
         lines(clients).map(|client| {
-            // Its profile may say what it will; out is out.
-            let has = |what: &str| if client["state"] == "excluded" { "-".into() } else { words(&client[what]) };
-            let (groups, vpns) = (has("groups"), has("vpns"));
+            // Who is out is in none, whatever its profile says.
+            let is_out = client["state"] == "excluded" || client["state"] == "lapsed";
+            let shown = |what: &str| if is_out { "-".into() } else { words(&client[what]) };
+            let (groups, vpns) = (shown("groups"), shown("vpns"));
             let bypass: Vec<String> = lines(&client["bypass"]).map(text).collect();
             let bypass = if bypass.is_empty() { "-".into() } else { bypass.join("; ") };
             vec![
@@ -137,15 +138,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_is_not_there_says_why_and_an_excluded_one_is_in_nothing() {
+    fn a_client_that_is_not_there_says_why() {
         let shown = clients(&json!([
-            {"name": "c", "state": "excluded", "groups": ["video"], "vpns": ["hub-c"]},
             {"name": "a", "state": "lapsed", "reason": "its certificate: revoked"},
             {"name": "b", "state": "one-way", "reason": null, "told": {"number": 1_796_000_000, "age_ms": 5000}},
         ]));
         assert!(shown.contains("lapsed") && shown.contains("its certificate: revoked"), "{shown}");
-        assert!(!shown.contains("video") && !shown.contains("hub-c"), "{shown}");
         assert!(shown.contains("5s ago") && !shown.contains("1796000000"), "{shown}");
+    }
+
+    #[test]
+    fn who_is_out_is_in_no_group_and_no_vpn() {
+        for (state, is_in) in [("connected", true), ("away", true), ("excluded", false), ("lapsed", false)] {
+            let shown = clients(&json!([{"name": "a", "state": state, "groups": ["video"], "vpns": ["hub-a"]}]));
+            assert_eq!((shown.contains("video"), shown.contains("hub-a")), (is_in, is_in), "{shown}");
+        }
     }
 
     #[test]

@@ -55,6 +55,10 @@ pub(crate) struct Named<'a> {
 }
 
 impl Named<'_> {
+    /// Its keys. What the files hold counts, not where they are.
+    pub(crate) const KEYS: [&'static str; 4] =
+        ["gcks.certificate", "gcks.private_key", "gcks.trust_anchors", "gcks.crls"];
+
     /// Whether one shows who one is by certificates.
     pub(crate) fn is_used(&self) -> bool {
         !self.certificate.0.is_empty()

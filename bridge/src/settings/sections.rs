@@ -10,51 +10,49 @@ use serde::Deserialize;
 
 use crate::centralised::{Named, Paths, default_doi, default_port};
 
-/// A section: its keys, and which of them are others in another one.
+/// A section, with which of its keys are others in another one. None can be forgotten there: a new one takes a restart until a list of
+/// what is followed (`FOLLOWED`) says that it does not.
 macro_rules! sections {
     ($($(#[$doc:meta])* $vis:vis $name:ident $section:literal {
         $($(#[$fdoc:meta])* $field:ident: $type:ty,)*
     })*) => {$(
-        $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
+        $(#[$doc])*
         $vis struct $name { $($(#[$fdoc])* $vis $field: $type,)* }
 
-        crate::settings::differing!($name $section { $($field)* });
+        impl $name {
+            /// All keys.
+            pub(crate) const KEYS: &[&str] = &[$(concat!($section, ".", stringify!($field)),)*];
+
+            /// The keys whose values are others.
+            pub(crate) fn differing(&self, other: &Self) -> Vec<&'static str> {
+                let differs = [$(self.$field != other.$field,)*];
+                Self::KEYS.iter().zip(differs).filter_map(|(key, differs)| differs.then_some(*key)).collect()
+            }
+        }
     )*};
 }
+pub(crate) use sections;
+
 /// The same, each key with what it is where it does not stand.
 macro_rules! defaulted {
     ($($(#[$doc:meta])* $vis:vis $name:ident $section:literal {
         $($(#[$fdoc:meta])* $field:ident: $type:ty = $default:expr,)*
     })*) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Deserialize)]
-        #[serde(deny_unknown_fields, default)]
-        $vis struct $name { $($(#[$fdoc])* $vis $field: $type,)* }
+        sections! {
+            $(#[$doc])*
+            #[serde(default)]
+            $vis $name $section { $($(#[$fdoc])* $field: $type,)* }
+        }
 
         impl Default for $name {
             fn default() -> Self {
                 Self { $($field: $default,)* }
             }
         }
-
-        crate::settings::differing!($name $section { $($field)* });
     )*};
 }
-/// No key can be forgotten here.
-macro_rules! differing {
-    ($name:ident $section:literal { $($field:ident)* }) => {
-        impl $name {
-            /// The keys whose values are others.
-            pub(crate) fn differing(&self, other: &Self) -> Vec<&'static str> {
-                let keys = [$((concat!($section, ".", stringify!($field)), self.$field != other.$field),)*];
-                keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
-            }
-        }
-    };
-}
-pub(crate) use {differing, sections};
 
 /// The file as it stands.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -271,6 +269,19 @@ impl File {
             IpAddr::V6(_) => IpAddr::from([0xff05, 0, 0, 0, 0, 0, 0, 0x6d76]),
         };
         self.group.address.unwrap_or(default)
+    }
+}
+
+impl DeviceSection {
+    /// What the mesh has and a key server's client has not: the keys, and which of them are there.
+    pub(crate) fn of_mesh(&self) -> [(&'static str, bool); 4] {
+        let is_named = |path: &PathBuf| !path.as_os_str().is_empty();
+        [
+            ("device.certificate", is_named(&self.certificate)),
+            ("device.private_key", is_named(&self.private_key)),
+            ("device.trust_anchors", !self.trust_anchors.is_empty()),
+            ("device.crls", !self.crls.is_empty()),
+        ]
     }
 }
 

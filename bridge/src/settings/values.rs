@@ -1,6 +1,6 @@
 //! Values that cannot be, each with its key.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use muster_dataplane::MOST_WORKERS;
@@ -95,19 +95,13 @@ pub(super) fn check(path: &Path, file: &File) -> Result<(), SettingsError> {
 
 /// What is there in each mode, and what is not.
 fn check_mode(file: &File) -> Result<(), (&'static str, String)> {
-    let unnamed = |path: &PathBuf| path.as_os_str().is_empty();
     match (file.group.mode.as_str(), &file.gcks) {
         ("agreement", Some(_)) => Err(("gcks", "is for group.mode = \"centralised\" alone".into())),
         ("agreement", None) => {
-            let device = &file.device;
-            let missing = [
-                ("device.certificate", unnamed(&device.certificate)),
-                ("device.private_key", unnamed(&device.private_key)),
-                ("device.trust_anchors", device.trust_anchors.is_empty()),
-            ];
-            let missing = missing.iter().find(|(_, is_missing)| *is_missing);
+            let needed = file.device.of_mesh().into_iter().filter(|(key, _)| *key != "device.crls");
+            let missing = needed.into_iter().find(|(_, is_there)| !is_there);
             missing
-                .map_or(Ok(()), |(key, _)| Err((*key, "missing field: without a key server there must be one".into())))
+                .map_or(Ok(()), |(key, _)| Err((key, "missing field: without a key server there must be one".into())))
         }
         ("centralised", None) => Err(("gcks", "is missing: the key server's address and secret_file".into())),
         ("centralised", Some(gcks)) => check_gcks(file, gcks),

@@ -431,6 +431,7 @@ impl Member {
             }
         }
         self.changes.extend(self.traffic.delete(&spis));
+        // Who is in no group hears no multicast of before.
         if group.is_none() && !self.groups.is_empty() {
             self.gone.add(&spis);
         }

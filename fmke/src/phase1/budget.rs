@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use muster_wire::Time;
 
-/// Of so many addresses it is looked at whose budget is full again.
-const MANY: usize = 64;
+/// Budgets of fewer addresses are kept without looking whether they are full again.
+const FEW: usize = 64;
 
 /// So many a second, and so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,7 @@ impl Budget {
         enough
     }
 
+    /// Whether there are so many, with what has come since the last look.
     fn has(&mut self, now: Time, count: u32) -> bool {
         // An hour fills any bucket whose rate is not 0, and multiplies without an overflow.
         let passed = now.since(self.at).min(Duration::from_secs(3600)).as_micros() as u64;
@@ -57,21 +58,21 @@ pub(super) struct Shares {
     of_one: Rate,
     /// Of addresses that have taken something, which are members'.
     of_address: BTreeMap<IpAddr, Budget>,
-    /// When there are so many, those whose budget is full again are forgotten.
-    most: usize,
+    /// When there are so many, those whose budget is full again are forgotten: a new one would be the same.
+    sweep_at: usize,
 }
 
 impl Shares {
     pub(super) fn new(all: Rate, of_one: Rate, now: Time) -> Self {
-        Shares { all: Budget::new(all, now), of_one, of_address: BTreeMap::new(), most: MANY }
+        Shares { all: Budget::new(all, now), of_one, of_address: BTreeMap::new(), sweep_at: FEW }
     }
 
     /// Takes so many for this address, if it and all have so many.
     pub(super) fn take(&mut self, now: Time, address: IpAddr, count: u32) -> bool {
-        if self.of_address.len() >= self.most {
+        if self.of_address.len() >= self.sweep_at {
             let full = self.of_one.burst;
             self.of_address.retain(|_, budget| !budget.has(now, full));
-            self.most = (2 * self.of_address.len()).max(MANY);
+            self.sweep_at = (2 * self.of_address.len()).max(FEW);
         }
         let own = self.of_address.entry(address).or_insert_with(|| Budget::new(self.of_one, now));
         own.has(now, count) && self.all.take(now, count) && own.take(now, count)
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_anothers_share_and_who_is_quiet_is_forgotten() {
+    fn nobody_takes_anothers_share() {
         let (all, of_one) = (Rate { per_second: 10, burst: 100 }, Rate { per_second: 2, burst: 40 });
         let mut shares = Shares::new(all, of_one, Time(0));
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
@@ -112,11 +113,23 @@ mod tests {
         assert_eq!([1, 1, 2, 3, 4].map(|number| taken(0, number)), [40, 0, 40, 20, 0]);
         // What was refused for want of the common budget has cost nobody his own.
         assert_eq!([4, 3].map(|number| taken(4_000_000, number)), [40, 0]);
-        for number in 0..10_000 {
-            // So long that three are not full again.
-            shares.take(Time(10_000_000 + u64::from(number) * 200_000), address(number), 1);
-            assert!(shares.of_address.len() <= MANY, "{number}");
+    }
+
+    /// But not who floods: his would be full again.
+    #[test]
+    fn who_is_quiet_is_forgotten() {
+        let most = Rate { per_second: u32::MAX, burst: u32::MAX };
+        let mut shares = Shares::new(most, Rate { per_second: 2, burst: 40 }, Time(0));
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        let mut flooded = 0;
+        for number in 1..10_000 {
+            // Of each after half a second the budget is full again.
+            let now = Time(u64::from(number) * 200_000);
+            assert!(shares.take(now, address(number), 1));
+            flooded += (0..3).filter(|_| shares.take(now, address(0), 1)).count();
+            assert!(shares.of_address.len() <= FEW, "{number}");
         }
+        assert_eq!(flooded, 40 + 2 * 9_999 / 5);
     }
 
     #[test]

@@ -79,11 +79,12 @@ fn both_ends_say_why_a_client_is_not_in() {
     assert!(status["connected_since_ms"].is_u64() && status["last_failure"]["reason"] == "not_taken", "{status}");
     assert!(lab.state_of(LIAR).is_some_and(|state| state["reason"].is_null()));
 
-    // Who is in and shows something else is still in, and both are told that it would not be taken.
+    // Who is in and shows something else is still in, and the key server's operator sees that it would not be taken.
     lab.write_private(&file, "not the secret that they share\n");
     assert_eq!(lab.ask(LIAR, &["reload"]).status, 0);
     lab.wait(Duration::from_secs(20), "the reason beside the connection", || {
         let state = lab.state_of(LIAR).expect("it is a client");
         state["state"] == "connected" && state["reason"] == "refused: not authentic"
     });
+    assert!(lab.call(LIAR, "status").expect("it answers")["connected_since_ms"].is_u64());
 }

@@ -3,20 +3,12 @@
 use super::starting::{gcks_of, one_way};
 use super::*;
 use crate::addresses::{addresses, black_address};
+use crate::centralised::Named;
 use crate::daemon::own_prefixes;
-use crate::reload::{check_followed, told};
+use crate::reload::{followed, told};
 
-/// What can change while the client runs. What the named files hold counts.
-const FOLLOWED: [&str; 8] = [
-    "gcks.secret_file",
-    "gcks.certificate",
-    "gcks.private_key",
-    "gcks.trust_anchors",
-    "gcks.crls",
-    "gcks.allow_bypass",
-    "log.level",
-    "metrics.listen",
-];
+/// What can change while the client runs, beside what the named files hold.
+const FOLLOWED: [&str; 3] = ["gcks.allow_bypass", "log.level", "metrics.listen"];
 
 impl Client {
     /// Something about interfaces or addresses has changed. Whether the client is to start anew: its tunnels begin and end at
@@ -67,7 +59,7 @@ impl Client {
 
     async fn read_again(&mut self) -> Result<Vec<&'static str>, String> {
         let new = File::load(&self.config).map_err(|error| error.to_string())?;
-        check_followed(self.file.differing(&new), &FOLLOWED)?;
+        let keys = followed(self.file.differing(&new), &files(), &FOLLOWED)?;
         let gcks = gcks_of(&self.config, &new).map_err(|error| error.to_string())?;
         let allowed = gcks.allow_bypass.clone();
         let shown = Shown::load(&self.config, gcks, self.address).map_err(|error| error.to_string())?;
@@ -92,25 +84,31 @@ impl Client {
         {
             warn!("the key server is not obeyed until it shows another certificate: {why}");
         }
-        changed.extend((new.log.level != self.file.log.level).then_some("log.level"));
         (self.outside.set_level)(&new.log.level);
         remarks(&new).iter().for_each(|remark| warn!("{remark}"));
-        changed.extend((new.metrics != self.file.metrics).then_some("metrics.listen"));
         self.outside.metrics.take(metrics);
-        if self.file.gcks.as_ref().is_none_or(|gcks| gcks.allow_bypass != allowed) {
-            changed.push("gcks.allow_bypass");
+        if keys.contains(&"gcks.allow_bypass") {
             self.change_bypass(|flows| Ok(flows.allow(allowed)?));
         }
         self.file = new;
+        changed.extend(keys);
         Ok(changed)
     }
+}
+
+/// Keys that name files.
+fn files() -> Vec<&'static str> {
+    [&Named::KEYS[..], &["gcks.secret_file"]].concat()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{GcksAt, LogSection, MetricsSection};
 
     const NOW: &str = "[device]\n\n[black]\ninterface = \"black0\"\n\n[group]\nmode = \"centralised\"\n\n[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n";
+    const CERTIFIED: &str =
+        "certificate = \"a.pem\"\nprivate_key = \"a.key\"\ntrust_anchors = [\"ca.pem\"]\ncrls = [\"crl.pem\"]";
 
     #[test]
     fn what_follows_is_told_from_what_takes_a_restart() {
@@ -121,14 +119,21 @@ mod tests {
             ("[gcks]", "[metrics]\nlisten = \"127.0.0.1:1\"\n\n[gcks]", ""),
             ("[gcks]", "[gcks]\nallow_bypass = [\"198.51.100.0/24\"]", ""),
             ("a.psk", "b.psk", ""),
+            ("secret_file = \"a.psk\"", CERTIFIED, ""),
             ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", "log.format"),
             ("[gcks]", "[gcks]\nport = 849\nlegacy = true", "gcks.port, gcks.legacy"),
             ("black0", "black1", "black.interface"),
         ] {
             assert!(NOW.contains(was), "{was}");
             let new = parse(&NOW.replacen(was, is, 1));
-            let expected = if restart.is_empty() { Ok(()) } else { Err(format!("{restart}: needs a restart")) };
-            assert_eq!(check_followed(now.differing(&new), &FOLLOWED), expected, "{is}");
+            let refused = if restart.is_empty() { None } else { Some(format!("{restart}: needs a restart")) };
+            assert_eq!(followed(now.differing(&new), &files(), &FOLLOWED).err(), refused, "{is}");
         }
+    }
+
+    #[test]
+    fn what_is_followed_are_keys() {
+        let keys = [GcksAt::KEYS, LogSection::KEYS, MetricsSection::KEYS].concat();
+        assert!(FOLLOWED.iter().chain(&files()).all(|key| keys.contains(key)));
     }
 }

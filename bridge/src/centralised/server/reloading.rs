@@ -3,12 +3,13 @@
 use tracing::warn;
 
 use super::Server;
+use crate::centralised::Named;
 use crate::centralised::settings::GcksSettings;
 use crate::clock::{now, unix_seconds};
-use crate::reload::{check_followed, told};
+use crate::reload::{followed, told};
 
-/// Of `[gcks]` and `[log]`, what can change while the key server runs. What the named files hold counts.
-const FOLLOWED: [&str; 5] = ["gcks.certificate", "gcks.private_key", "gcks.trust_anchors", "gcks.crls", "log.level"];
+/// Of `[gcks]`, `[log]` and `[metrics]`, what can change while the key server runs, beside what the named files hold.
+pub(super) const FOLLOWED: [&str; 2] = ["log.level", "metrics.listen"];
 
 impl Server {
     /// Clients, groups, VPNs, certificates, the log's level and the address for metrics follow. What has changed.
@@ -25,7 +26,8 @@ impl Server {
         let new = GcksSettings::load(&self.settings.path).map_err(|error| error.to_string())?;
         let mut keys = self.settings.gcks.differing(&new.gcks);
         keys.extend(self.settings.log.differing(&new.log));
-        check_followed(keys, &FOLLOWED)?;
+        keys.extend((self.settings.metrics != new.metrics).then_some("metrics.listen"));
+        let keys = followed(keys, &Named::KEYS, &FOLLOWED)?;
         let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
         if own {
             new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
@@ -42,11 +44,10 @@ impl Server {
             ("clients", was.clients != now_wanted.clients),
             ("groups", was.groups != now_wanted.groups),
             ("vpns", was.vpns != now_wanted.vpns),
-            ("log.level", self.settings.log.level != new.log.level),
-            ("metrics.listen", self.settings.metrics != new.metrics),
         ] {
             changed.extend(differs.then_some(key));
         }
+        changed.extend(keys);
         working.machine.configure(now(), new.profiles.clone());
         if own {
             working.machine.present(new.credentials());

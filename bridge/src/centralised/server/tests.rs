@@ -13,10 +13,13 @@ use redb::backends::InMemoryBackend;
 use tokio::sync::broadcast;
 
 use super::*;
+use crate::centralised::Named;
 use crate::centralised::certificates::tests::Pki;
 use crate::centralised::phase1::proposals;
+use crate::centralised::settings::GcksSection;
 use crate::centralised::store::Store;
 use crate::control::Request;
+use crate::settings::{LogSection, MetricsSection};
 
 const SECRET: &str = "a secret of a test";
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -267,6 +270,12 @@ async fn a_reload_is_refused_and_changes_nothing() {
     }
     std::fs::write(&path, format!("[log]\nlevel = \"debug\"\n\n{text}")).unwrap();
     assert_eq!(server.reload().await, Ok(vec!["log.level"]));
+}
+
+#[test]
+fn what_is_followed_are_keys() {
+    let keys = [GcksSection::KEYS, LogSection::KEYS, MetricsSection::KEYS].concat();
+    assert!(reloading::FOLLOWED.iter().chain(&Named::KEYS).all(|key| keys.contains(key)));
 }
 
 /// An old copy of a list would let in again who was taken back since.

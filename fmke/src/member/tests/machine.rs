@@ -232,6 +232,11 @@ fn what_phase_2_has_taken_away_no_late_multicast_brings_back() {
     // What is so now is said by phase 2.
     scene.push(3, &traffic(302, 36)).unwrap();
     assert_eq!(scene.receives(), [302]);
+    let again = Delete { doi: DOI, protocol: 1, spis: vec![302_u32.to_be_bytes().to_vec()] };
+    let datagram = group.seal(8, Push { deletes: vec![again], ..traffic(304, 36) }.chain(8, DOI));
+    scene.member.handle_datagram(scene.now, server(), &datagram, &()).unwrap();
+    assert_eq!(scene.receives(), [304]);
+    assert_eq!(says(&mut scene, 9, 302), [302], "it was told since, and what multicast takes away it may bring back");
 }
 
 #[test]
