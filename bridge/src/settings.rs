@@ -168,7 +168,8 @@ pub(crate) fn in_one_line(text: &str, error: &toml::de::Error, message: &str) ->
     let message = message.replace("expected a duration", "expected a time such as \"250ms\", \"30s\" or \"1h\"");
     // Its key: some of the parser's messages do not say which. What stands after it may be nobody's business.
     let key = text.lines().nth(before).and_then(|line| line.split_once('=')).map_or("", |(key, _)| key.trim());
-    let is_plain = |key: &str| key.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.".contains(letter));
+    // A line may be a secret without a key. Ours are of small letters, which keys and their encodings are not.
+    let is_plain = |key: &str| key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
     let is_said = message.starts_with(key) || message.contains(&format!("`{key}`"));
     match !key.is_empty() && is_plain(key) && !is_said {
         true => format!("line {}: {message} ({key})", before + 1),

@@ -79,8 +79,8 @@ pub(crate) enum Command {
     Reload {
         #[command(flatten)]
         socket: Socket,
-        /// Of the daemon with this configuration, by the socket that it names
-        #[arg(long, value_name = "FILE", conflicts_with = "control")]
+        /// Of the daemon with this configuration, by the socket that it names, whatever --control says
+        #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
     /// Order the daemon to leave the group and to end
@@ -230,8 +230,8 @@ pub(crate) enum GcksCommand {
     Reload {
         #[command(flatten)]
         socket: GcksSocket,
-        /// Of the key server with this configuration, by the socket that it names
-        #[arg(long, value_name = "FILE", conflicts_with = "control")]
+        /// Of the key server with this configuration, by the socket that it names, whatever --control says
+        #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
     /// Take clients out of all groups and VPNs, and refuse them from now on

@@ -49,11 +49,12 @@ impl<W: Copy> Misfits<W> {
         has_room
     }
 
-    /// What has happened last with a peer, if it is not long ago.
-    pub(super) fn last(&self, at: Time, peer: &str) -> Option<W> {
+    /// What has happened last with a peer, if it is not long ago; of that, what `is_hard` to bring about from elsewhere before what is
+    /// not.
+    pub(super) fn last(&self, at: Time, peer: &str, is_hard: impl Fn(&W) -> bool) -> Option<W> {
         let of_peer = self.0.values().filter_map(|peers| peers.get(peer));
         let recent = of_peer.filter(|seen| at.since(seen.last) < PAUSE);
-        recent.max_by_key(|seen| seen.last).map(|seen| seen.what)
+        recent.max_by_key(|seen| (is_hard(&seen.what), seen.last)).map(|seen| seen.what)
     }
 
     /// We and this peer fit: when they do not again, that is news.
@@ -80,13 +81,12 @@ mod tests {
         assert!(misfits.is_news(at(1), "b", "identity", 3) && misfits.is_news(at(2), "a", "certificate", 4));
         assert!(misfits.is_news(at(300), "a", "identity", 5), "it goes on");
         assert!(!misfits.is_news(at(301), "a", "identity", 6));
-        assert_eq!(
-            (misfits.last(at(302), "a"), misfits.last(at(302), "b"), misfits.last(at(302), "c")),
-            (Some(6), None, None)
-        );
-        assert_eq!(misfits.last(at(601), "a"), None, "it has ended");
+        let last = |misfits: &Misfits<i32>, second, peer| misfits.last(at(second), peer, |_| true);
+        assert_eq!(["a", "b", "c"].map(|peer| last(&misfits, 302, peer)), [Some(6), None, None]);
+        assert_eq!(misfits.last(at(301), "a", |what| *what == 4), Some(4), "what anybody brings about hides it not");
+        assert_eq!(last(&misfits, 601, "a"), None, "it has ended");
         misfits.forget("a");
-        assert_eq!(misfits.last(at(302), "a"), None);
+        assert_eq!(last(&misfits, 302, "a"), None);
         assert!(misfits.is_news(at(302), "a", "identity", 7), "they have fitted meanwhile");
     }
 

@@ -241,10 +241,7 @@ impl File {
             (gcks, other) => keys.extend((gcks != other).then_some("gcks")),
         }
         keys.extend(log.differing(&other.log));
-        match (metrics, &other.metrics) {
-            (Some(metrics), Some(other)) => keys.extend(metrics.differing(other)),
-            (metrics, other) => keys.extend((metrics != other).then_some("metrics.listen")),
-        }
+        keys.extend(MetricsSection::differing_if_any(metrics.as_ref(), other.metrics.as_ref()));
         keys
     }
 
@@ -290,6 +287,17 @@ impl GcksAt {
     pub(crate) fn named(&self) -> Named<'_> {
         let GcksAt { certificate, private_key, trust_anchors, crls, .. } = self;
         Named { certificate, private_key, trust_anchors, crls }
+    }
+}
+
+impl MetricsSection {
+    /// The keys whose values are others, of a section that may not be there.
+    pub(crate) fn differing_if_any(one: Option<&Self>, other: Option<&Self>) -> Vec<&'static str> {
+        match (one, other) {
+            (Some(one), Some(other)) => one.differing(other),
+            (None, None) => Vec::new(),
+            _ => Self::KEYS.to_vec(),
+        }
     }
 }
 

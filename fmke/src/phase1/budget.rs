@@ -51,8 +51,8 @@ impl Budget {
     }
 }
 
-/// A budget for all, of which no address has more than its share: whoever floods from one cannot take it from the others, of whom
-/// who shows a certificate needs much at once.
+/// A budget for all, of which no address has more than its share: whoever floods in one member's name takes no more than that from the
+/// others.
 pub(super) struct Shares {
     all: Budget,
     of_one: Rate,
@@ -67,15 +67,17 @@ impl Shares {
         Shares { all: Budget::new(all, now), of_one, of_address: BTreeMap::new(), sweep_at: FEW }
     }
 
-    /// Takes so many for this address, if it and all have so many.
-    pub(super) fn take(&mut self, now: Time, address: IpAddr, count: u32) -> bool {
+    /// Takes so many for this address, if it and all have so many and `leaving` more: what is cheap is not to keep away what is dear,
+    /// which needs much at once.
+    pub(super) fn take(&mut self, now: Time, address: IpAddr, count: u32, leaving: u32) -> bool {
         if self.of_address.len() >= self.sweep_at {
             let full = self.of_one.burst;
             self.of_address.retain(|_, budget| !budget.has(now, full));
             self.sweep_at = (2 * self.of_address.len()).max(FEW);
         }
         let own = self.of_address.entry(address).or_insert_with(|| Budget::new(self.of_one, now));
-        own.has(now, count) && self.all.take(now, count) && own.take(now, count)
+        let needed = count + leaving;
+        own.has(now, needed) && self.all.has(now, needed) && self.all.take(now, count) && own.take(now, count)
     }
 }
 
@@ -109,10 +111,22 @@ mod tests {
         let (all, of_one) = (Rate { per_second: 10, burst: 100 }, Rate { per_second: 2, burst: 40 });
         let mut shares = Shares::new(all, of_one, Time(0));
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
-        let mut taken = |now: u64, number: u32| (0..100).filter(|_| shares.take(Time(now), address(number), 1)).count();
+        let mut taken =
+            |now: u64, number: u32| (0..100).filter(|_| shares.take(Time(now), address(number), 1, 0)).count();
         assert_eq!([1, 1, 2, 3, 4].map(|number| taken(0, number)), [40, 0, 40, 20, 0]);
         // What was refused for want of the common budget has cost nobody his own.
         assert_eq!([4, 3].map(|number| taken(4_000_000, number)), [40, 0]);
+    }
+
+    #[test]
+    fn what_is_cheap_leaves_what_is_dear_needs() {
+        for (all, of_one) in [(30, 100), (100, 30)] {
+            let [all, of_one] = [all, of_one].map(|burst| Rate { per_second: 0, burst });
+            let mut shares = Shares::new(all, of_one, Time(0));
+            let address = IpAddr::from([192, 0, 2, 1]);
+            assert_eq!((0..100).filter(|_| shares.take(Time(0), address, 1, 25)).count(), 5);
+            assert!(shares.take(Time(0), address, 25, 0) && !shares.take(Time(0), address, 1, 0));
+        }
     }
 
     /// But not who floods: his would be full again.
@@ -125,8 +139,8 @@ mod tests {
         for number in 1..10_000 {
             // Of each after half a second the budget is full again.
             let now = Time(u64::from(number) * 200_000);
-            assert!(shares.take(now, address(number), 1));
-            flooded += (0..3).filter(|_| shares.take(now, address(0), 1)).count();
+            assert!(shares.take(now, address(number), 1, 0));
+            flooded += (0..3).filter(|_| shares.take(now, address(0), 1, 0)).count();
             assert!(shares.of_address.len() <= FEW, "{number}");
         }
         assert_eq!(flooded, 40 + 2 * 9_999 / 5);

@@ -40,7 +40,7 @@ pub struct Limits {
     /// The same of one address.
     pub exchanges_of_address: usize,
     /// Diffie-Hellman exchanges and checks of signatures, in exchanges on a curve: one of group 14 counts as 100 of those, a
-    /// signature as 25. A burst below that never lets one through.
+    /// signature as 25, and is what the former leave. A burst below 125 never lets one through.
     pub computations: Rate,
     /// The same of one address.
     pub computations_of_address: Rate,
@@ -63,8 +63,9 @@ impl Default for Limits {
 /// [`Limits::exchanges_of_address`] entries of under 3 KiB, and one answer, hardly longer than the question, to each; an exchange of
 /// the true member is not hindered if its first message is one with which members of its kind came in before (see `cookie.rs`),
 /// else it survives `n` forged messages within a round trip with probability `(1 − 1/limit)^n`. Who sees the cookies can do
-/// computations at the rate of [`Limits::computations_of_address`], and compete with the true member, and nobody else, for them;
-/// who sees those of many members at that of [`Limits::computations`].
+/// computations at the rate of [`Limits::computations_of_address`], and compete with the true member for them; who sees those of
+/// sixteen, as one beside the key server may, at that of [`Limits::computations`], and with all. Of signatures it is who knows whom the
+/// key server expects there.
 pub struct Responder {
     doi: u32,
     proposals: Proposals,
@@ -402,7 +403,7 @@ impl Responder {
         };
         let (agreed, _) = self.agree(id, &opening, client)?;
         let theirs = Share::read(first, body, agreed.suite)?;
-        if !self.budget.take(now, from.ip(), cost(agreed.suite.group)) {
+        if !self.budget.take(now, from.ip(), cost(agreed.suite.group), SIGNATURE) {
             return Err(Refused::Busy);
         }
         let secret = Secret::generate(agreed.suite.group, rng).map_err(|_| Refused::Key)?;
@@ -450,7 +451,7 @@ impl Responder {
         let theirs = (first, plaintext.as_slice());
         let budget = &mut self.budget;
         let may_compute = || {
-            let may = *checks < MOST_CHECKS && budget.take(now, from.ip(), SIGNATURE);
+            let may = *checks < MOST_CHECKS && budget.take(now, from.ip(), SIGNATURE, 0);
             *checks += u32::from(may);
             may
         };

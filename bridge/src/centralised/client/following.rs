@@ -96,15 +96,16 @@ impl Client {
     }
 }
 
-/// Keys that name files.
+/// Keys that name files, and those that are not looked at (`check::remarks`).
 fn files() -> Vec<&'static str> {
-    [&Named::KEYS[..], &["gcks.secret_file"]].concat()
+    let of_mesh = ["device.certificate", "device.private_key", "device.trust_anchors", "device.crls", "trust"];
+    [&Named::KEYS[..], &["gcks.secret_file"], &of_mesh].concat()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{GcksAt, LogSection, MetricsSection};
+    use crate::settings::{DeviceSection, GcksAt, LogSection, MetricsSection};
 
     const NOW: &str = "[device]\n\n[black]\ninterface = \"black0\"\n\n[group]\nmode = \"centralised\"\n\n[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n";
     const CERTIFIED: &str =
@@ -120,6 +121,8 @@ mod tests {
             ("[gcks]", "[gcks]\nallow_bypass = [\"198.51.100.0/24\"]", ""),
             ("a.psk", "b.psk", ""),
             ("secret_file = \"a.psk\"", CERTIFIED, ""),
+            ("[device]", &format!("[device]\n{CERTIFIED}\n"), ""),
+            ("[black]", "[trust.\"Alpha\"]\nprefixes = []\n\n[black]", ""),
             ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", "log.format"),
             ("[gcks]", "[gcks]\nport = 849\nlegacy = true", "gcks.port, gcks.legacy"),
             ("black0", "black1", "black.interface"),
@@ -133,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_is_followed_are_keys() {
-        let keys = [GcksAt::KEYS, LogSection::KEYS, MetricsSection::KEYS].concat();
+        let keys = [DeviceSection::KEYS, GcksAt::KEYS, LogSection::KEYS, MetricsSection::KEYS, &["trust"]].concat();
         assert!(FOLLOWED.iter().chain(&files()).all(|key| keys.contains(key)));
     }
 }

@@ -107,7 +107,11 @@ pub(super) fn state_of(machine: &Gcks, name: &str, client: &Client) -> &'static 
 fn reason(machine: &Gcks, misfits: &Misfits<Refused>, name: &str, state: &str) -> Option<String> {
     match state {
         "lapsed" => machine.lapsed(name).map(|why| format!("its certificate: {why}")),
-        "away" | "connected" => misfits.last(now(), name).map(|why| format!("refused: {why}")),
+        // Anybody who forges the client's address can offer what nobody takes.
+        "away" | "connected" => {
+            let is_hard = |why: &Refused| !matches!(why, Refused::NoProposal | Refused::Notified(_));
+            misfits.last(now(), name, is_hard).map(|why| format!("refused: {why}"))
+        }
         _ => None,
     }
 }

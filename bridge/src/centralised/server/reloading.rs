@@ -7,6 +7,7 @@ use crate::centralised::Named;
 use crate::centralised::settings::GcksSettings;
 use crate::clock::{now, unix_seconds};
 use crate::reload::{followed, told};
+use crate::settings::MetricsSection;
 
 /// Of `[gcks]`, `[log]` and `[metrics]`, what can change while the key server runs, beside what the named files hold.
 pub(super) const FOLLOWED: [&str; 2] = ["log.level", "metrics.listen"];
@@ -26,7 +27,7 @@ impl Server {
         let new = GcksSettings::load(&self.settings.path).map_err(|error| error.to_string())?;
         let mut keys = self.settings.gcks.differing(&new.gcks);
         keys.extend(self.settings.log.differing(&new.log));
-        keys.extend((self.settings.metrics != new.metrics).then_some("metrics.listen"));
+        keys.extend(MetricsSection::differing_if_any(self.settings.metrics.as_ref(), new.metrics.as_ref()));
         let keys = followed(keys, &Named::KEYS, &FOLLOWED)?;
         let own = !new.known.certificates.shows_the_same(&self.settings.known.certificates);
         if own {

@@ -261,6 +261,7 @@ fn no_message_says_what_may_be_a_secret() {
         ("secret = \"0123456789abcdef\"", format!("secret = [\"{SECRET}\"]")),
         ("secret = \"0123456789abcdef\"", format!("secret = \"{SECRET}")),
         ("secret = \"0123456789abcdef\"", format!("secret = {SECRET}abcdef")),
+        ("secret = \"0123456789abcdef\"", format!("{SECRET}Zm9v==")),
         ("secret = \"0123456789abcdef\"", format!("bypass = \"a, expected {SECRET}\"")),
         ("secret = \"0123456789abcdef\"", format!("return_channel = \"\"\"\n{SECRET}\n\"\"\"")),
         ("[clients.b]", format!("c = \"{SECRET}\"\n[clients.b]")),
