@@ -51,7 +51,7 @@ fn without_a_daemon_it_is_one_and_names_the_socket() {
     for command in ["status", "members", "neighbors", "sas", "routes", "events", "rekey", "reload", "leave"] {
         run([command, "--control", "/no/such/socket"]).failed(&["/no/such/socket", "is the daemon running"]);
     }
-    // By the socket that a configuration names, which is relative to it; and either that or a socket.
+    // By the socket that a configuration names, which is relative to it, and whatever else names one.
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("of-its-own.sock").display().to_string();
     for (reload, text) in [
@@ -69,7 +69,10 @@ fn without_a_daemon_it_is_one_and_names_the_socket() {
         std::fs::write(&path, text).unwrap();
         let by_configuration = [reload, &["--config", &path]].concat();
         run(&by_configuration).failed(&[&socket, "is the daemon running"]);
-        assert_eq!(run([&by_configuration[..], &["--control", "/no/such/socket"]].concat()).status, 2);
+        run([&by_configuration[..], &["--control", "/no/such/socket"]].concat()).failed(&[&socket]);
+        let mut by_environment = muster();
+        by_environment.args(&by_configuration).env("MUSTER_CONTROL", "/no/such").env("MUSTER_GCKS_CONTROL", "/no/such");
+        common::ran(by_environment.output().unwrap()).failed(&[&socket]);
     }
     let by_environment = muster().arg("status").env("MUSTER_CONTROL", "/no/such/other").output().unwrap();
     common::ran(by_environment).failed(&["/no/such/other"]);
