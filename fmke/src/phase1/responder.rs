@@ -26,6 +26,9 @@ use crate::isakmp::{Cookie, Header, Identity, Transform, exchange, flags, kind, 
 const HALF_OPEN: Duration = Duration::from_secs(60);
 /// Checking a signature and making one, beside Diffie-Hellman on a curve.
 const SIGNATURE: u32 = 25;
+/// Diffie-Hellman is refused unless there is so much, of whatever group it is: who chooses the cheap one is not to shut out who needs
+/// the dearest, and after it a signature.
+const LEAST: u32 = 100 + SIGNATURE;
 /// So often signatures are looked at in one exchange: whoever wants more of that makes more exchanges. A member's own message may
 /// have been changed on its way.
 const MOST_CHECKS: u32 = 3;
@@ -40,7 +43,7 @@ pub struct Limits {
     /// The same of one address.
     pub exchanges_of_address: usize,
     /// Diffie-Hellman exchanges and checks of signatures, in exchanges on a curve: one of group 14 counts as 100 of those, a
-    /// signature as 25, and is what the former leave. A burst below 125 never lets one through.
+    /// signature as 25. Unless there are 125, no Diffie-Hellman is done: a burst below that never lets one through.
     pub computations: Rate,
     /// The same of one address.
     pub computations_of_address: Rate,
@@ -403,7 +406,8 @@ impl Responder {
         };
         let (agreed, _) = self.agree(id, &opening, client)?;
         let theirs = Share::read(first, body, agreed.suite)?;
-        if !self.budget.take(now, from.ip(), cost(agreed.suite.group), SIGNATURE) {
+        let cost = cost(agreed.suite.group);
+        if !self.budget.take(now, from.ip(), cost, LEAST - cost) {
             return Err(Refused::Busy);
         }
         let secret = Secret::generate(agreed.suite.group, rng).map_err(|_| Refused::Key)?;

@@ -8,7 +8,7 @@ use crate::daemon::own_prefixes;
 use crate::reload::{followed, told};
 
 /// What can change while the client runs, beside what the named files hold.
-const FOLLOWED: [&str; 3] = ["gcks.allow_bypass", "log.level", "metrics.listen"];
+const FOLLOWED: [&str; 4] = ["gcks.local_identity", "gcks.allow_bypass", "log.level", "metrics.listen"];
 
 impl Client {
     /// Something about interfaces or addresses has changed. Whether the client is to start anew: its tunnels begin and end at
@@ -79,7 +79,9 @@ impl Client {
             }
         }
         self.shown = shown;
-        if changed.iter().any(|key| matches!(*key, "gcks.trust_anchors" | "gcks.crls"))
+        // Who shares a secret now looks at no certificate.
+        if self.shown.certificates.anchors().is_some()
+            && changed.iter().any(|key| matches!(*key, "gcks.trust_anchors" | "gcks.crls"))
             && let Err(why) = self.member.review(now(), &self.shown.certificates)
         {
             warn!("the key server is not obeyed until it shows another certificate: {why}");
@@ -122,6 +124,7 @@ mod tests {
             ("a.psk", "b.psk", ""),
             ("secret_file = \"a.psk\"", CERTIFIED, ""),
             ("[device]", &format!("[device]\n{CERTIFIED}\n"), ""),
+            ("[gcks]", "[gcks]\nlocal_identity = \"a.example\"", ""),
             ("[black]", "[trust.\"Alpha\"]\nprefixes = []\n\n[black]", ""),
             ("[gcks]", "[log]\nlevel = \"debug\"\nformat = \"json\"\n\n[gcks]", "log.format"),
             ("[gcks]", "[gcks]\nport = 849\nlegacy = true", "gcks.port, gcks.legacy"),

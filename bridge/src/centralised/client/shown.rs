@@ -40,7 +40,9 @@ impl Shown {
 
     /// Whether the key server sees the same.
     pub(super) fn shows_the_same(&self, other: &Shown) -> bool {
-        self.shares_the_same(other) && self.certificates.shows_the_same(&other.certificates)
+        self.identity == other.identity
+            && self.shares_the_same(other)
+            && self.certificates.shows_the_same(&other.certificates)
     }
 
     /// Whether the secret is the same, if there is one.

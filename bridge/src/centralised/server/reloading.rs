@@ -1,5 +1,6 @@
 //! The key server's configuration is read again: all of it is taken, or nothing.
 
+use muster_fmke::gcks::Client;
 use tracing::warn;
 
 use super::Server;
@@ -49,6 +50,9 @@ impl Server {
             changed.extend(differs.then_some(key));
         }
         changed.extend(keys);
+        // Why one that is another now was refused is past.
+        let same = |(name, client): &(&String, &Client)| was.clients.get(*name) == Some(client);
+        now_wanted.clients.iter().filter(|one| !same(one)).for_each(|(name, _)| self.misfits.forget(name));
         working.machine.configure(now(), new.profiles.clone());
         if own {
             working.machine.present(new.credentials());

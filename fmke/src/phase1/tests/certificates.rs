@@ -253,8 +253,8 @@ impl Brink {
 #[test]
 fn noise_in_place_of_message_5_costs_nobody_a_computation() {
     let ca = Ca::new();
-    // Diffie-Hellman, and signatures once.
-    let mut brink = Brink::new(&ca, 26);
+    // Diffie-Hellman once, and signatures four times.
+    let mut brink = Brink::new(&ca, 125);
     let message = brink.message_5(1, ca.credentials("member", Method::EcdsaP256));
     let (header, first, body) = Header::parse(&message).unwrap();
     for _ in 0..1000 {
@@ -270,8 +270,8 @@ fn noise_in_place_of_message_5_costs_nobody_a_computation() {
 #[test]
 fn one_exchange_does_not_take_what_may_be_computed_for_all() {
     let ca = Ca::new();
-    // Twice Diffie-Hellman, signatures three times and once.
-    let mut brink = Brink::new(&ca, 2 + 4 * 25);
+    // Diffie-Hellman, signatures three times, and what there must be for Diffie-Hellman again.
+    let mut brink = Brink::new(&ca, 1 + 3 * 25 + 125);
     // The certificate of another, which is no secret.
     let mut thief = ca.credentials("member", Method::EcdsaP256);
     let chain = thief.certificates[0].chain.clone();
@@ -289,7 +289,7 @@ fn one_exchange_does_not_take_what_may_be_computed_for_all() {
 #[test]
 fn who_floods_from_one_address_does_not_keep_another_with_a_certificate_out() {
     let ca = Ca::new();
-    let mut brink = Brink::within(&ca, 60, 30);
+    let mut brink = Brink::within(&ca, 250, 5 + 124);
     let own = ca.credentials("member", Method::EcdsaP256);
     let message_5 = brink.message_5(1, own.clone());
     let begun: Vec<_> = (0..50).map(|_| brink.begin(1, ca.credentials("flood", Method::EcdsaP256)).err()).collect();

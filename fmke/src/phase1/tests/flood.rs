@@ -67,8 +67,8 @@ fn a_flood_with_a_members_address_does_not_shut_it_out() {
 #[test]
 fn diffie_hellman_takes_our_cookie_and_has_a_budget() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    // Diffie-Hellman leaves what a signature takes.
-    let limits = Limits { computations: Rate { per_second: 1, burst: 3 + 25 }, ..Limits::default() };
+    // Of the last 125 there is none.
+    let limits = Limits { computations: Rate { per_second: 1, burst: 3 + 124 }, ..Limits::default() };
     let mut server = responder(Proposals::default(), limits, &mut rng);
     let directory = Directory::of(50);
     let mut results = Vec::new();
