@@ -139,7 +139,7 @@ pub(crate) fn remarks(file: &File) -> Vec<String> {
     let trust = file.trust.keys().map(|organisation| {
         format!("[trust.{organisation:?}] bounds nobody: the key server says what goes where, and no router announces anything")
     });
-    let of_mesh = file.device.of_mesh().into_iter().filter(|(_, is_there)| *is_there).map(|(key, _)| {
+    let of_mesh = file.device.of_mesh().filter(|(_, is_there)| *is_there).map(|(key, _)| {
         let here = key.replace("device.", "gcks.");
         format!("{key} is not looked at: with a key server it is {here}, if there is no gcks.secret_file")
     });

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::event::EventKind;
 use crate::lists;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{DeviceSection, Settings, SettingsError};
 
 /// What can change while the daemon runs. All else takes a restart.
 const FOLLOWED: [&str; 11] = [
@@ -21,9 +21,6 @@ const FOLLOWED: [&str; 11] = [
     "log.level",
     "metrics.listen",
 ];
-/// What the files hold counts, not where they are. A name is the certificate's.
-const FILES: [&str; 5] =
-    ["device.name", "device.certificate", "device.private_key", "device.trust_anchors", "device.crls"];
 
 /// Why a configuration that was read again is not taken.
 #[derive(Debug, Error)]
@@ -60,7 +57,7 @@ pub(crate) struct Reload {
 /// The first phase: reads and checks, changes nothing.
 pub(crate) fn prepare(current: &Settings, unix: u64) -> Result<Reload, ReloadError> {
     let settings = Settings::load(&current.path)?;
-    let keys = followed(current.file.differing(&settings.file), &FILES, &FOLLOWED).map_err(ReloadError::Restart)?;
+    let keys = followed(current.file.differing(&settings.file), &files(), &FOLLOWED).map_err(ReloadError::Restart)?;
     let mut trust = settings.trust()?;
     lists::restore(&settings.resolve(&settings.file.device.state_dir), &mut trust);
     let renewed = current.device.chain != settings.device.chain;
@@ -92,6 +89,11 @@ pub(crate) fn followed(
     if restart.is_empty() { Ok(keys) } else { Err(format!("{}: needs a restart", restart.join(", "))) }
 }
 
+/// What the files hold counts, not where they are. A name is the certificate's.
+fn files() -> Vec<&'static str> {
+    [&DeviceSection::OF_MESH[..], &["device.name"]].concat()
+}
+
 /// What has come of it, in either mode: the event that says so.
 pub(crate) fn told(done: &Result<Vec<&'static str>, String>) -> (EventKind, String) {
     match done {
@@ -111,7 +113,6 @@ mod tests {
     use muster_certs::pki;
 
     use super::*;
-    use crate::settings::DeviceSection;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_names_files_are_keys() {
-        assert!(FILES.iter().all(|key| DeviceSection::KEYS.contains(key)));
+        assert!(files().iter().all(|key| DeviceSection::KEYS.contains(key)));
     }
 
     #[test]

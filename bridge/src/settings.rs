@@ -14,10 +14,8 @@ use crate::secret_file::{MOST_OF_KEY, SecretFile};
 mod sections;
 mod values;
 
-#[cfg(test)]
-pub(crate) use sections::DeviceSection;
+pub(crate) use sections::{DeviceSection, GcksAt, MetricsSection, TrustSection, sections};
 pub use sections::{File, LogSection};
-pub(crate) use sections::{GcksAt, MetricsSection, TrustSection, sections};
 
 /// What is wrong with a configuration.
 #[derive(Debug, Error)]

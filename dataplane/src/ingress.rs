@@ -175,6 +175,7 @@ fn name_of(instance: u8) -> String {
 
 /// And whether it is accepted.
 fn rules_of_red(config: &BlockConfig) -> Vec<(Attributes, bool)> {
+    // The texts are constants.
     let nets = |nets: [&str; 2]| nets.map(|net| net.parse::<IpNet>().expect("a prefix"));
     // Who asks for an address (RFC 2131 4.1, RFC 4862 5.4.2).
     let (unspecified, multicast) = (nets(["::/128", "0.0.0.0/32"]), nets(["ff00::/8", "224.0.0.0/4"]));

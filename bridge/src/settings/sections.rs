@@ -270,15 +270,20 @@ impl File {
 }
 
 impl DeviceSection {
-    /// What the mesh has and a key server's client has not: the keys, and which of them are there.
-    pub(crate) fn of_mesh(&self) -> [(&'static str, bool); 4] {
+    /// Keys of files that the mesh has and a key server's client has not.
+    pub(crate) const OF_MESH: [&str; 4] =
+        ["device.certificate", "device.private_key", "device.trust_anchors", "device.crls"];
+
+    /// The same, and which of them are there.
+    pub(crate) fn of_mesh(&self) -> impl Iterator<Item = (&'static str, bool)> + use<> {
         let is_named = |path: &PathBuf| !path.as_os_str().is_empty();
-        [
-            ("device.certificate", is_named(&self.certificate)),
-            ("device.private_key", is_named(&self.private_key)),
-            ("device.trust_anchors", !self.trust_anchors.is_empty()),
-            ("device.crls", !self.crls.is_empty()),
-        ]
+        let are_there = [
+            is_named(&self.certificate),
+            is_named(&self.private_key),
+            !self.trust_anchors.is_empty(),
+            !self.crls.is_empty(),
+        ];
+        Self::OF_MESH.into_iter().zip(are_there)
     }
 }
 

@@ -98,7 +98,7 @@ fn check_mode(file: &File) -> Result<(), (&'static str, String)> {
     match (file.group.mode.as_str(), &file.gcks) {
         ("agreement", Some(_)) => Err(("gcks", "is for group.mode = \"centralised\" alone".into())),
         ("agreement", None) => {
-            let needed = file.device.of_mesh().into_iter().filter(|(key, _)| *key != "device.crls");
+            let needed = file.device.of_mesh().filter(|(key, _)| *key != "device.crls");
             let missing = needed.into_iter().find(|(_, is_there)| !is_there);
             missing
                 .map_or(Ok(()), |(key, _)| Err((key, "missing field: without a key server there must be one".into())))

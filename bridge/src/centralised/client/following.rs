@@ -6,6 +6,7 @@ use crate::addresses::{addresses, black_address};
 use crate::centralised::Named;
 use crate::daemon::own_prefixes;
 use crate::reload::{followed, told};
+use crate::settings::DeviceSection;
 
 /// What can change while the client runs, beside what the named files hold.
 const FOLLOWED: [&str; 4] = ["gcks.local_identity", "gcks.allow_bypass", "log.level", "metrics.listen"];
@@ -100,14 +101,13 @@ impl Client {
 
 /// Keys that name files, and those that are not looked at (`check::remarks`).
 fn files() -> Vec<&'static str> {
-    let of_mesh = ["device.certificate", "device.private_key", "device.trust_anchors", "device.crls", "trust"];
-    [&Named::KEYS[..], &["gcks.secret_file"], &of_mesh].concat()
+    [&Named::KEYS[..], &["gcks.secret_file"], &DeviceSection::OF_MESH, &["trust"]].concat()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{DeviceSection, GcksAt, LogSection, MetricsSection};
+    use crate::settings::{GcksAt, LogSection, MetricsSection};
 
     const NOW: &str = "[device]\n\n[black]\ninterface = \"black0\"\n\n[group]\nmode = \"centralised\"\n\n[gcks]\naddress = \"192.0.2.9\"\nsecret_file = \"a.psk\"\n";
     const CERTIFIED: &str =
