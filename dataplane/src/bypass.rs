@@ -19,7 +19,6 @@ use ipnet::IpNet;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use rtnetlink::Handle;
 use tracing::warn;
-use zeroize::Zeroizing;
 
 use crate::answers::{self, Answers};
 use crate::block::{BLACK_PRIORITY, BlockConfig, table};
@@ -100,7 +99,7 @@ impl State {
         }
         let missing: Vec<Request> = wanted.iter().filter(|rule| !self.standing.contains(rule)).map(addition).collect();
         self.standing = wanted;
-        let added = self.socket.demand(&missing, &[libc::EEXIST, libc::EAFNOSUPPORT]);
+        let added = self.socket.demand(missing, &[libc::EEXIST, libc::EAFNOSUPPORT]);
         added.or_else(|error| self.remove().and(Err(error)))
     }
 
@@ -116,8 +115,7 @@ impl State {
     fn remove(&mut self) -> Result<(), Error> {
         let mut standing = self.standing.clone();
         standing.sort_by_key(order_of_removal);
-        let requests: Vec<Request> = standing.iter().map(removal).collect();
-        self.socket.demand(&requests, &[libc::ENOENT, libc::EAFNOSUPPORT])?;
+        self.socket.demand(standing.iter().map(removal), &[libc::ENOENT, libc::EAFNOSUPPORT])?;
         self.standing.clear();
         self.answers.remove();
         Ok(())
@@ -214,9 +212,14 @@ fn removal(rule: &Rule) -> Request {
 
 fn request(kind: u16, flags: u16, rule: &Rule, what: &str) -> Request {
     let message = rule.message();
-    let mut body = Zeroizing::new(vec![0; message.buffer_len()]);
+    let mut body = vec![0; message.buffer_len()];
     message.emit(&mut body);
-    Request { kind, flags: NLM_F_REQUEST | flags, body, what: format!("{what}: {:?}", rule.packets).into() }
+    Request {
+        kind,
+        flags: NLM_F_REQUEST | flags,
+        body: body.into(),
+        what: format!("{what}: {:?}", rule.packets).into(),
+    }
 }
 
 /// Whether a packet from red may cross in clear, as the rules have it.

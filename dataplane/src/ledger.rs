@@ -55,23 +55,28 @@ impl KeyLedger {
 
     fn record(&self, sas: &[Sa], used: Use) -> Result<(), Error> {
         let mut known = self.known();
-        let mut new = HashMap::with_capacity(sas.len());
+        let mut replaced = Vec::with_capacity(sas.len());
         for sa in sas {
             let fingerprint = fingerprint(&sa.key);
-            let may_be = match known.get(&fingerprint) {
-                None => true,
-                Some(before) => (*before, used) == (Use::ReceivedBefore, Use::Received),
-            };
-            if !may_be || new.insert(fingerprint, used).is_some() {
+            let before = known.insert(fingerprint, used);
+            replaced.push((fingerprint, before));
+            let may_be = before.is_none_or(|before| (before, used) == (Use::ReceivedBefore, Use::Received));
+            if !may_be {
+                // Backwards: one key may be here twice.
+                for (fingerprint, before) in replaced.into_iter().rev() {
+                    match before {
+                        Some(before) => known.insert(fingerprint, before),
+                        None => known.remove(&fingerprint),
+                    };
+                }
                 return Err(Error::KeyReused { spi: sa.spi });
             }
         }
-        known.extend(new);
         Ok(())
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Fingerprint, Use>> {
-        // A panic elsewhere cannot leave the table half changed: whole entries are the only change.
+        // A panic elsewhere leaves at worst keys that were not installed, and those never are.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,6 +11,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::Erased;
 use crate::{Direction, Error, SaId};
 
 /// Requests in one send.
@@ -30,7 +31,7 @@ const ERROR_TEXT: u16 = 1;
 pub(crate) struct Request {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
-    pub(crate) body: Zeroizing<Vec<u8>>,
+    pub(crate) body: Erased,
     /// For an error: what was tried.
     pub(crate) what: What,
 }
@@ -75,6 +76,7 @@ pub(crate) struct Refused {
     /// Which of those asked.
     pub(crate) at: usize,
     pub(crate) error: io::Error,
+    what: String,
     /// The kernel's own words.
     text: Option<String>,
 }
@@ -100,32 +102,37 @@ impl BatchSocket {
         self.port
     }
 
-    /// Carries out `requests` in order; those that the kernel refuses keep none of the others from it.
-    pub(crate) fn ask(&mut self, requests: &[Request]) -> Result<Vec<Refused>, Error> {
-        let mut refused = Vec::new();
-        for (nth, batch) in requests.chunks(BATCH).enumerate() {
-            let answers = self.ask_at_once(batch, batch.len() - 1)?;
-            refused.extend(answers.into_iter().map(|one| Refused { at: nth * BATCH + one.at, ..one }));
+    /// Carries out `requests` in order; those that the kernel refuses keep none of the others from it. Of an iterator no more are
+    /// written than go at once.
+    pub(crate) fn ask(&mut self, requests: impl IntoIterator<Item = Request>) -> Result<Vec<Refused>, Error> {
+        let mut requests = requests.into_iter();
+        let (mut batch, mut asked, mut refused) = (Vec::with_capacity(BATCH), 0, Vec::new());
+        loop {
+            batch.extend(requests.by_ref().take(BATCH));
+            let Some(last) = batch.len().checked_sub(1) else { return Ok(refused) };
+            let answers = self.ask_at_once(&batch, last)?;
+            refused.extend(answers.into_iter().map(|one| Refused { at: asked + one.at, ..one }));
+            asked += batch.len();
+            batch.clear();
         }
-        Ok(refused)
     }
 
     /// Carries out all of `requests` or none; the first begins and the last ends the transaction.
     pub(crate) fn transact(&mut self, requests: &[Request]) -> Result<(), Error> {
         let refused = self.ask_at_once(requests, requests.len().saturating_sub(2))?;
-        refused.into_iter().next().map_or(Ok(()), |one| Err(one.into_error(requests)))
+        refused.into_iter().next().map_or(Ok(()), |one| Err(one.into()))
     }
 
     /// In one send; the answer to `last` is the end.
     fn ask_at_once(&mut self, requests: &[Request], last: usize) -> Result<Vec<Refused>, Error> {
         let first = self.sequence.wrapping_add(1);
-        let mut bytes = Zeroizing::new(Vec::with_capacity(requests.iter().map(|r| HEADER + r.body.len()).sum()));
+        let mut bytes = Erased::from(Vec::with_capacity(requests.iter().map(|r| HEADER + r.body.len()).sum::<usize>()));
         for (at, request) in requests.iter().enumerate() {
             let flags = if at == last { request.flags | NLM_F_ACK } else { request.flags };
             self.append(&mut bytes, request, flags);
         }
-        let what = || requests.first().map(|request| request.what.to_string()).unwrap_or_default();
-        self.send(&bytes).map_err(Error::io(what))?;
+        let what = |at: usize| requests.get(at).map(|request| request.what.to_string()).unwrap_or_default();
+        self.send(&bytes).map_err(Error::io(|| what(0)))?;
         let mut refused = Vec::new();
         // It brings back no key: `set_cap_ack`.
         let mut answer = Vec::with_capacity(ANSWERED);
@@ -137,18 +144,22 @@ impl BatchSocket {
             let error = error_of(payload);
             // A transaction that cannot even begin ends there.
             let going = at != last && !(at == 0 && error.is_some() && last != requests.len() - 1);
-            refused.extend(error.map(|(error, text)| Refused { at, error, text }));
+            refused.extend(error.map(|(error, text)| Refused { at, error, what: what(at), text }));
             Ok(going)
         })
-        .map_err(Error::io(what))?;
+        .map_err(Error::io(|| what(0)))?;
         Ok(refused)
     }
 
     /// As [`ask`](Self::ask), where nothing may be refused but with one of the errors `forgiven`.
-    pub(crate) fn demand(&mut self, requests: &[Request], forgiven: &[i32]) -> Result<(), Error> {
+    pub(crate) fn demand(
+        &mut self,
+        requests: impl IntoIterator<Item = Request>,
+        forgiven: &[i32],
+    ) -> Result<(), Error> {
         let refused = self.ask(requests)?;
         let first = refused.into_iter().find(|one| !one.error.raw_os_error().is_some_and(|e| forgiven.contains(&e)));
-        first.map_or(Ok(()), |one| Err(one.into_error(requests)))
+        first.map_or(Ok(()), |one| Err(one.into()))
     }
 
     /// Hands the payload of each message of a dump to `each`.
@@ -226,11 +237,10 @@ impl BatchSocket {
     }
 }
 
-impl Refused {
-    pub(crate) fn into_error(self, requests: &[Request]) -> Error {
-        let what = requests.get(self.at).map(|request| request.what.to_string()).unwrap_or_default();
-        let text = self.text.map(|text| format!(" (the kernel says: {text})")).unwrap_or_default();
-        Error::Io { what: format!("{what}{text}"), source: self.error }
+impl From<Refused> for Error {
+    fn from(Refused { error, what, text, .. }: Refused) -> Self {
+        let text = text.map(|text| format!(" (the kernel says: {text})")).unwrap_or_default();
+        Error::Io { what: format!("{what}{text}"), source: error }
     }
 }
 

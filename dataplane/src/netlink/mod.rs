@@ -1,6 +1,7 @@
 //! Links, addresses and routes, by netlink; `rule.rs` has the rules.
 
 pub(crate) mod batch;
+mod erased;
 pub(crate) mod listener;
 mod rule;
 
@@ -19,6 +20,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::Error;
+pub(crate) use erased::Erased;
 pub(crate) use rule::{Action, Packets, Rule, RuleFamily, rules};
 
 /// Runs `task` with a netlink connection in the calling thread's network namespace, and waits for it.

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REQUEST};
-use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::netlink::batch::{BatchSocket, Message, Request, attributes};
@@ -61,7 +60,7 @@ pub(crate) fn transaction(messages: impl IntoIterator<Item = Request>) -> Vec<Re
     let bound = |kind| {
         let body = [0, 0, 0, SUBSYSTEM as u8];
         let what = "a transaction with the packet filter".to_owned();
-        Request { kind, flags: NLM_F_REQUEST, body: Zeroizing::new(body.into()), what: what.into() }
+        Request { kind, flags: NLM_F_REQUEST, body: Vec::from(body).into(), what: what.into() }
     };
     [bound(BATCH_BEGIN)].into_iter().chain(messages).chain([bound(BATCH_END)]).collect()
 }
@@ -79,7 +78,7 @@ pub(crate) fn message(kind: u16, attributes: Attributes) -> Request {
         kind: kind_of(kind),
         // A rule is appended where it is not said otherwise (NLM_F_APPEND).
         flags: NLM_F_REQUEST | if create { NLM_F_CREATE } else { 0 } | if kind == NEW_RULE { 0x800 } else { 0 },
-        body: Zeroizing::new(body),
+        body: body.into(),
         what: "the packet filter".to_owned().into(),
     }
 }

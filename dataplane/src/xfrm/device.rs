@@ -8,7 +8,6 @@ use netlink_packet_core::NLM_F_REQUEST;
 use rtnetlink::packet_route::link::{InfoData, InfoXfrm, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkXfrm};
 use tracing::debug;
-use zeroize::Zeroizing;
 
 use super::IF_IDS;
 use crate::Error;
@@ -121,14 +120,14 @@ impl Device {
         let mut body = [0; LINK_LEN];
         body[4..8].copy_from_slice(&self.index.to_ne_bytes());
         let what = format!("interface {}", self.index);
-        Request { kind, flags: NLM_F_REQUEST, body: Zeroizing::new(body.into()), what: what.into() }
+        Request { kind, flags: NLM_F_REQUEST, body: Vec::from(body).into(), what: what.into() }
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         // Somebody may have deleted it; what stays, the next start removes.
-        let _ = self.socket.ask(&[self.request(libc::RTM_DELLINK)]);
+        let _ = self.socket.ask([self.request(libc::RTM_DELLINK)]);
     }
 }
 

@@ -120,7 +120,7 @@ pub(super) fn clear(socket: &mut BatchSocket, if_id: u32) -> Result<(), Error> {
             requests.push(Request::delete_policy_at(policy.index, policy.direction, if_id));
         }
     })?;
-    socket.demand(&requests, &[libc::ESRCH, libc::ENOENT])
+    socket.demand(requests, &[libc::ESRCH, libc::ENOENT])
 }
 
 /// Of an announcement that an SA is worn.

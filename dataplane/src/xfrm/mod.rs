@@ -202,7 +202,7 @@ impl Kernel {
         let mut way_out = state.way_out.lock().unwrap_or_else(PoisonError::into_inner);
         way_out.lead(self.config.group_address.into_iter().chain(receivers))?;
         drop(way_out);
-        state.socket.demand(&requests, &[libc::ENOENT])?;
+        state.socket.demand(requests, &[libc::ENOENT])?;
         state.policies = wanted;
         Ok(())
     }
@@ -233,7 +233,7 @@ impl Kernel {
             if_id: state.if_id,
             copy_dscp: self.config.copy_dscp,
         };
-        state.socket.demand(&[Request::add_sa(id, &sa.key, place, Progress::None)], &[])?;
+        state.socket.demand([Request::add_sa(id, &sa.key, place, Progress::None)], &[])?;
         let source = Some(state.black);
         let Sa { kind, epoch, sender, selector, key, .. } = sa;
         let user = Some(user);
@@ -265,38 +265,37 @@ impl Dataplane for Kernel {
 
     fn install_inbound(&self, sas: Vec<Sa>) -> Result<(), Error> {
         let state = &mut *self.state();
-        let mut ids = HashSet::new();
-        for sa in &sas {
-            check(sa, self.config.black_address)?;
-            if !ids.insert(sa.id()) {
-                return Err(Error::DuplicateSa { destination: sa.destination, spi: sa.spi });
-            }
+        sas.iter().try_for_each(|sa| check(sa, self.config.black_address))?;
+        let mut ids: Vec<SaId> = sas.iter().map(Sa::id).collect();
+        ids.sort_unstable();
+        if let Some((&SaId { destination, spi }, _)) =
+            ids.iter().zip(ids.iter().skip(1)).find(|(one, next)| one == next)
+        {
+            return Err(Error::DuplicateSa { destination, spi });
         }
         // First: who sends on them may begin as soon as it hears of us.
         let new: BTreeSet<IpAddr> = sas.iter().map(|sa| sa.destination).filter(IpAddr::is_multicast).collect();
-        let joined =
-            state.member.follow(&(&self.groups(state) | &new)).and_then(|()| self.config.ledger.record_inbound(&sas));
+        let joined = state.member.add(&new).and_then(|()| self.config.ledger.record_inbound(&sas));
         joined.or_else(|error| self.follow_groups(state).and(Err(error)))?;
-        state.remove(&sas.iter().map(Sa::id).collect::<Vec<_>>())?;
+        state.remove(&ids)?;
         let known = state.reqids.len();
         let anywhere = if state.black.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-        let (mut requests, mut entries) = (Vec::new(), Vec::new());
+        let mut entries = Vec::with_capacity(sas.len());
         for sa in sas {
             let carries = sa.selector.map_or(Carries::Of(sa.sender, sa.kind), Carries::Flow);
             let (id, reqid) = (sa.id(), state.reqid_of(carries));
             let place =
                 Place { direction: Direction::In, source: anywhere, reqid, if_id: state.if_id, copy_dscp: false };
-            requests.push(Request::add_sa(id, &sa.key, place, Progress::None));
             let Sa { kind, epoch, sender, selector, source, key, .. } = sa;
             entries.push((id, Entry { place, kind, epoch, sender, user: None, selector, source, key }));
         }
-        let ids: Vec<SaId> = entries.iter().map(|(id, _)| *id).collect();
-        let refused = state.socket.ask(&requests)?;
+        let requests = entries.iter().map(|(id, sa)| Request::add_sa(*id, &sa.key, sa.place, Progress::None));
+        let refused = state.socket.ask(requests)?;
         let failed: BTreeSet<usize> = refused.iter().map(|one| one.at).collect();
         let added = entries.into_iter().enumerate().filter(|(at, _)| !failed.contains(at));
         state.sas.extend(added.map(|(_, entry)| entry));
         let done = match refused.into_iter().next() {
-            Some(first) => Err(first.into_error(&requests)),
+            Some(first) => Err(first.into()),
             // Of a sender that is new here.
             None if state.reqids.len() != known => self.filter(state),
             None => Ok(()),
@@ -589,6 +588,11 @@ impl Member {
             leave(&self.socket, group, self.ifindex);
             self.groups.remove(&group);
         }
+        self.add(groups)
+    }
+
+    /// In these groups, too.
+    fn add(&mut self, groups: &BTreeSet<IpAddr>) -> Result<(), Error> {
         for group in groups - &self.groups {
             join(&self.socket, group, self.ifindex)?;
             self.groups.insert(group);

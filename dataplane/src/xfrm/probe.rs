@@ -34,11 +34,11 @@ pub(super) fn try_algorithm(socket: &mut BatchSocket, if_id: u32, ipv4: bool) ->
     let id = SaId { destination: here, spi: 256 };
     let place = Place { direction: Direction::In, source: here, reqid: FIRST_REQID, if_id, copy_dscp: false };
     let tried = Request::add_sa(id, &SaKey::new(&[0; SaKey::LEN]), place, Progress::None);
-    let add = [Request { what: format!("adding an SA with {ALGORITHM}").into(), ..tried }];
-    match socket.ask(&add)?.into_iter().next() {
-        None => socket.demand(&[Request::delete_sa(id)], &[]),
+    let add = Request { what: format!("adding an SA with {ALGORITHM}").into(), ..tried };
+    match socket.ask([add])?.into_iter().next() {
+        None => socket.demand([Request::delete_sa(id)], &[]),
         // Somebody else's: then the kernel has ESP.
         Some(refused) if refused.error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        Some(refused) => Err(refused.into_error(&add)),
+        Some(refused) => Err(refused.into()),
     }
 }

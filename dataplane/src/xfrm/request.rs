@@ -12,9 +12,9 @@ use netlink_packet_xfrm::{
     Address, Id, LifetimeConfig, Selector as KernelSelector, UserPolicyId, UserPolicyInfo, UserSaId, UserSaInfo,
     UserTemplate,
 };
-use zeroize::Zeroizing;
 
 use crate::esp::replay::WINDOW;
+use crate::netlink::Erased;
 use crate::netlink::batch::{Request, What};
 use crate::sa::REKEY_AT;
 use crate::{ALGORITHM, Direction, SaId, SaKey, Selector};
@@ -93,7 +93,7 @@ pub(super) struct Template {
 
 impl Request {
     fn new(kind: u16, flags: u16, fixed: &impl Emitable, what: impl Into<What>) -> Self {
-        let mut body = Zeroizing::new(Vec::with_capacity(ROOM));
+        let mut body = Erased::from(Vec::with_capacity(ROOM));
         body.resize(fixed.buffer_len(), 0);
         fixed.emit(&mut body);
         Request { kind, flags: NLM_F_REQUEST | flags, body, what: what.into() }
@@ -205,12 +205,7 @@ impl Request {
     /// Asks for all SAs, or all policies.
     pub(super) fn dump(kind: u16) -> Self {
         // An empty body: all of them.
-        Request {
-            kind,
-            flags: NLM_F_REQUEST,
-            body: Zeroizing::new(Vec::new()),
-            what: "reading XFRM's tables".to_owned().into(),
-        }
+        Request { kind, flags: NLM_F_REQUEST, body: Vec::new().into(), what: "reading XFRM's tables".to_owned().into() }
     }
 }
 

@@ -105,9 +105,9 @@ impl State {
         // One that stays under its number goes before it can come again; the others stand until they have come.
         let (in_place, away): (Vec<&Move>, Vec<&Move>) = moves.iter().partition(|one| one.from == one.to);
         let gone = |moves: Vec<&Move>| moves.into_iter().map(|one| Request::delete_sa(one.from)).collect::<Vec<_>>();
-        self.socket.demand(&gone(in_place), &[libc::ESRCH])?;
-        let added = self.socket.demand(&added, &[]);
-        self.socket.demand(&gone(away), &[libc::ESRCH])?;
+        self.socket.demand(gone(in_place), &[libc::ESRCH])?;
+        let added = self.socket.demand(added, &[]);
+        self.socket.demand(gone(away), &[libc::ESRCH])?;
         added
     }
 
@@ -137,8 +137,7 @@ impl State {
         if known.is_empty() {
             return Ok(());
         }
-        let requests: Vec<Request> = known.iter().map(|id| Request::delete_sa(*id)).collect();
-        self.socket.demand(&requests, &[libc::ESRCH])?;
+        self.socket.demand(known.iter().map(|id| Request::delete_sa(*id)), &[libc::ESRCH])?;
         for id in &known {
             self.sas.remove(id);
             self.worn.remove(id);

@@ -15,7 +15,6 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::block::WAY_OUT_PRIORITY;
@@ -47,7 +46,7 @@ impl WayOut {
     pub(super) fn remove_left_over(mark: u32) -> Result<(), Error> {
         let mut socket = BatchSocket::open(netlink_sys::protocols::NETLINK_ROUTE, "opening a netlink socket")?;
         let rules = [true, false].map(|ipv4| request(libc::RTM_DELRULE, 0, &rule(mark, ipv4), "removing its rule"));
-        socket.demand(&rules, &[libc::ENOENT, libc::EAFNOSUPPORT])?;
+        socket.demand(rules, &[libc::ENOENT, libc::EAFNOSUPPORT])?;
         let bears = |one: &RouteAttribute| matches!(one, RouteAttribute::Priority(metric) if *metric == mark);
         let old: Vec<RouteMessage> = netlink::run(async |handle| {
             let all = handle.route().get(RouteMessageBuilder::<Ipv6Addr>::new().build()).execute();
@@ -57,16 +56,15 @@ impl WayOut {
                 Ok(all) => Ok(all.into_iter().filter(|route| route.attributes.iter().any(bears)).collect()),
             }
         })?;
-        let routes: Vec<Request> =
-            old.iter().map(|route| request(libc::RTM_DELROUTE, 0, route, "removing a route")).collect();
-        socket.demand(&routes, &[libc::ESRCH])
+        let routes = old.iter().map(|route| request(libc::RTM_DELROUTE, 0, route, "removing a route"));
+        socket.demand(routes, &[libc::ESRCH])
     }
 
     /// Sets what is not there: the kernel drops routes when black goes down, and black may be another interface by now.
     pub(super) fn keep(&mut self, black: u32) -> Result<(), Error> {
         let rule =
             request(libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &rule(self.mark, self.ipv4), "adding its rule");
-        self.socket.demand(&[rule], &[libc::EEXIST])?;
+        self.socket.demand([rule], &[libc::EEXIST])?;
         if self.black.is_some_and(|former| former != black) {
             self.remove(&self.destinations.clone())?;
         }
@@ -103,15 +101,14 @@ impl WayOut {
         let one = |to: &Ipv6Addr| {
             request(kind, flags, &route(*to, black, self.mark), &format!("{verb} a route to {to} by black"))
         };
-        let requests = destinations.iter().map(one);
-        self.socket.demand(&requests.collect::<Vec<_>>(), forgiven)
+        self.socket.demand(destinations.iter().map(one), forgiven)
     }
 }
 
 impl Drop for WayOut {
     fn drop(&mut self) {
         let _ = self.remove(&self.destinations.clone());
-        let _ = self.socket.ask(&[request(libc::RTM_DELRULE, 0, &rule(self.mark, self.ipv4), "removing its rule")]);
+        let _ = self.socket.ask([request(libc::RTM_DELRULE, 0, &rule(self.mark, self.ipv4), "removing its rule")]);
     }
 }
 
@@ -151,7 +148,12 @@ fn rule(mark: u32, ipv4: bool) -> RuleMessage {
 }
 
 fn request(kind: u16, flags: u16, message: &impl Emitable, what: &str) -> Request {
-    let mut body = Zeroizing::new(vec![0; message.buffer_len()]);
+    let mut body = vec![0; message.buffer_len()];
     message.emit(&mut body);
-    Request { kind, flags: NLM_F_REQUEST | flags, body, what: format!("the way of what was encrypted: {what}").into() }
+    Request {
+        kind,
+        flags: NLM_F_REQUEST | flags,
+        body: body.into(),
+        what: format!("the way of what was encrypted: {what}").into(),
+    }
 }
