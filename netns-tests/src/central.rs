@@ -108,6 +108,12 @@ impl Central {
         self.configure(client, "");
     }
 
+    /// Has a client show its secret again.
+    pub fn share_secret(&mut self, client: usize) {
+        self.certified.remove(&client);
+        self.configure(client, "");
+    }
+
     /// More lines for the key server's `[gcks]`.
     pub fn extend_gcks(&mut self, lines: &str) {
         self.gcks_section += lines;

@@ -10,6 +10,7 @@ mod device;
 mod dump;
 mod filter;
 mod left_over;
+mod member;
 mod monitor;
 mod probe;
 mod request;
@@ -26,10 +27,8 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use muster_wire::MemberId;
-use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
 
-use crate::black_socket::{at, deafen, join, leave};
 use crate::bypass::Bypass;
 use crate::config::EspConfig;
 use crate::esp::packet::largest_inner;
@@ -50,6 +49,7 @@ use device::Device;
 use dump::{clear, statuses};
 use filter::Filter;
 pub(crate) use left_over::remove_left_over;
+use member::Member;
 use monitor::Monitor;
 pub(crate) use probe::check as probe;
 use probe::try_algorithm;
@@ -555,50 +555,6 @@ fn check(sa: &Sa, black: IpAddr) -> Result<(), Error> {
         return Err(Error::FamilyMismatch { destination: sa.destination, black });
     }
     Ok(())
-}
-
-/// In groups on black, so that its network brings their packets here.
-struct Member {
-    socket: Socket,
-    ifindex: u32,
-    groups: BTreeSet<IpAddr>,
-}
-
-impl Member {
-    fn new(config: &EspConfig, ifindex: u32, groups: BTreeSet<IpAddr>) -> Result<Self, Error> {
-        let EspConfig { black_interface: name, black_address: address, .. } = config;
-        let open = || {
-            let socket = Socket::new(if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 }, Type::DGRAM, None)?;
-            // It carries nothing; bound, it says whether the address is there.
-            socket.bind_device(Some(name.as_bytes()))?;
-            socket.bind(&at(*address, ifindex))?;
-            deafen(&socket, address.is_ipv4())?;
-            Ok(socket)
-        };
-        let what = || format!("interface {name}: joining groups from {address}; is that assigned and usable?");
-        let socket = open().map_err(Error::io::<std::io::Error>(what))?;
-        let mut member = Member { socket, ifindex, groups: BTreeSet::new() };
-        member.follow(&groups)?;
-        Ok(member)
-    }
-
-    /// In these groups, and in no others.
-    fn follow(&mut self, groups: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        for group in &self.groups - groups {
-            leave(&self.socket, group, self.ifindex);
-            self.groups.remove(&group);
-        }
-        self.add(groups)
-    }
-
-    /// In these groups, too.
-    fn add(&mut self, groups: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        for group in groups - &self.groups {
-            join(&self.socket, group, self.ifindex)?;
-            self.groups.insert(group);
-        }
-        Ok(())
-    }
 }
 
 /// Reads a netlink datagram as an answer, a dump and an announcement.

@@ -8,14 +8,15 @@ use std::time::Instant;
 use ipnet::IpNet;
 use muster_wire::MemberId;
 
+use super::FIRST_REQID;
 use super::device::Device;
 use super::dump::each_sa;
 use super::filter::Filter;
+use super::member::Member;
 use super::request::{PolicyAction, PolicyKey, Progress};
 use super::spd::{Carries, Entry, Senders};
 use super::statistics::Statistics;
 use super::way_out::WayOut;
-use super::{FIRST_REQID, Member};
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::sa::REKEY_AT;
 use crate::{Direction, Error, FlowId, SaId, Selector};

@@ -98,19 +98,21 @@ fn certificates_show_who_is_who_beside_secrets() {
     lab.carry(HUB, &[ECDSA, RSA], &outside, red_group(1, false), 50);
     lab.carry(RSA, &[ECDSA], &[], lab.host(ECDSA, false), 20);
 
-    // From a secret to a certificate: a reload of both ends.
+    // From a secret to a certificate, and back: a reload of both ends.
     issue(&lab, &ours, "hub", "hub.example", KeyKind::Ecdsa, 7);
-    certify(&mut lab, HUB, "hub.example", ("hub", "hub.example"));
-    lab.configure_gcks(&profiles);
-    let before = lab.sends(HUB, "group");
-    assert_eq!(lab.reload_gcks().status, 0);
-    let reloaded = lab.ask(HUB, &["reload"]);
-    assert!(
-        reloaded.status == 0
-            && reloaded.stdout == "gcks.certificate\ngcks.trust_anchors\ngcks.secret_file\ngcks.local_identity\n",
-        "{reloaded:?}"
-    );
-    wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
-    lab.carry(HUB, &[ECDSA, RSA], &outside, red_group(1, false), 50);
+    for is_certified in [true, false] {
+        match is_certified {
+            true => certify(&mut lab, HUB, "hub.example", ("hub", "hub.example")),
+            false => lab.share_secret(HUB),
+        }
+        lab.configure_gcks(&profiles);
+        let before = lab.sends(HUB, "group");
+        assert_eq!(lab.reload_gcks().status, 0);
+        let reloaded = lab.ask(HUB, &["reload"]);
+        let keys = "gcks.certificate\ngcks.trust_anchors\ngcks.secret_file\ngcks.local_identity\n";
+        assert!(reloaded.status == 0 && reloaded.stdout == keys, "{reloaded:?}");
+        wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
+        lab.carry(HUB, &[ECDSA, RSA], &outside, red_group(1, false), 50);
+    }
     lab.assert_black_is_sound();
 }
