@@ -7,8 +7,8 @@ use crate::Error;
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::nft::{
     Attributes, Compare, FIRST, FROM_DEVICE, NEW_CHAIN, NEW_RULE, NEW_TABLE, Watched, compare, fragment_of,
-    has_rules_of, interface, is_family, is_protocol, masked, message, payload, removal, transaction, transport,
-    verdict,
+    has_rules_of, interface, is_family, is_protocol, masked, message, open_socket, payload, removal, transaction,
+    transport, verdict,
 };
 
 /// NF_INET_FORWARD, NF_IP_PRI_FILTER
@@ -45,7 +45,7 @@ pub(crate) struct Answers {
 impl Answers {
     /// There is no table yet.
     pub(crate) fn new(instance: u8) -> Self {
-        Answers { socket: open(), instance, standing: None }
+        Answers { socket: open_socket(), instance, standing: None }
     }
 
     /// Sets it, in place of one that is there.
@@ -82,10 +82,6 @@ impl Answers {
             let _ = socket.transact(&transaction(removal(&name_of(self.instance))));
         }
     }
-}
-
-fn open() -> Result<BatchSocket, Error> {
-    BatchSocket::open(netlink_sys::protocols::NETLINK_NETFILTER, "opening a netlink socket to nf_tables")
 }
 
 fn name_of(instance: u8) -> String {

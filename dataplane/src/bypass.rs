@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::Handle;
 use tracing::warn;
 
@@ -211,15 +211,7 @@ fn removal(rule: &Rule) -> Request {
 }
 
 fn request(kind: u16, flags: u16, rule: &Rule, what: &str) -> Request {
-    let message = rule.message();
-    let mut body = vec![0; message.buffer_len()];
-    message.emit(&mut body);
-    Request {
-        kind,
-        flags: NLM_F_REQUEST | flags,
-        body: body.into(),
-        what: format!("{what}: {:?}", rule.packets).into(),
-    }
+    Request::of(kind, flags, &rule.message(), format!("{what}: {:?}", rule.packets))
 }
 
 /// Whether a packet from red may cross in clear, as the rules have it.

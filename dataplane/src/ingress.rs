@@ -42,7 +42,8 @@ use crate::block::BlockConfig;
 use crate::netlink::batch::{BatchSocket, Request};
 use crate::nft::{
     Attributes, Compare, FROM_DEVICE, NEW_CHAIN, NEW_RULE, NEW_TABLE, Watched, compare, destination_in, family,
-    has_rules_of, is_elsewhere, is_protocol, message, meta, padded, removal, source_in, transaction, verdict, way_back,
+    has_rules_of, is_elsewhere, is_protocol, message, meta, open_socket, padded, removal, source_in, transaction,
+    verdict, way_back,
 };
 
 /// NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN, NF_IP_PRI_RAW
@@ -73,7 +74,7 @@ pub(crate) enum Esp {
 impl Ingress {
     /// There is none by this yet.
     pub(crate) fn new(config: BlockConfig, older_blacks: Vec<String>, esp: Esp) -> Self {
-        Ingress(Arc::new(Mutex::new(State { socket: open(), config, older: older_blacks, esp })))
+        Ingress(Arc::new(Mutex::new(State { socket: open_socket(), config, older: older_blacks, esp })))
     }
 
     /// Sets it, in the place of one that is there. Without it less is kept from black.
@@ -160,13 +161,9 @@ impl State {
 
 /// Takes the table of an instance away, or finds none.
 pub(crate) fn remove(instance: u8) {
-    if let Ok(mut socket) = open() {
+    if let Ok(mut socket) = open_socket() {
         let _ = socket.transact(&transaction(removal(&name_of(instance))));
     }
-}
-
-fn open() -> Result<BatchSocket, Error> {
-    BatchSocket::open(netlink_sys::protocols::NETLINK_NETFILTER, "opening a netlink socket to nf_tables")
 }
 
 fn name_of(instance: u8) -> String {

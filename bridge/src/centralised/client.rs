@@ -191,7 +191,7 @@ impl Client {
             self.held_back.add(change);
         }
         for change in self.held_back.take(is_kept) {
-            self.change_bypass(|flows| flows.apply(change));
+            self.change_flows(|flows| flows.apply(change));
         }
         if !is_kept {
             return;
@@ -215,8 +215,8 @@ impl Client {
         }
     }
 
-    /// Does something by which other traffic may go unprotected, and tells what has become of it.
-    fn change_bypass(&mut self, change: impl FnOnce(&mut Flows) -> Result<(), NotCarried>) {
+    /// Changes what is carried, and tells what is refused and what goes unprotected now.
+    fn change_flows(&mut self, change: impl FnOnce(&mut Flows) -> Result<(), NotCarried>) {
         let of = |flows: &Flows| (flows.bypass.granted().to_vec(), flows.bypass.refused().to_vec());
         let (granted, refused) = of(&self.flows);
         if let Err(why) = change(&mut self.flows) {

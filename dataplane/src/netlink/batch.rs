@@ -6,7 +6,7 @@
 use std::{fmt, io};
 
 use libc::{EINTR, MSG_DONTWAIT};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use zeroize::{Zeroize, Zeroizing};
@@ -34,6 +34,15 @@ pub(crate) struct Request {
     pub(crate) body: Erased,
     /// For an error: what was tried.
     pub(crate) what: What,
+}
+
+impl Request {
+    /// With this message as its body.
+    pub(crate) fn of(kind: u16, flags: u16, message: &impl Emitable, what: String) -> Self {
+        let mut body = vec![0; message.buffer_len()];
+        message.emit(&mut body);
+        Request { kind, flags: NLM_F_REQUEST | flags, body: body.into(), what: what.into() }
+    }
 }
 
 /// What a request does, for people. Of an SA it is written when it is wanted: thousands come, and none is refused.

@@ -1,4 +1,5 @@
-//! Links, addresses and routes, by netlink; `rule.rs` has the rules.
+//! Links, addresses and routes, by netlink; `rule.rs` has the rules. What the library must not do, because a key is in it or much goes
+//! at once, is asked by `batch.rs`, out of buffers that are erased (`erased.rs`).
 
 pub(crate) mod batch;
 mod erased;

@@ -55,6 +55,14 @@ pub(crate) enum Compare {
     AtLeast = 5,
 }
 
+/// A socket to nf_tables.
+pub(crate) fn open_socket() -> Result<BatchSocket, Error> {
+    BatchSocket::open(
+        netlink_sys::protocols::NETLINK_NETFILTER,
+        "opening a netlink socket to nf_tables; does the kernel have it (modprobe nf_tables)?",
+    )
+}
+
 /// These, all or none of them.
 pub(crate) fn transaction(messages: impl IntoIterator<Item = Request>) -> Vec<Request> {
     let bound = |kind| {

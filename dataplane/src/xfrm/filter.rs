@@ -59,8 +59,8 @@ use crate::nft::{
     Attributes, Compare, DEL_ELEMENTS, DEL_RULE, FIRST, FROM_DEVICE, GET_ELEMENTS, MARK, NEW_CHAIN, NEW_ELEMENTS,
     NEW_RULE, NEW_SET, NEW_TABLE, PAIR, PAIR_SECOND, TO_DEVICE, Watched, clear_df, clear_flow_label, compare,
     destination_in, elements_in, expression, family, fragment_of, has_rules_of, interface, interface_other_than,
-    is_family, is_multicast_v4, is_protocol, jump, masked, message, meta, octets, payload, removal, rules, source_in,
-    transaction, transport, verdict,
+    is_family, is_multicast_v4, is_protocol, jump, masked, message, meta, octets, open_socket, payload, removal, rules,
+    source_in, transaction, transport, verdict,
 };
 use crate::policy::Policy;
 use crate::{Error, SaKind, Selector};
@@ -129,7 +129,7 @@ impl Filter {
         let EspConfig { device, black_interface: black, instance, clear_df, .. } = config;
         let (table, device, black, clear_df) = (name_of(*instance), device.clone(), black.clone(), *clear_df);
         let mut filter =
-            Filter { socket: Self::socket()?, table, device, black, mark, clear_df, dropped: 0, content: None };
+            Filter { socket: open_socket()?, table, device, black, mark, clear_df, dropped: 0, content: None };
         filter.set(&Policy::default(), &HashMap::new())?;
         Ok(filter)
     }
@@ -138,22 +138,15 @@ impl Filter {
     pub(super) fn try_out(mark: u32) -> Result<(), Error> {
         let (table, device, black) = (name_of(0), "muster-probe".to_owned(), "black".to_owned());
         let mut filter =
-            Filter { socket: Self::socket()?, table, device, black, mark, clear_df: true, dropped: 0, content: None };
+            Filter { socket: open_socket()?, table, device, black, mark, clear_df: true, dropped: 0, content: None };
         filter.set(&Policy::default(), &HashMap::new())
     }
 
     /// Removes the table that a killed predecessor of this instance has left.
     pub(super) fn remove_left_over(instance: u8) {
-        if let Ok(mut socket) = Self::socket() {
+        if let Ok(mut socket) = open_socket() {
             remove(&mut socket, &name_of(instance));
         }
-    }
-
-    pub(super) fn socket() -> Result<BatchSocket, Error> {
-        BatchSocket::open(
-            netlink_sys::protocols::NETLINK_NETFILTER,
-            "opening a netlink socket to nf_tables; does the kernel have it (modprobe nf_tables nft_xfrm)?",
-        )
     }
 
     /// Lets through what `policy` says of senders, whose SAs bear these numbers. What stays as it was is not touched.

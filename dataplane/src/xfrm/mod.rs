@@ -10,7 +10,7 @@ mod device;
 mod dump;
 mod filter;
 mod left_over;
-mod member;
+mod memberships;
 mod monitor;
 mod probe;
 mod request;
@@ -49,7 +49,7 @@ use device::Device;
 use dump::{clear, statuses};
 use filter::Filter;
 pub(crate) use left_over::remove_left_over;
-use member::Member;
+use memberships::Memberships;
 use monitor::Monitor;
 pub(crate) use probe::check as probe;
 use probe::try_algorithm;
@@ -121,7 +121,7 @@ impl Kernel {
         clear(&mut socket, if_id)?;
         try_algorithm(&mut socket, if_id, config.black_address.is_ipv4())?;
         let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
-        let member = Member::new(&config, link.index, config.group_address.into_iter().collect())?;
+        let memberships = Memberships::new(&config, link.index, config.group_address.into_iter().collect())?;
         let device = Device::create(&config.device, if_id, config.group_address)?;
         let tables = TableMonitor::open()?;
         // Before the first packet.
@@ -148,7 +148,7 @@ impl Kernel {
             statistics: Statistics::open()?,
             way_out,
             black: config.black_address,
-            member,
+            memberships,
             sas: BTreeMap::new(),
             senders: Senders::default(),
             stopped: BTreeMap::new(),
@@ -275,7 +275,7 @@ impl Dataplane for Kernel {
         }
         // First: who sends on them may begin as soon as it hears of us.
         let new: BTreeSet<IpAddr> = sas.iter().map(|sa| sa.destination).filter(IpAddr::is_multicast).collect();
-        let joined = state.member.add(&new).and_then(|()| self.config.ledger.record_inbound(&sas));
+        let joined = state.memberships.add(&new).and_then(|()| self.config.ledger.record_inbound(&sas));
         joined.or_else(|error| self.follow_groups(state).and(Err(error)))?;
         state.remove(&ids)?;
         let known = state.reqids.len();
@@ -290,18 +290,17 @@ impl Dataplane for Kernel {
             entries.push((id, Entry { place, kind, epoch, sender, user: None, selector, source, key }));
         }
         let requests = entries.iter().map(|(id, sa)| Request::add_sa(*id, &sa.key, sa.place, Progress::None));
-        let refused = state.socket.ask(requests)?;
-        let failed: BTreeSet<usize> = refused.iter().map(|one| one.at).collect();
-        let added = entries.into_iter().enumerate().filter(|(at, _)| !failed.contains(at));
-        state.sas.extend(added.map(|(_, entry)| entry));
-        let done = match refused.into_iter().next() {
-            Some(first) => Err(first.into()),
-            // Of a sender that is new here.
-            None if state.reqids.len() != known => self.filter(state),
-            None => Ok(()),
+        let done = match state.socket.ask(requests).map(|refused| refused.into_iter().next()) {
+            Ok(Some(first)) => Err(first.into()),
+            Err(error) => Err(error),
+            Ok(None) => {
+                state.sas.extend(entries);
+                // Of a sender that is new here.
+                if state.reqids.len() != known { self.filter(state) } else { Ok(()) }
+            }
         };
         // All or none.
-        done.or_else(|error| state.remove(&ids).and(self.follow_groups(state)).and(Err(error)))
+        done.or_else(|error| state.take_back(&ids).and(self.follow_groups(state)).and(Err(error)))
     }
 
     fn set_outbound(&self, sa: Sa) -> Result<(), Error> {
@@ -416,7 +415,7 @@ impl Dataplane for Kernel {
         config.check()?;
         let link = netlink::run(async |handle| netlink::existing_link(handle, &config.black_interface).await)?;
         let state = &mut *self.state();
-        let member = Member::new(&config, link.index, state.member.groups.clone())?;
+        let memberships = Memberships::new(&config, link.index, state.memberships.groups.clone())?;
         let retired: Vec<SaId> = std::mem::take(&mut state.retired).into_iter().map(|(_, id)| id).collect();
         state.remove(&retired)?;
         let moves: Vec<Move> = state
@@ -431,7 +430,7 @@ impl Dataplane for Kernel {
             })
             .collect();
         state.move_sas(&moves)?;
-        (state.black, state.member) = (address, member);
+        (state.black, state.memberships) = (address, memberships);
         self.follow(state)
     }
 
@@ -495,7 +494,7 @@ impl Kernel {
 
     fn follow_groups(&self, state: &mut State) -> Result<(), Error> {
         let groups = self.groups(state);
-        state.member.follow(&groups)
+        state.memberships.follow(&groups)
     }
 
     /// Routes to where unicast flows go.

@@ -9,6 +9,7 @@ use super::filter::Filter;
 use super::request::{Place, Progress};
 use super::{FIRST_REQID, IF_IDS, xfrm_socket};
 use crate::netlink::batch::{BatchSocket, Request};
+use crate::nft::open_socket;
 use crate::{ALGORITHM, Direction, Error, SaId, SaKey};
 
 /// Whether the kernel has all that [`Kernel`](super::Kernel) needs, tried in a network namespace of its own; without the right to make one,
@@ -16,7 +17,7 @@ use crate::{ALGORITHM, Direction, Error, SaId, SaKey};
 pub(crate) fn check() -> Result<(), Error> {
     let tried = || {
         if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-            return xfrm_socket().and_then(|_| Filter::socket()).map(drop);
+            return xfrm_socket().and_then(|_| open_socket()).map(drop);
         }
         let if_id = *IF_IDS.start();
         try_algorithm(&mut xfrm_socket()?, if_id, false)?;

@@ -12,7 +12,7 @@ use super::FIRST_REQID;
 use super::device::Device;
 use super::dump::each_sa;
 use super::filter::Filter;
-use super::member::Member;
+use super::memberships::Memberships;
 use super::request::{PolicyAction, PolicyKey, Progress};
 use super::spd::{Carries, Entry, Senders};
 use super::statistics::Statistics;
@@ -32,8 +32,7 @@ pub(super) struct State {
     /// Kept as well by whoever watches the interfaces.
     pub(super) way_out: Arc<Mutex<WayOut>>,
     pub(super) black: IpAddr,
-    /// Holds memberships on black.
-    pub(super) member: Member,
+    pub(super) memberships: Memberships,
     pub(super) sas: BTreeMap<SaId, Entry>,
     pub(super) senders: Senders,
     /// Flows that are to have SAs and have none.
@@ -145,10 +144,26 @@ impl State {
         }
         // Else one that comes under the same number soon would go in its place.
         self.retired.retain(|(_, id)| self.sas.contains_key(id));
-        // A number means the same as long as SAs bear it.
+        self.forget_numbers();
+        Ok(())
+    }
+
+    /// Leaves nothing of an installation that was refused, or of which the kernel may have taken some. What it has under such a number
+    /// and not under ours is another's, and stays.
+    pub(super) fn take_back(&mut self, ids: &[SaId]) -> Result<(), Error> {
+        let mut taken = Vec::new();
+        let State { socket, if_id, .. } = self;
+        each_sa(socket, *if_id, |found| taken.extend(ids.contains(&found.id).then_some(found.id)))?;
+        socket.demand(taken.into_iter().map(Request::delete_sa), &[libc::ESRCH])?;
+        ids.iter().for_each(|id| drop(self.sas.remove(id)));
+        self.forget_numbers();
+        Ok(())
+    }
+
+    /// A number means the same as long as SAs bear it.
+    fn forget_numbers(&mut self) {
         let carried: HashSet<_> = self.sas.values().map(Entry::carries).collect();
         self.reqids.retain(|carries, _| carried.contains(carries));
-        Ok(())
     }
 }
 

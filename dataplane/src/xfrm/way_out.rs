@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
@@ -148,12 +148,5 @@ fn rule(mark: u32, ipv4: bool) -> RuleMessage {
 }
 
 fn request(kind: u16, flags: u16, message: &impl Emitable, what: &str) -> Request {
-    let mut body = vec![0; message.buffer_len()];
-    message.emit(&mut body);
-    Request {
-        kind,
-        flags: NLM_F_REQUEST | flags,
-        body: body.into(),
-        what: format!("the way of what was encrypted: {what}").into(),
-    }
+    Request::of(kind, flags, message, format!("the way of what was encrypted: {what}"))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 
 use ipnet::IpNet;
 use muster_dataplane::{EspConfig, Sa, SaKey};
@@ -177,6 +178,40 @@ fn who_takes_anothers_address_and_spi_takes_nothing_else() {
     both_ways();
     assert_eq!(pair.b.counters().dropped.auth, 0);
     assert_eq!(pair.a.failure(), None);
+}
+
+/// Somebody has an SA under the number of one that comes: none of the epoch's stays, and a new sender's next one works.
+#[test]
+fn an_epoch_that_is_refused_leaves_nothing() {
+    if lab::skip() || lab::skip_userspace() {
+        return;
+    }
+    let pair = Pair::new(config, false);
+    let one = |spi: u32, key: u8| Sa { spi, key: SaKey::new(&[key; SaKey::LEN]), ..sa(ALICE, false) };
+    let standing = || {
+        let list = || String::from_utf8(Command::new("ip").args(["xfrm", "state"]).output().unwrap().stdout).unwrap();
+        pair.net.router_b.run(list).matches("proto esp").count()
+    };
+    pair.net.router_b.run(|| {
+        let add = "xfrm state add src fd00::c dst fd00::b proto esp spi 0x50000000 mode tunnel enc ecb(cipher_null) ''";
+        let added = Command::new("ip").args(add.split(' ').map(|word| word.trim_matches('\''))).status();
+        assert!(added.unwrap().success());
+    });
+    // Of a sender that is new here again.
+    pair.b.remove_inbound(&[sa(ALICE, false).id()]).unwrap();
+    // What it sends on, and the foreign one.
+    assert_eq!(standing(), 2);
+    let taken = 0x5000_0000;
+    for (turn, batch) in [vec![one(taken, 21)], vec![one(0x5000_0001, 22), one(taken, 23)]].into_iter().enumerate() {
+        assert!(pair.b.install_inbound(batch).is_err());
+        assert_eq!(standing(), 2);
+        let (spi, key) = (0x5000_0002 + turn as u32, 31 + turn as u8);
+        pair.b.install_inbound(vec![one(spi, key)]).unwrap();
+        pair.a.set_unicast(BOB, one(spi, key)).unwrap();
+        pair.crosses(0, &[key; 20]);
+        pair.b.remove_inbound(&[one(spi, key).id()]).unwrap();
+    }
+    assert_eq!(pair.b.failure(), None);
 }
 
 /// Hosts choose flow labels: with them they could speak to black.

@@ -20,12 +20,8 @@ pub mod kek_attribute {
     pub const KEY_LENGTH: u16 = 3;
     /// Seconds.
     pub const LIFETIME: u16 = 4;
-    /// Hash of the signature.
-    pub const SIGNATURE_HASH: u16 = 5;
     /// Algorithm of the signature.
     pub const SIGNATURE: u16 = 6;
-    /// Bits of its key.
-    pub const SIGNATURE_KEY_LENGTH: u16 = 7;
     /// Of the hash in negative acknowledgements.
     pub const HASH: u16 = 9;
     /// The number of the next message.

@@ -47,7 +47,7 @@ impl Client {
         }
     }
 
-    /// What is in the files that `[gcks]` names, the log's level, the address for metrics and what may go unprotected follow; all else
+    /// What is in the files that `[gcks]` names and the keys in [`FOLLOWED`] follow, and what is not looked at may change; all else
     /// takes a restart, and is refused.
     pub(super) async fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         self.outside.notifier.reloading();
@@ -91,7 +91,7 @@ impl Client {
         remarks(&new).iter().for_each(|remark| warn!("{remark}"));
         self.outside.metrics.take(metrics);
         if keys.contains(&"gcks.allow_bypass") {
-            self.change_bypass(|flows| Ok(flows.allow(allowed)?));
+            self.change_flows(|flows| Ok(flows.allow(allowed)?));
         }
         self.file = new;
         changed.extend(keys);

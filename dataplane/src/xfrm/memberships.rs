@@ -1,4 +1,4 @@
-//! Membership of the groups on black that SAs receive for.
+//! Memberships of the groups on black that SAs receive for.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,14 +9,14 @@ use crate::Error;
 use crate::black_socket::{at, deafen, join, leave};
 use crate::config::EspConfig;
 
-/// In groups on black, so that its network brings their packets here.
-pub(super) struct Member {
+/// Of groups on black, so that its network brings their packets here.
+pub(super) struct Memberships {
     socket: Socket,
     ifindex: u32,
     pub(super) groups: BTreeSet<IpAddr>,
 }
 
-impl Member {
+impl Memberships {
     pub(super) fn new(config: &EspConfig, ifindex: u32, groups: BTreeSet<IpAddr>) -> Result<Self, Error> {
         let EspConfig { black_interface: name, black_address: address, .. } = config;
         let open = || {
@@ -29,9 +29,9 @@ impl Member {
         };
         let what = || format!("interface {name}: joining groups from {address}; is that assigned and usable?");
         let socket = open().map_err(Error::io::<std::io::Error>(what))?;
-        let mut member = Member { socket, ifindex, groups: BTreeSet::new() };
-        member.follow(&groups)?;
-        Ok(member)
+        let mut all = Memberships { socket, ifindex, groups: BTreeSet::new() };
+        all.follow(&groups)?;
+        Ok(all)
     }
 
     /// In these groups, and in no others.
