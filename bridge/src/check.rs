@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use muster_dataplane::Probe;
+use muster_fmke::gcks::Profiles;
 use muster_fmke::isakmp::Identity;
 use muster_fmke::phase1::ManualKey;
 use tracing::warn;
@@ -89,6 +90,14 @@ pub fn check_gcks(path: &Path) -> Vec<Finding> {
     findings.extend(settings.remarks().map(|what| Finding { ok: true, what }));
     let gcks = &settings.gcks;
     findings.push(black("gcks", &gcks.interface, Some(gcks.address), gcks.address.is_ipv4()));
+    let ends = settings.known.certificates.validities().map(|(path, (_, end))| {
+        let what = format!("{}: shown to clients, until {}", path.display(), rfc3339(end));
+        Finding { ok: true, what }
+    });
+    findings.extend(ends);
+    let Profiles { clients, groups, vpns } = &settings.profiles;
+    let what = format!("clients: {}, groups: {}, VPNs: {}", clients.len(), groups.len(), vpns.len());
+    findings.push(Finding { ok: true, what });
     findings
 }
 

@@ -249,9 +249,12 @@ fn or_dash(text: String) -> String {
     if text.is_empty() { "-".into() } else { text }
 }
 
-/// The first twelve hexadecimal digits are enough to tell members apart.
+/// The first twelve hexadecimal digits are enough to tell members apart. With a key server there are none, which are all 0.
 pub(crate) fn short(id: &Value) -> String {
-    text(id).chars().take(12).collect()
+    match text(id) {
+        id if id.bytes().all(|digit| digit == b'0') => "-".into(),
+        id => id.chars().take(12).collect(),
+    }
 }
 
 pub(crate) fn milliseconds(value: &Value) -> String {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 #[non_exhaustive]
 pub enum Error {
     /// Invariant 4, freshness: under counter mode a key that comes back repeats nonces.
-    #[error("the key for SPI {spi:#010x} was installed before in this process; refused: ask for a new epoch")]
+    #[error("the key for SPI {spi:#010x} was installed before in this process; refused until there is another")]
     KeyReused {
         /// Of the SA that was refused.
         spi: u32,

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use muster_netlab::{
     Capture, Coalition, Flow, Frame, HOST_DEVICE, Marker, Plan, Process, Receiver, Sender, wait_until,
 };
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -218,8 +219,12 @@ level = "debug"
 
     /// Has the key server read its configuration again.
     pub fn hang_up_gcks(&mut self) {
-        let gcks = self.gcks.as_mut().expect("it runs");
-        gcks.signal(nix::sys::signal::Signal::SIGHUP).expect("it can be signalled");
+        self.signal_gcks(Signal::SIGHUP);
+    }
+
+    /// Sends a signal to the key server.
+    pub fn signal_gcks(&mut self, signal: Signal) {
+        self.gcks.as_mut().expect("it runs").signal(signal).expect("it can be signalled");
     }
 
     /// Has a client read its configuration again.

@@ -44,6 +44,9 @@ use starting::Working;
 
 /// So many datagrams are answered by one transaction at most.
 const BURST: usize = 1024;
+/// Why an order was not done.
+const UNWRITABLE: &str = "the store cannot be written: see the log";
+const ROLLED_BACK: &str = "this machine was rolled back to a snapshot, or copied: nothing of it was done";
 /// After a transaction that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -78,6 +81,8 @@ struct Server {
     working: Option<Working>,
     /// When that is tried.
     retry: Time,
+    /// The machine was rolled back, and new keys for all are not stored yet.
+    is_rolled_back: bool,
     expiry: Expiry,
     /// Answers to orders, given when what came of them is on the disk.
     waiting: Vec<(oneshot::Sender<Result<Value, String>>, Value)>,
@@ -99,6 +104,10 @@ impl Server {
         let mut more = false;
         self.notifier.ready();
         loop {
+            // A process goes on where its snapshot stopped it, which may be anywhere here: what was drawn since is not for use.
+            if self.rollback.has_happened().map_err(io_error(WATCHING_GENERATIONS))? {
+                self.start_anew();
+            }
             self.settle();
             self.tell_status();
             let deadline = match &self.working {
@@ -159,23 +168,14 @@ impl Server {
             Some(Working { machine, .. }) if machine.poll_timeout().is_some_and(|due| due <= at) => {
                 machine.handle_timeout(at)
             }
-            None if self.retry <= at => match Working::open(&self.settings) {
-                Ok(working) => {
-                    info!("the store can be used again");
-                    self.working = Some(working);
-                }
-                Err(why) => {
-                    error!("the store cannot be used: {why}");
-                    self.retry = at + RETRY;
-                }
-            },
+            None if self.retry <= at => self.open(),
             _ => {}
         }
     }
 
     /// What has come of all inputs goes to the disk at once, and only then out.
     fn settle(&mut self) {
-        let Some(Working { machine, store }) = &mut self.working else { return self.refuse_waiting() };
+        let Some(Working { machine, store }) = &mut self.working else { return self.refuse_waiting(UNWRITABLE) };
         let writes = machine.poll_writes();
         if !writes.is_empty() {
             if let Err(why) = store.commit(&writes) {
@@ -185,10 +185,11 @@ impl Server {
                 self.working = None;
                 self.retry = now() + RETRY;
                 self.tell(EventKind::Failed, format!("the store: {why}"));
-                return self.refuse_waiting();
+                return self.refuse_waiting(UNWRITABLE);
             }
             self.transactions += 1;
         }
+        self.is_rolled_back = false;
         while let Some(datagram) = machine.poll_transmit() {
             if let Err(why) = socket::send(&self.socket, datagram.to, &datagram.bytes) {
                 self.unsent += 1;
@@ -220,9 +221,9 @@ impl Server {
         }
     }
 
-    fn refuse_waiting(&mut self) {
+    fn refuse_waiting(&mut self, why: &str) {
         for (answer, _) in self.waiting.drain(..) {
-            let _ = answer.send(Err("the store cannot be written: see the log".into()));
+            let _ = answer.send(Err(why.to_owned()));
         }
     }
 

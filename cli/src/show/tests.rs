@@ -65,6 +65,12 @@ fn what_hosts_listen_to() {
 }
 
 #[test]
+fn with_a_key_server_nobody_has_a_member_id() {
+    let shown = sas(&json!([{"sender": "0".repeat(64)}]), false);
+    assert!(!shown.contains("000"), "{shown}");
+}
+
+#[test]
 fn keys_show_only_when_asked_for() {
     let answer = json!([{"spi": 255, "key": "c0ffee", "algorithm": "AES-GCM-256"}]);
     assert!(!sas(&answer, false).contains("c0ffee"));

@@ -233,7 +233,8 @@ impl Kernel {
             if_id: state.if_id,
             copy_dscp: self.config.copy_dscp,
         };
-        state.socket.demand([Request::add_sa(id, &sa.key, place, Progress::None)], &[])?;
+        let added = state.socket.demand([Request::add_sa(id, &sa.key, place, Progress::None)], &[]);
+        added.or_else(|error| state.take_back(&[id]).and(Err(error)))?;
         let source = Some(state.black);
         let Sa { kind, epoch, sender, selector, key, .. } = sa;
         let user = Some(user);

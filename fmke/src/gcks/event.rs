@@ -62,11 +62,10 @@ impl fmt::Display for Event {
             }
             Event::Connected { client, address, .. } => write!(f, "{client} has connected again from {address}"),
             Event::Closed { client, why } => write!(f, "{client} is no longer connected: {why}"),
-            Event::Rekeyed { group, members, gone } if gone.is_empty() => {
-                write!(f, "{group} has new keys, for {members} members")
-            }
             Event::Rekeyed { group, members, gone } => {
-                write!(f, "{group} has new keys, for {members} members, without {}", gone.join(", "))
+                let s = if *members == 1 { "" } else { "s" };
+                write!(f, "{group} has new keys, for {members} member{s}")?;
+                if gone.is_empty() { Ok(()) } else { write!(f, ", without {}", gone.join(", ")) }
             }
             Event::Excluded { client } => write!(f, "{client} is excluded"),
             Event::Lapsed { client, why } => write!(f, "{client} has lost access: its certificate: {why}"),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use muster_netns_tests::{Central, Family, Lab, skip, wait_until};
+use nix::sys::signal::Signal;
 
 use crate::scenes::{Figure, HUB, group, red_group, wait_for_other_keys};
 
@@ -71,6 +72,50 @@ fn a_key_server_may_die_at_any_moment() {
     figure.lab.wait_for_connected(&all);
     figure.carry_all(&[]);
     figure.lab.assert_black_is_sound();
+}
+
+/// Its machine was rolled back while it stood still, and there is work for it: none is done by what its memory held, and what all
+/// have then was drawn afterwards.
+#[test]
+fn a_key_server_that_was_rolled_back_draws_anew_before_it_does_anything() {
+    if skip("a_key_server_that_was_rolled_back_draws_anew_before_it_does_anything") {
+        return;
+    }
+    const GCKS: usize = 3;
+    let mut lab = Central::new(Family::V6, GCKS);
+    let profiles = [group(&lab, "one", 1, &[0, 1]), group(&lab, "one", 1, &[0, 1, 2])];
+    lab.configure_gcks(&profiles[1]);
+    lab.start_gcks();
+    (0..3).for_each(|client| lab.start(client));
+    lab.wait_for_connected(&[0, 1, 2]);
+    lab.carry(HUB, &[1, 2], &[], red_group(1, false), 20);
+    let kinds = |lab: &Central| -> Vec<String> {
+        let events = lab.call_gcks("events").expect("it answers");
+        let events = events.as_array().expect("a list").iter();
+        let kinds = events.map(|event| event["event"].as_str().expect("a kind").to_owned());
+        kinds.filter(|kind| ["rolled_back", "rekeyed", "reloaded"].contains(&kind.as_str())).collect()
+    };
+    // What is ready at once is taken in any order.
+    for round in 0..10 {
+        let (known, before) = (kinds(&lab).len(), lab.sends(HUB, "group"));
+        lab.signal_gcks(Signal::SIGSTOP);
+        lab.configure_gcks(&profiles[round % 2]);
+        lab.signal_gcks(Signal::SIGHUP);
+        let namespace = &lab.coalition.routers()[GCKS].namespace;
+        namespace.announce("change@/devices/x", &["ACTION=change", "NEW_VMGENID=1"]).expect("the kernel takes it");
+        lab.signal_gcks(Signal::SIGCONT);
+        let has_all = |new: &[String]| {
+            ["rolled_back", "rekeyed", "reloaded"].iter().all(|kind| new.iter().any(|one| one == kind))
+        };
+        lab.wait(Duration::from_secs(20), "a reload and new keys", || has_all(&kinds(&lab)[known..]));
+        let new = kinds(&lab).split_off(known);
+        let first = new.iter().find(|kind| *kind != "reloaded");
+        assert_eq!(first.map(String::as_str), Some("rolled_back"), "{new:?}");
+        wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
+    }
+    // The third is not back so soon: of phase 1 the key server knows nothing any longer.
+    lab.carry(HUB, &[1], &[], red_group(1, false), 20);
+    lab.assert_black_is_sound();
 }
 
 /// Who was killed has lost what it counted: it sends under keys that were never used. Who ends in order takes leave, and what

@@ -3,7 +3,7 @@
 use muster_fmke::gcks::Client;
 use tracing::warn;
 
-use super::Server;
+use super::{Server, UNWRITABLE};
 use crate::centralised::Named;
 use crate::centralised::settings::GcksSettings;
 use crate::clock::{now, unix_seconds};
@@ -36,7 +36,7 @@ impl Server {
         }
         let metrics = self.metrics.prepare(new.metrics.as_ref()).await.map_err(|error| error.to_string())?;
         let Some(working) = &mut self.working else {
-            return Err("the store cannot be written: see the log".into());
+            return Err(UNWRITABLE.into());
         };
         working.enforce(&new).map_err(|error| format!("gcks.crls: {error}"))?;
         // From here on nothing fails.

@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{broadcast, mpsc};
 use tracing::{error, info, warn};
 
-use super::{RETRY, Server};
+use super::{RETRY, ROLLED_BACK, Server};
 use crate::centralised::misfits::Misfits;
 use crate::centralised::refusals::Refusals;
 use crate::centralised::settings::GcksSettings;
@@ -86,6 +86,7 @@ impl Server {
             begun: Instant::now(),
             working: Some(working),
             retry: Time(0),
+            is_rolled_back: false,
             expiry: Expiry::default(),
             waiting: Vec::new(),
             refused: Refusals::default(),
@@ -103,10 +104,21 @@ impl Server {
     pub(super) fn start_anew(&mut self) {
         warn!("this machine was rolled back to a snapshot, or copied: new keys for all groups");
         self.tell(EventKind::RolledBack, String::new());
+        self.refuse_waiting(ROLLED_BACK);
         self.working = None;
+        self.is_rolled_back = true;
+        self.open();
+    }
+
+    /// Makes a machine of what is stored.
+    pub(super) fn open(&mut self) {
         match Working::open(&self.settings) {
             Ok(mut working) => {
-                working.machine.rekey(now(), None);
+                // What is stored others may have had from the machine that this one is a copy of.
+                if self.is_rolled_back {
+                    working.machine.rekey(now(), None);
+                }
+                info!("what is stored was read again");
                 self.working = Some(working);
             }
             Err(why) => {

@@ -85,6 +85,7 @@ fn server(folder: &Path) -> Server {
         report: Report::new(broadcast::channel(1).0),
         begun: Instant::now(),
         retry: Time(0),
+        is_rolled_back: false,
         expiry: Expiry::default(),
         waiting: Vec::new(),
         refused: Refusals::default(),
@@ -215,6 +216,53 @@ async fn a_disk_that_fails_keeps_everything_back() {
     until(&mut server, &mut peer, |_, peer| peer.came > before).await;
     let kinds: Vec<EventKind> = server.report.log.lines().map(|line| line.event).collect();
     assert!(kinds.contains(&EventKind::Failed) && kinds.last() != Some(&EventKind::Failed), "{kinds:?}");
+}
+
+/// What is stored may have been given out by the machine that this one is a copy of: until other keys are stored, each beginning is
+/// with new ones. What was asked for meanwhile is not done.
+#[tokio::test]
+async fn new_keys_after_a_rollback_do_not_depend_on_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(folder.path());
+    // Not for the re-key messages, which another test listens to.
+    let mut peer = Peer::with_secret(&server, 1, SECRET);
+    until(&mut server, &mut peer, |_, peer| sends(peer)).await;
+    let transactions = server.transactions;
+    let [state, away] = ["state", "away"].map(|name| folder.path().join(name));
+    let (answer, answered) = oneshot::channel();
+    server.answer(Request::Push { group: None }, answer).await;
+    // The disk cannot be read.
+    let begun = server.working.take().map(drop);
+    assert!(begun.is_some());
+    std::fs::rename(&state, &away).unwrap();
+    std::fs::write(&state, "no folder").unwrap();
+    server.start_anew();
+    server.settle();
+    assert!(answered.await.unwrap().is_err_and(|why| why.contains("rolled back")));
+    assert!(server.working.is_none() && server.transactions == transactions);
+    std::fs::remove_file(&state).unwrap();
+    std::fs::rename(&away, &state).unwrap();
+    server.retry = now();
+    server.handle_time();
+    // Nor written.
+    let works = Arc::new(AtomicBool::new(true));
+    let broken = Store::on(Disk(InMemoryBackend::new(), works.clone())).unwrap();
+    drop(std::mem::replace(&mut server.working.as_mut().unwrap().store, broken));
+    works.store(false, Ordering::SeqCst);
+    server.settle();
+    assert!(server.working.is_none() && server.transactions == transactions);
+    let rekeyed = |server: &Server| server.report.log.lines().filter(|line| line.event == EventKind::Rekeyed).count();
+    let before = rekeyed(&server);
+    server.retry = now();
+    server.handle_time();
+    server.settle();
+    assert_eq!(rekeyed(&server), before + 1);
+    // From here on as ever.
+    server.working = None;
+    server.retry = now();
+    server.handle_time();
+    server.settle();
+    assert_eq!(rekeyed(&server), before + 1);
 }
 
 /// Once, though it says it again. What comes from nobody's address is counted alone.
