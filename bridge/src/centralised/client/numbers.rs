@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 
 use crate::durable;
 
-/// Below `device.state_dir`. In it: the SA's cookies, which come of the key, and the number of the next message. Nothing secret.
+/// Below `device.state_dir`. In it, for each SA: its cookies, which come of the key, and the number of the next message. Nothing secret.
 const NAME: &str = "one-way";
-/// Octets of it, and more.
-const MOST: u64 = 64;
+/// Of so many SAs, the latest first: a terminal may be given a former key again, or a former address.
+const MOST: usize = 16;
+/// Octets of the file at most, and more.
+const LONGEST: u64 = 1024;
 
 /// What is on the disk.
 pub(super) struct Numbers {
     folder: PathBuf,
     sa: String,
     next: u32,
+    /// Of other SAs.
+    others: Vec<(String, u32)>,
 }
 
 impl Numbers {
@@ -27,18 +31,20 @@ impl Numbers {
         let path = folder.join(NAME);
         let mut text = String::new();
         match File::open(&path) {
-            Ok(file) => _ = file.take(MOST).read_to_string(&mut text)?,
+            Ok(file) => _ = file.take(LONGEST).read_to_string(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         let sa = format!("{:032x}", u128::from_be_bytes(sa));
-        let next = match text.split_whitespace().collect::<Vec<_>>()[..] {
-            [] => Some(1),
-            [of, next] if of.len() == sa.len() => next.parse().ok().map(|next| if of == sa { next } else { 1 }),
+        let line = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [of, next] if of.len() == sa.len() => Some((of.to_owned(), next.parse().ok()?)),
             _ => None,
         };
+        let known: Option<Vec<(String, u32)>> = text.lines().map(line).collect();
         let damaged = || io::Error::other(format!("{} is damaged: remove it once the key is another", path.display()));
-        Ok(Numbers { folder: folder.to_owned(), sa, next: next.ok_or_else(damaged)? })
+        let (own, others): (Vec<_>, Vec<_>) = known.ok_or_else(damaged)?.into_iter().partition(|(of, _)| *of == sa);
+        let next = own.into_iter().map(|(_, next)| next).max().unwrap_or(1);
+        Ok(Numbers { folder: folder.to_owned(), sa, next, others })
     }
 
     /// The number of the next message.
@@ -52,7 +58,9 @@ impl Numbers {
     /// The disk.
     pub(super) fn keep(&mut self, next: u32) -> io::Result<()> {
         if next != self.next {
-            durable::write(&self.folder, NAME, format!("{} {next}\n", self.sa).as_bytes())?;
+            let own = [(self.sa.clone(), next)];
+            let lines = own.iter().chain(&self.others).take(MOST).map(|(sa, next)| format!("{sa} {next}\n"));
+            durable::write(&self.folder, NAME, lines.collect::<String>().as_bytes())?;
             self.next = next;
         }
         Ok(())
@@ -76,6 +84,13 @@ mod tests {
         assert_eq!((load(1).unwrap().next(), load(2).unwrap().next()), (1_700_000_000, 1));
         load(2).unwrap().keep(7).unwrap();
         assert_eq!(load(2).unwrap().next(), 7);
+        // That of a former key stays, as long as there are few.
+        assert_eq!(load(1).unwrap().next(), 1_700_000_000);
+        for sa in 3..=MOST as u8 + 1 {
+            load(sa).unwrap().keep(u32::MAX).unwrap();
+        }
+        assert_eq!([1, 2, 3].map(|sa| load(sa).unwrap().next()), [1, 7, u32::MAX]);
+        assert!(fs::read(state.join(NAME)).unwrap().len() < LONGEST as usize);
     }
 
     #[test]

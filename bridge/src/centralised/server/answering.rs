@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::Server;
 use super::starting::Working;
+use super::{Server, UNWRITABLE};
 use crate::centralised::flows::selector;
 use crate::centralised::misfits::Misfits;
 use crate::clock::now;
@@ -37,7 +37,7 @@ impl Server {
             return Ok((self.status(), false));
         }
         let Some(Working { machine, .. }) = &mut self.working else {
-            return Err("the store cannot be written: see the log".into());
+            return Err(UNWRITABLE.into());
         };
         match request {
             Request::Clients => Ok((clients(machine, &self.misfits), false)),

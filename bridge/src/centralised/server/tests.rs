@@ -218,6 +218,32 @@ async fn a_disk_that_fails_keeps_everything_back() {
     assert!(kinds.contains(&EventKind::Failed) && kinds.last() != Some(&EventKind::Failed), "{kinds:?}");
 }
 
+/// What is answered and told is what is so.
+#[tokio::test]
+async fn a_reload_that_cannot_be_stored_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(folder.path());
+    let mut peer = Peer::with_secret(&server, 1, SECRET);
+    until(&mut server, &mut peer, |_, peer| sends(peer)).await;
+    let works = Arc::new(AtomicBool::new(true));
+    let broken = Store::on(Disk(InMemoryBackend::new(), works.clone())).unwrap();
+    drop(std::mem::replace(&mut server.working.as_mut().unwrap().store, broken));
+    works.store(false, Ordering::SeqCst);
+    let path = folder.path().join("gcks.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (kept, _) = text.split_once("[groups.g]").unwrap();
+    std::fs::write(&path, format!("[log]\nlevel = \"debug\"\n\n{kept}")).unwrap();
+    let refused = server.reload().await;
+    assert!(refused.as_ref().is_err_and(|why| why.contains("the store")), "{refused:?}");
+    assert_eq!(server.report.log.lines().last().map(|line| line.event), Some(EventKind::ReloadRefused));
+    assert_eq!((server.settings.log.level.as_str(), server.settings.profiles.groups.len()), ("info", 1));
+    server.retry = now();
+    server.handle_time();
+    assert!(server.reload().await.is_ok_and(|changed| changed.contains(&"groups")));
+    server.settle();
+    assert_eq!((server.settings.log.level.as_str(), server.settings.profiles.groups.len()), ("debug", 0));
+}
+
 /// What is stored may have been given out by the machine that this one is a copy of: until other keys are stored, each beginning is
 /// with new ones. What was asked for meanwhile is not done.
 #[tokio::test]
