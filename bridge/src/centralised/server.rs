@@ -105,7 +105,9 @@ impl Server {
         self.notifier.ready();
         loop {
             // A process goes on where its snapshot stopped it, which may be anywhere here: what was drawn since is not for use.
-            self.look_back().map_err(io_error(WATCHING_GENERATIONS))?;
+            if self.rollback.has_happened().map_err(io_error(WATCHING_GENERATIONS))? {
+                self.start_anew();
+            }
             self.settle();
             self.tell_status();
             let deadline = match &self.working {
@@ -173,10 +175,21 @@ impl Server {
 
     /// What has come of all inputs goes to the disk at once, and only then out.
     fn settle(&mut self) {
-        if let Err(why) = self.commit() {
-            return self.refuse_waiting(why);
+        let Some(Working { machine, store }) = &mut self.working else { return self.refuse_waiting(UNWRITABLE) };
+        let writes = machine.poll_writes();
+        if !writes.is_empty() {
+            if let Err(why) = store.commit(&writes) {
+                // The machine is ahead of the disk. No key that is not there leaves: all of it is forgotten.
+                error!("{why}; nothing of it was sent, and what is stored is read again");
+                self.failures += 1;
+                self.working = None;
+                self.retry = now() + RETRY;
+                self.tell(EventKind::Failed, format!("the store: {why}"));
+                return self.refuse_waiting(UNWRITABLE);
+            }
+            self.transactions += 1;
         }
-        let Some(Working { machine, .. }) = &mut self.working else { return };
+        self.is_rolled_back = false;
         while let Some(datagram) = machine.poll_transmit() {
             if let Err(why) = socket::send(&self.socket, datagram.to, &datagram.bytes) {
                 self.unsent += 1;
@@ -194,28 +207,6 @@ impl Server {
             // Whoever asked may be gone.
             let _ = answer.send(Ok(value));
         }
-    }
-
-    /// What has come of all inputs goes to the disk.
-    ///
-    /// # Errors
-    /// Why it is not there. The machine is ahead of the disk then: no key that is not there leaves, and all of it is forgotten.
-    fn commit(&mut self) -> Result<(), &'static str> {
-        let Some(Working { machine, store }) = &mut self.working else { return Err(UNWRITABLE) };
-        let writes = machine.poll_writes();
-        if !writes.is_empty() {
-            if let Err(why) = store.commit(&writes) {
-                error!("{why}; nothing of it was sent, and what is stored is read again");
-                self.failures += 1;
-                self.working = None;
-                self.retry = now() + RETRY;
-                self.tell(EventKind::Failed, format!("the store: {why}"));
-                return Err(UNWRITABLE);
-            }
-            self.transactions += 1;
-        }
-        self.is_rolled_back = false;
-        Ok(())
     }
 
     fn keep_house(&mut self) {

@@ -234,7 +234,7 @@ impl Kernel {
             copy_dscp: self.config.copy_dscp,
         };
         let added = state.socket.demand([Request::add_sa(id, &sa.key, place, Progress::None)], &[]);
-        added.or_else(|error| state.take_back(&[id]).and(Err(error)))?;
+        added.map_err(|error| self.undo(state, &[id], error))?;
         let source = Some(state.black);
         let Sa { kind, epoch, sender, selector, key, .. } = sa;
         let user = Some(user);
@@ -247,6 +247,16 @@ impl Kernel {
         let at = Instant::now() + RETIRED_FOR;
         state.retired.extend(before.map(|before| (at, before)));
         self.follow(state)
+    }
+
+    /// Nothing of an installation that failed stays, as far as that can be had. The error is the installation's.
+    fn undo(&self, state: &mut State, ids: &[SaId], error: Error) -> Error {
+        for undone in [state.take_back(ids), self.follow_groups(state)] {
+            if let Err(why) = undone {
+                warn!(error = %why, "an installation of SAs that failed cannot be undone");
+            }
+        }
+        error
     }
 
     fn stop_sending(&self, user: User) -> Result<(), Error> {
@@ -278,7 +288,7 @@ impl Dataplane for Kernel {
         let new: BTreeSet<IpAddr> = sas.iter().map(|sa| sa.destination).filter(IpAddr::is_multicast).collect();
         let joined = state.memberships.add(&new).and_then(|()| self.config.ledger.record_inbound(&sas));
         joined.or_else(|error| self.follow_groups(state).and(Err(error)))?;
-        state.remove(&ids)?;
+        state.remove(&ids).or_else(|error| self.follow_groups(state).and(Err(error)))?;
         let known = state.reqids.len();
         let anywhere = if state.black.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
         let mut entries = Vec::with_capacity(sas.len());
@@ -301,7 +311,7 @@ impl Dataplane for Kernel {
             }
         };
         // All or none.
-        done.or_else(|error| state.take_back(&ids).and(self.follow_groups(state)).and(Err(error)))
+        done.map_err(|error| self.undo(state, &ids, error))
     }
 
     fn set_outbound(&self, sa: Sa) -> Result<(), Error> {

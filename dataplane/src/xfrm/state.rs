@@ -151,13 +151,12 @@ impl State {
     /// Leaves nothing of an installation that was refused, or of which the kernel may have taken some. What it has under such a number
     /// and not under ours is another's, and stays.
     pub(super) fn take_back(&mut self, ids: &[SaId]) -> Result<(), Error> {
-        let mut taken = Vec::new();
-        let State { socket, if_id, .. } = self;
-        each_sa(socket, *if_id, |found| taken.extend(ids.contains(&found.id).then_some(found.id)))?;
-        socket.demand(taken.into_iter().map(Request::delete_sa), &[libc::ESRCH])?;
         ids.iter().for_each(|id| drop(self.sas.remove(id)));
         self.forget_numbers();
-        Ok(())
+        let (mut taken, ids) = (Vec::new(), ids.iter().collect::<HashSet<_>>());
+        let State { socket, if_id, .. } = self;
+        each_sa(socket, *if_id, |found| taken.extend(ids.contains(&found.id).then_some(found.id)))?;
+        socket.demand(taken.into_iter().map(Request::delete_sa), &[libc::ESRCH])
     }
 
     /// A number means the same as long as SAs bear it.

@@ -81,39 +81,39 @@ fn a_key_server_that_was_rolled_back_draws_anew_before_it_does_anything() {
     if skip("a_key_server_that_was_rolled_back_draws_anew_before_it_does_anything") {
         return;
     }
-    const GCKS: usize = 3;
+    const GCKS: usize = 2;
     let mut lab = Central::new(Family::V6, GCKS);
-    let profiles = [group(&lab, "one", 1, &[0, 1]), group(&lab, "one", 1, &[0, 1, 2])];
-    lab.configure_gcks(&profiles[1]);
+    // A flow that is another one has other keys at once.
+    let any_port = group(&lab, "one", 1, &[HUB, 1]);
+    let one_port = any_port.replace("protocol = \"udp\"", "protocol = \"udp\"\nport = 5000");
+    lab.configure_gcks(&any_port);
     lab.start_gcks();
-    (0..3).for_each(|client| lab.start(client));
-    lab.wait_for_connected(&[0, 1, 2]);
-    lab.carry(HUB, &[1, 2], &[], red_group(1, false), 20);
+    (0..2).for_each(|client| lab.start(client));
+    lab.wait_for_connected(&[HUB, 1]);
+    lab.carry(HUB, &[1], &[], red_group(1, false), 20);
     let kinds = |lab: &Central| -> Vec<String> {
-        let events = lab.call_gcks("events").expect("it answers");
-        let events = events.as_array().expect("a list").iter();
-        let kinds = events.map(|event| event["event"].as_str().expect("a kind").to_owned());
-        kinds.filter(|kind| ["rolled_back", "rekeyed", "reloaded"].contains(&kind.as_str())).collect()
+        let events = lab.call_gcks("events").unwrap_or_default();
+        let kinds = events.as_array().into_iter().flatten().filter_map(|event| event["event"].as_str());
+        kinds.filter(|kind| ["rolled_back", "rekeyed", "reloaded"].contains(kind)).map(str::to_owned).collect()
     };
     // What is ready at once is taken in any order.
-    for round in 0..10 {
-        let (known, before) = (kinds(&lab).len(), lab.sends(HUB, "group"));
+    for profiles in [one_port, any_port].iter().cycle().take(10) {
+        let (before, known) = (lab.sends(HUB, "group"), kinds(&lab).len());
         lab.signal_gcks(Signal::SIGSTOP);
-        lab.configure_gcks(&profiles[round % 2]);
+        lab.configure_gcks(profiles);
         lab.signal_gcks(Signal::SIGHUP);
         let namespace = &lab.coalition.routers()[GCKS].namespace;
         namespace.announce("change@/devices/x", &["ACTION=change", "NEW_VMGENID=1"]).expect("the kernel takes it");
         lab.signal_gcks(Signal::SIGCONT);
-        let has_all = |new: &[String]| {
+        let mut new = Vec::new();
+        lab.wait(Duration::from_secs(20), "a reload and new keys", || {
+            new = kinds(&lab).into_iter().skip(known).collect();
             ["rolled_back", "rekeyed", "reloaded"].iter().all(|kind| new.iter().any(|one| one == kind))
-        };
-        lab.wait(Duration::from_secs(20), "a reload and new keys", || has_all(&kinds(&lab)[known..]));
-        let new = kinds(&lab).split_off(known);
+        });
         let first = new.iter().find(|kind| *kind != "reloaded");
         assert_eq!(first.map(String::as_str), Some("rolled_back"), "{new:?}");
         wait_for_other_keys(&lab, &before, || lab.sends(HUB, "group"));
     }
-    // The third is not back so soon: of phase 1 the key server knows nothing any longer.
     lab.carry(HUB, &[1], &[], red_group(1, false), 20);
     lab.assert_black_is_sound();
 }

@@ -10,7 +10,7 @@ use crate::durable;
 const NAME: &str = "one-way";
 /// Of so many SAs, the latest first: a terminal may be given a former key again, or a former address.
 const MOST: usize = 16;
-/// Octets of the file at most, and more.
+/// Octets of the file, and more.
 const LONGEST: u64 = 1024;
 
 /// What is on the disk.
@@ -31,7 +31,7 @@ impl Numbers {
         let path = folder.join(NAME);
         let mut text = String::new();
         match File::open(&path) {
-            Ok(file) => _ = file.take(LONGEST).read_to_string(&mut text)?,
+            Ok(file) => _ = file.take(LONGEST + 1).read_to_string(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -40,7 +40,10 @@ impl Numbers {
             [of, next] if of.len() == sa.len() => Some((of.to_owned(), next.parse().ok()?)),
             _ => None,
         };
+        // One that was cut may end in a number that is too small.
+        let is_whole = text.len() as u64 <= LONGEST;
         let known: Option<Vec<(String, u32)>> = text.lines().map(line).collect();
+        let known = known.filter(|_| is_whole);
         let damaged = || io::Error::other(format!("{} is damaged: remove it once the key is another", path.display()));
         let (own, others): (Vec<_>, Vec<_>) = known.ok_or_else(damaged)?.into_iter().partition(|(of, _)| *of == sa);
         let next = own.into_iter().map(|(_, next)| next).max().unwrap_or(1);
@@ -96,10 +99,12 @@ mod tests {
     #[test]
     fn a_damaged_file_is_an_error_and_stays() {
         let folder = tempfile::tempdir().unwrap();
-        for text in ["x", "01010101010101010101010101010101 -1", "0101 7", "01010101010101010101010101010101 7 8"] {
+        let of = "01".repeat(16);
+        let long = format!("{of} 7\n").repeat(LONGEST as usize / 35 + 1);
+        for text in ["x", &format!("{of} -1"), "0101 7", &format!("{of} 7 8"), &long] {
             fs::write(folder.path().join(NAME), text).unwrap();
             assert!(Numbers::load(folder.path(), [1; 16]).is_err_and(|error| error.to_string().contains(NAME)));
-            assert_eq!(fs::read_to_string(folder.path().join(NAME)).unwrap(), text);
+            assert_eq!(fs::read_to_string(folder.path().join(NAME)).unwrap(), *text);
         }
         // Without a folder to write to nothing is kept, and that is said.
         fs::write(folder.path().join(NAME), "").unwrap();

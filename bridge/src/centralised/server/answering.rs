@@ -27,7 +27,8 @@ impl Server {
     /// The answer, and whether it is one to an order.
     async fn respond(&mut self, request: Request) -> Result<(Value, bool), String> {
         if request == Request::Reload {
-            return self.reload().await.map(|changed| (json!({ "changed": changed }), true));
+            // It is in force whatever the disk does: what is stored is read again by the configuration that was taken.
+            return self.reload().await.map(|changed| (json!({ "changed": changed }), false));
         }
         if request == Request::Events {
             let lines: Vec<_> = self.report.log.lines().collect();

@@ -3,11 +3,10 @@
 use muster_fmke::gcks::Client;
 use tracing::warn;
 
-use super::{ROLLED_BACK, Server, UNWRITABLE};
+use super::{Server, UNWRITABLE};
 use crate::centralised::Named;
 use crate::centralised::settings::GcksSettings;
 use crate::clock::{now, unix_seconds};
-use crate::daemon::WATCHING_GENERATIONS;
 use crate::reload::{followed, told};
 use crate::settings::MetricsSection;
 
@@ -36,13 +35,11 @@ impl Server {
             new.known.certificates.check_time(unix_seconds()).map_err(|error| error.to_string())?;
         }
         let metrics = self.metrics.prepare(new.metrics.as_ref()).await.map_err(|error| error.to_string())?;
-        // As a rule it is noticed here, and the reload is the new machine's.
-        let unwatched = |error| format!("{WATCHING_GENERATIONS}: {error}");
-        self.look_back().map_err(unwatched)?;
         let Some(working) = &mut self.working else {
             return Err(UNWRITABLE.into());
         };
         working.enforce(&new).map_err(|error| format!("gcks.crls: {error}"))?;
+        // From here on nothing fails.
         let (was, now_wanted) = (&self.settings.profiles, &new.profiles);
         let mut changed = new.known.certificates.changes(&self.settings.known.certificates);
         for (key, differs) in [
@@ -53,6 +50,9 @@ impl Server {
             changed.extend(differs.then_some(key));
         }
         changed.extend(keys);
+        // Why one that is another now was refused is past.
+        let same = |(name, client): &(&String, &Client)| was.clients.get(*name) == Some(client);
+        now_wanted.clients.iter().filter(|one| !same(one)).for_each(|(name, _)| self.misfits.forget(name));
         working.machine.configure(now(), new.profiles.clone());
         if own {
             working.machine.present(new.credentials());
@@ -61,15 +61,6 @@ impl Server {
         if changed.iter().any(|key| matches!(*key, "gcks.trust_anchors" | "gcks.crls")) {
             working.review(&new);
         }
-        // Nothing of a snapshot's machine is stored.
-        if self.look_back().map_err(unwatched)? {
-            return Err(ROLLED_BACK.into());
-        }
-        self.commit()?;
-        // From here on nothing fails. Why a client that is another now was refused is past.
-        let was = &self.settings.profiles;
-        let is_other = |(name, client): &(&String, &Client)| was.clients.get(*name) != Some(client);
-        new.profiles.clients.iter().filter(is_other).for_each(|(name, _)| self.misfits.forget(name));
         (self.set_level)(&new.log.level);
         new.remarks().for_each(|remark| warn!("{remark}"));
         self.metrics.take(metrics);

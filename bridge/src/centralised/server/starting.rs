@@ -100,15 +100,6 @@ impl Server {
         Ok(Some(server))
     }
 
-    /// Starts anew where this machine was rolled back since the last look; whether it was.
-    pub(super) fn look_back(&mut self) -> io::Result<bool> {
-        let is_rolled_back = self.rollback.has_happened()?;
-        if is_rolled_back {
-            self.start_anew();
-        }
-        Ok(is_rolled_back)
-    }
-
     /// This machine was rolled back to a snapshot, or copied: what it would draw at random, it may have drawn before.
     pub(super) fn start_anew(&mut self) {
         warn!("this machine was rolled back to a snapshot, or copied: new keys for all groups");

@@ -220,7 +220,7 @@ async fn a_disk_that_fails_keeps_everything_back() {
 
 /// What is answered and told is what is so.
 #[tokio::test]
-async fn a_reload_that_cannot_be_stored_is_refused() {
+async fn a_reload_is_in_force_whatever_the_disk_does() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = server(folder.path());
     let mut peer = Peer::with_secret(&server, 1, SECRET);
@@ -233,15 +233,21 @@ async fn a_reload_that_cannot_be_stored_is_refused() {
     let text = std::fs::read_to_string(&path).unwrap();
     let (kept, _) = text.split_once("[groups.g]").unwrap();
     std::fs::write(&path, format!("[log]\nlevel = \"debug\"\n\n{kept}")).unwrap();
-    let refused = server.reload().await;
-    assert!(refused.as_ref().is_err_and(|why| why.contains("the store")), "{refused:?}");
-    assert_eq!(server.report.log.lines().last().map(|line| line.event), Some(EventKind::ReloadRefused));
-    assert_eq!((server.settings.log.level.as_str(), server.settings.profiles.groups.len()), ("info", 1));
+    let (answer, mut answered) = oneshot::channel();
+    server.answer(Request::Reload, answer).await;
+    let answer = answered.try_recv().unwrap().unwrap();
+    assert_eq!(answer["changed"], serde_json::json!(["groups", "log.level"]));
+    server.settle();
+    assert!(server.working.is_none());
+    assert_eq!(server.report.log.lines().last().map(|line| line.event), Some(EventKind::Failed));
     server.retry = now();
     server.handle_time();
-    assert!(server.reload().await.is_ok_and(|changed| changed.contains(&"groups")));
+    let stored = |server: &Server| server.working.as_ref().unwrap().store.load().unwrap();
+    let is_of_group = |key: &String| key.contains("/g");
+    assert!(stored(&server).keys().any(is_of_group));
     server.settle();
-    assert_eq!((server.settings.log.level.as_str(), server.settings.profiles.groups.len()), ("debug", 0));
+    assert!(server.working.as_ref().unwrap().machine.profiles().groups.is_empty());
+    assert!(!stored(&server).keys().any(is_of_group), "{:?}", stored(&server).keys());
 }
 
 /// What is stored may have been given out by the machine that this one is a copy of: until other keys are stored, each beginning is
